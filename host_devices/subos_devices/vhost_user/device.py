@@ -1,0 +1,93 @@
+"""The contract of a device model: implement `Device`, and QEMU can plug it into a guest.
+
+A device lives twice. In the **supervisor** it answers for the control plane: identity, features and
+configuration space; these methods must return at once. In its **worker**, a process of its own that can be
+killed and respawned at any time, it moves data: `start` opens what it needs, `process` is called when the
+driver has made buffers available. The two copies are built alike, from the same `DeviceSpec`, and share
+nothing; the worker holds guest memory, the rings' eventfds and the spec's descriptors, and never speaks to QEMU.
+
+`subos_devices/rng.py` is a whole device in sixty lines.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, Protocol
+
+from subos_protocol.virtio import DeviceId
+
+from .virtqueue import Virtqueue
+
+Option = str | int | bool | None
+
+
+@dataclass(frozen=True)
+class DeviceSpec:
+    """All that building a device takes, in plain data so that it can cross to another process."""
+
+    kind: str
+    """Which class: a name in `subos_devices.registry`, or `package.module:Class`."""
+    name: str
+    """Unique in its VM."""
+    options: Mapping[str, Option] = field(default_factory=dict)
+    fds: Mapping[str, int] = field(default_factory=dict)
+    """Descriptors that the parent opened or bound for the device (a listening driver socket, say)."""
+
+
+class Worker(Protocol):
+    """What a worker offers its device."""
+
+    respawned: bool
+    """True where an earlier worker of this device died: the driver has seen this device's past."""
+
+    def watch(self, fd: int, callback: Callable[[], None]) -> None:
+        """Calls `callback` whenever `fd` is readable (level-triggered), until `unwatch`."""
+
+    def unwatch(self, fd: int) -> None: ...
+
+    def log(self, message: str) -> None:
+        """One line for the person who runs the VM."""
+
+
+class Device(ABC):
+    """One virtio device. Subclasses set the class attributes and implement `process`."""
+
+    device_id: ClassVar[DeviceId]
+    num_queues: ClassVar[int] = 1
+    features: int = 0
+    """The device type's own feature bits (0 to 23); the transport's are added for it."""
+    has_config: ClassVar[bool] = False
+    """True where the configuration space is ours (`config`, `set_config`), not QEMU's."""
+
+    def __init__(self, spec: DeviceSpec) -> None:
+        """Checks `spec.options`, opens nothing. Runs in both processes. Raises UserError for a bad option."""
+        self.spec = spec
+
+    # --- control plane: in the supervisor, answers at once
+
+    def config(self) -> bytes:
+        """The configuration space, at most 256 bytes."""
+        return b""
+
+    def set_config(self, offset: int, data: bytes) -> None:
+        """The driver wrote `data` at `offset` (both checked to lie within 256 bytes)."""
+
+    # --- data plane: in the worker
+
+    def start(self, worker: Worker) -> None:
+        """Opens files and sockets. Called once, before any queue."""
+
+    @abstractmethod
+    def process(self, queue: Virtqueue) -> None:
+        """The driver kicked `queue`, or the queue was just started: serve what is available, without waiting."""
+
+    def queue_started(self, queue: Virtqueue) -> None:
+        """`queue` is ready and enabled; `process` follows."""
+
+    def queue_stopped(self, queue: Virtqueue) -> None:
+        """`queue` is the driver's again: drop every chain popped from it, and every view into guest memory."""
+
+    def close(self) -> None:
+        """The worker ends in good order."""
