@@ -132,14 +132,14 @@ class vhost_user_u64(NamedTuple):
 
 
 class vhost_vring_state(NamedTuple):
-    index: int
+    vring_index: int
     num: int
 
 
 class vhost_vring_addr(NamedTuple):
     """Addresses are the front end's own virtual ones; `log` is guest-physical."""
 
-    index: int
+    vring_index: int
     flags: int
     desc: int
     used: int

@@ -66,10 +66,7 @@ def _spans(regions: Sequence[vhost_user_mem_region], fds: Sequence[int]) -> list
     located: list[tuple[vhost_user_mem_region, tuple[int, int]]] = []
     for region, fd in zip(regions, fds, strict=True):
         end = region.mmap_offset + region.size
-        if (
-            not region.size
-            or max(end, region.guest_addr + region.size, region.user_addr + region.size) > 1 << 64
-        ):
+        if not region.size or max(end, region.guest_addr + region.size, region.user_addr + region.size) > 1 << 64:
             raise BadMemory(f"a memory region of {region.size} bytes at {region.guest_addr:#x}")
         try:
             status = os.fstat(fd)

@@ -204,9 +204,7 @@ class Virtqueue:
                         break
                     continue
                 if (available - last) & 0xFFFF > size:
-                    raise RingError(
-                        f"queue {self.index}: the available index jumped from {last} to {available}"
-                    )
+                    raise RingError(f"queue {self.index}: the available index jumped from {last} to {available}")
                 if budget <= 0:
                     self.more = True
                     break
@@ -283,9 +281,7 @@ class Virtqueue:
             return self._follow(self._table, self.size, head)
         length = word & LENGTH
         if word & NEXT or length % 16 or not 16 <= length <= 16 * MAX_QUEUE_SIZE:
-            raise BadChain(
-                f"queue {self.index}: an indirect table of {length} bytes, flags {word >> 32 & 0xFFFF:#x}"
-            )
+            raise BadChain(f"queue {self.index}: an indirect table of {length} bytes, flags {word >> 32 & 0xFFFF:#x}")
         return self._follow(self.memory.view(address, length), length // 16, 0)
 
     def _follow(self, table: memoryview, count: int, index: int) -> Words:
@@ -295,9 +291,7 @@ class Virtqueue:
             if index >= count:
                 raise BadChain(f"queue {self.index}: descriptor {index} of {count}")
             if len(words) >= limit:
-                raise BadChain(
-                    f"queue {self.index}: a chain of more than {limit // 2} descriptors, or a loop"
-                )
+                raise BadChain(f"queue {self.index}: a chain of more than {limit // 2} descriptors, or a loop")
             address, word = _DESC.unpack_from(table, 16 * index)
             if word & INDIRECT:
                 raise BadChain(f"queue {self.index}: an indirect table inside a chain")
