@@ -105,6 +105,11 @@ class Virtqueue:
         self._used_index: int = self._used[1]
         self._signalled = self._used_index
 
+    @property
+    def used_index(self) -> int:
+        """`used.idx`: where a queue set up anew must begin, since chains are given back in order."""
+        return self._used_index
+
     # --- chains that are kept
 
     def pop(self) -> Chain | None:

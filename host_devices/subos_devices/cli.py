@@ -1,0 +1,62 @@
+"""The `subos-devices` command: finds the subcommand, runs it, and turns what goes wrong into one line and a hint."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import shlex
+import sys
+from collections.abc import Sequence
+
+from .errors import SubosError
+
+COMMANDS = ("run", "attach", "detach", "status", "input", "serve", "args", "doctor", "demo")
+
+DESCRIPTION = """\
+Native-feeling devices for QEMU guests: shared files, an absolute mouse, and more to come.
+
+  subos-devices run                          this machine itself as a guest, with a shell
+  subos-devices run --share . -- make test   a command in it; its exit status is yours
+  subos-devices attach --qmp qmp.sock --mouse --share ~/src
+                                             the devices for a QEMU that runs already
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="subos-devices", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--debug", action="store_true", help="show traces of errors, and what the devices do")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name in COMMANDS:
+        importlib.import_module(f".commands.{name}", __package__).add_parser(subparsers)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit codes: the command's own; 1 for a failure, 2 for a request that cannot be met, 125 for a lost VM,
+    130 for Ctrl-C."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    args = build_parser().parse_args(arguments)
+    logging.basicConfig(
+        format="subos: %(message)s", level=logging.DEBUG if args.debug else logging.WARNING, stream=sys.stderr
+    )
+    try:
+        return int(args.run(args))
+    except SubosError as error:
+        print(f"subos-devices: {error.message}", file=sys.stderr)
+        if error.hint:
+            print(f"  hint: {error.hint}", file=sys.stderr)
+        if args.debug:
+            print(f"  command: {shlex.join(['subos-devices', *arguments])}", file=sys.stderr)
+            raise
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        return 141
+
+
+if __name__ == "__main__":
+    sys.exit(main())

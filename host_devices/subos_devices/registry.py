@@ -1,0 +1,34 @@
+"""Which class models which kind of device. `package.module:Class` names one of somebody else's."""
+
+from __future__ import annotations
+
+import importlib
+
+from .errors import UserError
+from .vhost_user.device import Device, DeviceSpec
+
+KINDS = {
+    "fs": "subos_devices.fs.device:FsDevice",
+    "mouse": "subos_devices.input.mouse:MouseDevice",
+    "rng": "subos_devices.rng:RngDevice",
+}
+
+
+def load(kind: str) -> type[Device]:
+    """The class of `kind`. Raises UserError for a kind that nobody models."""
+    target = KINDS.get(kind, kind)
+    module, colon, name = target.partition(":")
+    if not colon:
+        raise UserError(f"no device is called {kind!r}", f"there are {', '.join(KINDS)}, or package.module:Class")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"the device {kind!r} cannot be loaded: {error}") from error
+    if not (isinstance(found, type) and issubclass(found, Device)):
+        raise UserError(f"{target} is not a Device", "derive it from subos_devices.vhost_user.device.Device")
+    return found
+
+
+def build(spec: DeviceSpec) -> Device:
+    """The device that `spec` describes. Raises UserError for a kind or an option that is none."""
+    return load(spec.kind)(spec)

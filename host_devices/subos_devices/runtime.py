@@ -1,0 +1,118 @@
+"""Where a running VM keeps its sockets: one folder a VM, which only its owner may enter.
+
+NAME/control.sock          status, stop, detach (JSON lines)
+NAME/DEVICE.sock           vhost-user, for QEMU
+NAME/DEVICE.driver.sock    where a host driver sends its events
+NAME/qmp.sock, NAME/console.log
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import shutil
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+from .errors import UserError
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,39}")
+
+
+def base_folder() -> Path:
+    """The folder of all VMs of this user; not made yet, perhaps."""
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    if runtime and os.access(runtime, os.W_OK):
+        return Path(runtime, "subos")
+    if os.geteuid() == 0:
+        return Path("/run/subos")
+    return Path(f"/tmp/subos-{os.geteuid()}")
+
+
+def vm_folder(name: str) -> Path:
+    """The folder of the VM `name`. Raises UserError for a name that cannot be one."""
+    if not _NAME.fullmatch(name):
+        raise UserError(
+            f"{name!r} cannot be a VM's name", "letters, digits, '.', '_' and '-', at most 40, the first no sign"
+        )
+    return base_folder() / name
+
+
+def vm_names() -> list[str]:
+    """VMs that have a folder, running or not."""
+    base = base_folder()
+    return sorted(path.name for path in base.iterdir() if path.is_dir()) if base.is_dir() else []
+
+
+def is_running(name: str) -> bool:
+    """Whether somebody holds the folder of `name`."""
+    try:
+        fd = os.open(vm_folder(name) / "lock", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+@contextlib.contextmanager
+def claim(name: str) -> Iterator[Path]:
+    """Makes and holds the folder of `name`, and removes it at the end. What a dead VM left there goes first.
+
+    Raises UserError while a running VM holds the name, or where the folder is another user's.
+    """
+    folder = vm_folder(name)
+    base = folder.parent
+    base.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if base.stat().st_uid != os.geteuid() or base.is_symlink():
+        raise UserError(f"{base} belongs to somebody else", "set XDG_RUNTIME_DIR to a folder of yours")
+    folder.mkdir(mode=0o700, exist_ok=True)
+    lock = os.open(folder / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"a VM called {name!r} is running", "choose another --name, or see subos-devices status"
+            ) from None
+        for stale in folder.iterdir():
+            if stale.name != "lock":
+                stale.unlink() if not stale.is_dir() else shutil.rmtree(stale)
+        yield folder
+        shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        os.close(lock)
+
+
+def listen(path: Path, kind: socket.SocketKind = socket.SOCK_STREAM) -> socket.socket:
+    """A listening Unix socket at `path`, for its owner only; a stale one is replaced, a live one is an error."""
+    listener = socket.socket(socket.AF_UNIX, kind)
+    try:
+        if path.is_socket():
+            with socket.socket(socket.AF_UNIX, kind) as probe:
+                try:
+                    probe.connect(os.fspath(path))
+                except OSError:
+                    path.unlink(missing_ok=True)
+                else:
+                    raise UserError(f"somebody already serves {path}", "choose another socket, or end that process")
+        old = os.umask(0o177)
+        try:
+            listener.bind(os.fspath(path))
+        finally:
+            os.umask(old)
+        listener.listen(16)
+    except OSError as error:
+        listener.close()
+        raise UserError(f"the socket {path} cannot be made: {error.strerror or error}") from error
+    except UserError:
+        listener.close()
+        raise
+    return listener

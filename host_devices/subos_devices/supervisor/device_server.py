@@ -1,0 +1,258 @@
+"""One device as QEMU meets it: the session that answers, and the worker that serves, which may die at any time.
+
+QEMU reads its answers under its big lock, so nothing here waits for a worker, but for one thing: a ring that is
+taken back must not be touched any more, which the worker confirms or is killed for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from subos_protocol.vhost_user import HeaderFlag
+
+from .. import registry
+from ..errors import UserError
+from ..vhost_user.connection import Message, MessageStream
+from ..vhost_user.device import DeviceSpec
+from ..vhost_user.errors import BadMemory, BadMessage, TransportError
+from ..vhost_user.memory import GuestMemory
+from ..vhost_user.session import (
+    CallChanged,
+    Effect,
+    MemoryChanged,
+    RingEnabled,
+    RingStarted,
+    RingStopped,
+    Session,
+    Vring,
+)
+from ..vhost_user.worker import Counters
+from .link import WorkerLink, ring_addresses
+from .zygote import Zygote
+
+STOP_TIMEOUT = 1.0  # seconds that a worker has to let go of a ring
+BACKOFF = (0.0, 0.0, 0.05, 0.25, 1.0, 5.0)  # seconds before a respawn, by deaths in a row
+STEADY = 10.0  # seconds of life after which a worker's death begins a new row
+
+log = logging.getLogger("subos")
+
+
+class DeviceServer:
+    """Serves `spec`'s device to the front end that connects to `listener`, for as long as it is connected.
+
+    `on_disconnect` is called when a front end has gone; another one may then connect.
+    """
+
+    def __init__(
+        self,
+        spec: DeviceSpec,
+        listener: socket.socket,
+        zygote: Zygote,
+        on_disconnect: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.spec = spec
+        self.restarts = 0
+        self.faults = 0
+        self.worker: WorkerLink | None = None
+        self.session = Session(registry.build(spec))
+        self._listener = listener
+        self._zygote = zygote
+        self._on_disconnect = on_disconnect
+        self._counters_fd = Counters.create()
+        self.counters = Counters(self._counters_fd)
+        self._memory: GuestMemory | None = None
+        self._stream: MessageStream | None = None
+        self._loop = asyncio.get_running_loop()
+        self._ready: asyncio.Future[None] = self._loop.create_future()
+        self._deaths = 0
+        self._born = 0.0
+        self._respawn: asyncio.TimerHandle | None = None
+        self._readable = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Starts the worker and waits until its device is ready. Raises UserError where it cannot be."""
+        self._spawn(respawned=False)
+        await self._ready
+        self._listener.setblocking(False)
+        self._task = self._loop.create_task(self._serve())
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+        if self._respawn is not None:
+            self._respawn.cancel()
+        if self.worker is not None:
+            self.worker.close()
+            self.worker = None
+        self._listener.close()
+        self.session.close()
+        os.close(self._counters_fd)
+        for fd in self.spec.fds.values():
+            os.close(fd)
+
+    @property
+    def connected(self) -> bool:
+        return self._stream is not None
+
+    def status(self) -> dict[str, Any]:
+        """What `subos-devices status` shows of this device."""
+        return {
+            "name": self.spec.name,
+            "kind": self.spec.kind,
+            "options": dict(self.spec.options),
+            "connected": self.connected,
+            "driver": any(vring.started for vring in self.session.vrings),
+            "pid": self.worker.pid if self.worker else None,
+            "restarts": self.restarts,
+            "faults": self.faults,
+            "requests": self.counters.requests,
+            "wakeups": self.counters.wakeups,
+        }
+
+    # --- the worker
+
+    def _spawn(self, *, respawned: bool) -> None:
+        self._respawn = None
+        self._born = self._loop.time()
+        self.worker = WorkerLink(
+            self._zygote,
+            self.spec,
+            self._counters_fd,
+            respawned=respawned,
+            on_message=self._hear,
+            on_death=self._died,
+        )
+        if self._memory is not None:
+            self.worker.memory(self.session)
+            for vring in self.session.vrings:
+                if vring.started:
+                    self._start_ring(vring, base=self._used_index(vring))
+
+    def _hear(self, message: dict[str, Any]) -> None:
+        match message["op"]:
+            case "ready":
+                if not self._ready.done():
+                    self._ready.set_result(None)
+            case "failed":
+                error = UserError(str(message.get("message")), str(message.get("hint", "")))
+                if not self._ready.done():
+                    self._ready.set_exception(error)
+                else:
+                    log.error("%s: the device cannot start again: %s", self.spec.name, error.message)
+            case "fault":
+                self.faults += 1
+                index = message.get("index")
+                log.error("%s: the guest's driver broke its ring: %s", self.spec.name, message.get("message"))
+                if isinstance(index, int) and 0 <= index < len(self.session.vrings):
+                    err = self.session.vrings[index].err
+                    if err >= 0:
+                        os.eventfd_write(err, 1)
+            case "log":
+                log.warning("%s: %s", self.spec.name, message.get("message"))
+
+    def _died(self) -> None:
+        self.worker = None
+        if not self._ready.done():
+            self._ready.set_exception(UserError(f"the worker of {self.spec.name} died while it started"))
+            return
+        now = self._loop.time()
+        self._deaths = 0 if now - self._born > STEADY else self._deaths + 1
+        delay = BACKOFF[min(self._deaths, len(BACKOFF) - 1)]
+        self.restarts += 1
+        log.warning("%s: its worker died; the next one starts %s", self.spec.name, f"in {delay} s" if delay else "now")
+        if delay:
+            self._respawn = self._loop.call_later(delay, lambda: self._spawn(respawned=True))
+        else:
+            self._spawn(respawned=True)
+
+    # --- QEMU
+
+    async def _serve(self) -> None:
+        while True:
+            connection, _ = await self._loop.sock_accept(self._listener)
+            connection.setblocking(False)
+            self._stream = stream = MessageStream(connection)
+            self._readable.clear()
+            self._loop.add_reader(connection, self._readable.set)
+            try:
+                await self._converse(stream)
+            except EOFError:
+                pass
+            except (BadMessage, OSError) as error:
+                log.error("%s: the front end's connection is unusable: %s", self.spec.name, error)
+            finally:
+                self._loop.remove_reader(connection)
+                self._stream = None
+                for vring in self.session.vrings:
+                    if vring.started and self.worker is not None:
+                        await self.worker.stop(vring.index, STOP_TIMEOUT)
+                stream.close()
+                self.session.close()
+                self._memory = None
+                self.session = Session(registry.build(self.spec))
+            self._on_disconnect()
+
+    async def _converse(self, stream: MessageStream) -> None:
+        while True:
+            message = stream.receive()
+            if message is None:
+                await self._readable.wait()
+                self._readable.clear()
+                continue
+            failed = False
+            try:
+                for effect in self.session.receive(message):
+                    await self._perform(effect)
+            except TransportError as error:
+                # The front end must never see a disconnect: some QEMU devices abort the whole VM.
+                failed = True
+                log.error("%s: refused: %s", self.spec.name, error.message)
+            finally:
+                message.close()
+            self._reply(stream, message, failed)
+
+    def _reply(self, stream: MessageStream, message: Message, failed: bool) -> None:
+        payload = self.session.answer(message, failed=failed)
+        if payload is not None:
+            stream.send(message.request, payload, HeaderFlag.REPLY)
+
+    async def _perform(self, effect: Effect) -> None:
+        worker, vrings = self.worker, self.session.vrings
+        match effect:
+            case MemoryChanged():
+                self._memory = GuestMemory(self.session.regions, self.session.region_fds)
+                if worker is not None:
+                    worker.memory(self.session)
+            case RingStarted(index):
+                self._start_ring(vrings[index], base=vrings[index].base)
+            case RingStopped(index):
+                if worker is not None:
+                    await worker.stop(index, STOP_TIMEOUT)
+                vrings[index].base = self._used_index(vrings[index])
+            case RingEnabled(index):
+                if worker is not None:
+                    worker.enable(vrings[index])
+            case CallChanged(index):
+                if worker is not None:
+                    worker.call(vrings[index])
+
+    def _start_ring(self, vring: Vring, base: int) -> None:
+        if self._memory is None:
+            raise BadMemory(f"ring {vring.index} was started without memory")
+        if self.worker is not None:
+            self.worker.start(vring, self._memory, base=base, event_idx=self.session.event_idx)
+
+    def _used_index(self, vring: Vring) -> int:
+        """`used.idx` as the last worker left it: chains are given back in order, so the next begins there."""
+        if self._memory is None or vring.addr is None:
+            return vring.base
+        ring = self._memory.view(ring_addresses(vring, self._memory)["used"], 4)
+        return int(ring.cast("H")[1])

@@ -1,0 +1,155 @@
+"""The supervisor's end of one worker: tells it about memory and rings, hears what it says, and that it died."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ..vhost_user.device import DeviceSpec
+from ..vhost_user.memory import GuestMemory
+from ..vhost_user.session import Session, Vring
+from ..vhost_user.worker import MAX_PACKET
+from .zygote import Zygote
+
+
+class WorkerLink:
+    """One worker process. `on_message` gets what it says; `on_death` is called once, when its socket closes.
+
+    Sending never waits: a worker whose socket is full has not listened for thousands of messages, and is killed.
+    """
+
+    def __init__(
+        self,
+        zygote: Zygote,
+        spec: DeviceSpec,
+        counters: int,
+        *,
+        respawned: bool,
+        on_message: Callable[[dict[str, Any]], None],
+        on_death: Callable[[], None],
+    ) -> None:
+        self.pid = 0  # told by the zygote a little later
+        self.alive = True
+        self._on_message = on_message
+        self._on_death = on_death
+        self._stops: dict[int, asyncio.Future[None]] = {}
+        self._next_stop = 0
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._socket.setblocking(False)
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(self._socket, self._readable)
+        try:
+            zygote.spawn(spec, theirs, counters, respawned=respawned, on_pid=self._born)
+        finally:
+            theirs.close()
+
+    def _born(self, pid: int) -> None:
+        self.pid = pid
+
+    # --- commands
+
+    def memory(self, session: Session) -> None:
+        self._send({"op": "memory", "regions": [list(region) for region in session.regions]}, session.region_fds)
+
+    def start(self, vring: Vring, memory: GuestMemory, *, base: int, event_idx: bool) -> None:
+        """Raises BadMemory where the ring lies outside guest memory."""
+        self._send(
+            {"op": "start", **ring_addresses(vring, memory), "base": base, "event_idx": event_idx}
+            | {"enabled": vring.enabled},
+            [vring.kick] if vring.call < 0 else [vring.kick, vring.call],
+        )
+
+    def enable(self, vring: Vring) -> None:
+        self._send({"op": "enable", "index": vring.index, "on": vring.enabled})
+
+    def call(self, vring: Vring) -> None:
+        self._send({"op": "call", "index": vring.index}, [] if vring.call < 0 else [vring.call])
+
+    async def stop(self, index: int, timeout: float) -> None:
+        """Returns once nothing of the worker's touches the ring: it said so, or `timeout` seconds passed and
+        it was killed (QEMU is waiting, with its big lock held)."""
+        if not self.alive:
+            return
+        self._next_stop += 1
+        done = self._stops[self._next_stop] = self._loop.create_future()
+        self._send({"op": "stop", "index": index, "id": self._next_stop})
+        try:
+            await asyncio.wait_for(asyncio.shield(done), timeout)
+        except TimeoutError:
+            self.kill()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(done, timeout)  # its death resolves this
+
+    def kill(self) -> None:
+        """SIGKILL; `on_death` follows when the kernel has taken the process apart."""
+        if self.pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+
+    def close(self) -> None:
+        """Lets the worker end by itself: it leaves its loop when the socket closes. No `on_death` comes."""
+        self.alive = False
+        self._loop.remove_reader(self._socket)
+        self._socket.close()
+        self._resolve_stops()
+
+    # --- what comes back
+
+    def _send(self, message: dict[str, Any], fds: Sequence[int] = ()) -> None:
+        if not self.alive:
+            return
+        try:
+            socket.send_fds(self._socket, [json.dumps(message).encode()], list(fds))
+        except BlockingIOError:
+            self.kill()
+        except OSError:
+            pass  # it died; _readable says so next
+
+    def _readable(self) -> None:
+        while self.alive:
+            try:
+                data = self._socket.recv(MAX_PACKET)
+            except BlockingIOError:
+                return
+            except ConnectionError:
+                data = b""
+            if not data:
+                self.close()
+                self._on_death()
+                return
+            try:
+                message = json.loads(data)
+                operation = message["op"]
+            except (ValueError, TypeError, KeyError):
+                self.kill()  # a worker that speaks otherwise is no longer ours
+                return
+            if operation == "stopped":
+                future = self._stops.pop(message.get("id", 0), None)
+                if future is not None and not future.done():
+                    future.set_result(None)
+            else:
+                self._on_message(message)
+
+    def _resolve_stops(self) -> None:
+        for future in self._stops.values():
+            if not future.done():
+                future.set_result(None)
+        self._stops.clear()
+
+
+def ring_addresses(vring: Vring, memory: GuestMemory) -> dict[str, int]:
+    """Index, size and guest-physical addresses of a ring. Raises BadMemory outside guest memory."""
+    assert vring.addr is not None, "a started ring has an address"
+    return {
+        "index": vring.index,
+        "size": vring.size,
+        "desc": memory.guest_address(vring.addr.desc, 16 * vring.size),
+        "avail": memory.guest_address(vring.addr.avail, 6 + 2 * vring.size),
+        "used": memory.guest_address(vring.addr.used, 6 + 8 * vring.size),
+    }

@@ -1,0 +1,69 @@
+"""The supervisor: owns every vhost-user connection of one VM, and the zygote that its workers are forked from.
+
+zygote = Zygote.start()                      # early, while the process is small and has one thread
+async with Supervisor(zygote) as supervisor:
+    await supervisor.add(DeviceSpec("rng", "rng0"), listener)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from ..errors import SubosError, UserError
+from ..vhost_user.device import DeviceSpec
+from .device_server import DeviceServer
+from .zygote import Zygote
+
+log = logging.getLogger("subos")
+
+
+class Supervisor:
+    """Serves devices until it is closed. Everything runs on the event loop that it is entered on."""
+
+    def __init__(self, zygote: Zygote) -> None:
+        self._zygote = zygote
+        self.devices: dict[str, DeviceServer] = {}
+
+    async def __aenter__(self) -> Supervisor:
+        asyncio.get_running_loop().add_reader(self._zygote.channel, self._zygote_says)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for name in list(self.devices):
+            await self.remove(name)
+        asyncio.get_running_loop().remove_reader(self._zygote.channel)
+        self._zygote.close()
+
+    async def add(
+        self, spec: DeviceSpec, listener: socket.socket, on_disconnect: Callable[[], None] = lambda: None
+    ) -> DeviceServer:
+        """Serves one more device on `listener`, which becomes the supervisor's, as do the spec's descriptors.
+
+        Raises UserError for a name in use, a bad option, or a device that cannot start.
+        """
+        if spec.name in self.devices:
+            raise UserError(f"two devices are called {spec.name!r}")
+        server = DeviceServer(spec, listener, self._zygote, on_disconnect)
+        self.devices[spec.name] = server
+        try:
+            await server.start()
+        except SubosError:
+            await self.remove(spec.name)
+            raise
+        return server
+
+    async def remove(self, name: str) -> None:
+        await self.devices.pop(name).close()
+
+    def status(self) -> list[dict[str, Any]]:
+        """A line for each device, as `DeviceServer.status` describes it."""
+        return [server.status() for server in self.devices.values()]
+
+    def _zygote_says(self) -> None:
+        if not self._zygote.hear():
+            log.error("the zygote died: no worker can be started any more")
+            asyncio.get_running_loop().remove_reader(self._zygote.channel)

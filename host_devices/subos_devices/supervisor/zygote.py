@@ -1,0 +1,198 @@
+"""The zygote: a warm, single-threaded interpreter from which workers are forked in milliseconds.
+
+It is itself forked from the launcher before the launcher loads anything heavy, so a worker shares nearly all of its
+memory with its siblings. It hears, over a SOCK_SEQPACKET socket, one JSON object for each worker wanted
+({"spec": …, "respawned": bool}; descriptors: the worker's control socket, its counters, the spec's own), answers
+{"pid": n}, and says {"exited": pid, "status": n} when a worker has ended. Everybody dies with their parent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import json
+import logging
+import os
+import select
+import signal
+import socket
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from .. import registry
+from ..vhost_user import worker
+from ..vhost_user.connection import receive_fds
+from ..vhost_user.device import DeviceSpec
+
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+PR_SET_NAME = 15
+MAX_PACKET = 65536
+MAX_FDS = 64
+
+log = logging.getLogger("subos")
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass
+class Zygote:
+    """The supervisor's end. `start` must be called in a process with one thread."""
+
+    pid: int
+    channel: socket.socket
+    _unborn: list[Callable[[int], None]] = field(default_factory=list)
+
+    @classmethod
+    def start(cls) -> Zygote:
+        """Forks the zygote."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        parent = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            _become(theirs, parent, "subos-zygote")
+            _serve(theirs)
+            os._exit(0)
+        theirs.close()
+        ours.setblocking(False)
+        return cls(pid, ours)
+
+    def spawn(
+        self,
+        spec: DeviceSpec,
+        control: socket.socket,
+        counters: int,
+        *,
+        respawned: bool,
+        on_pid: Callable[[int], None],
+    ) -> None:
+        """Asks for a worker; `hear` calls `on_pid` a little later. Raises OSError when the zygote is gone."""
+        fields = asdict(spec)
+        fields["fds"] = list(spec.fds)
+        data = json.dumps({"spec": fields, "respawned": respawned}).encode()
+        socket.send_fds(self.channel, [data], [control.fileno(), counters, *spec.fds.values()])
+        self._unborn.append(on_pid)
+
+    def hear(self) -> bool:
+        """Takes in what the zygote has said, without waiting. False once it is gone."""
+        while True:
+            try:
+                data = self.channel.recv(MAX_PACKET)
+            except BlockingIOError:
+                return True
+            except ConnectionError:
+                data = b""
+            if not data:
+                return False
+            message = json.loads(data)
+            if "pid" in message:
+                self._unborn.pop(0)(message["pid"])
+            else:
+                log.debug("worker %s ended with status %s", message["exited"], message["status"])
+
+    def close(self) -> None:
+        """Ends the zygote, and with it every worker."""
+        self.channel.close()
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(self.pid, 0)
+
+
+def die_with_parent(parent: int) -> None:
+    """The kernel kills this process when its parent ends, however it ends."""
+    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)  # it ended before we asked
+
+
+def _become(keep: socket.socket, parent: int, name: str, *also: int) -> None:
+    """What a new process sheds: its parent's descriptors, signal handlers and terminal."""
+    die_with_parent(parent)
+    _libc.prctl(PR_SET_NAME, name.encode()[:15], 0, 0, 0)
+    kept = sorted({0, 1, 2, keep.fileno(), *also})
+    for low, high in zip(kept, [*kept[1:], 1 << 20], strict=True):
+        if low + 1 < high:
+            os.closerange(low + 1, high)
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)
+    os.dup2(2, 1)  # nothing that a worker prints may land in the launcher's output
+    os.close(null)
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the launcher's to handle
+    for number in (signal.SIGTERM, signal.SIGCHLD, signal.SIGWINCH, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def _serve(control: socket.socket) -> None:
+    """The zygote's life: fork what is asked for, reap what has ended, end when the supervisor does."""
+    for kind in registry.KINDS:
+        registry.load(kind)
+    gc.collect()
+    gc.freeze()
+    wake, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+    poll = select.poll()
+    poll.register(control, select.POLLIN)
+    poll.register(wake, select.POLLIN)
+    while True:
+        for fd, _events in poll.poll():
+            if fd == wake:
+                os.read(wake, 512)
+                _reap(control)
+            elif not _fork_worker(control):
+                return
+
+
+def _reap(control: socket.socket) -> None:
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if pid == 0:
+            return
+        with contextlib.suppress(OSError):
+            control.send(json.dumps({"exited": pid, "status": os.waitstatus_to_exitcode(status)}).encode())
+
+
+def _fork_worker(control: socket.socket) -> bool:
+    try:
+        data, ancillary, _flags, _peer = control.recvmsg(
+            MAX_PACKET, socket.CMSG_SPACE(4 * MAX_FDS), socket.MSG_CMSG_CLOEXEC
+        )
+    except ConnectionError:
+        return False
+    if not data:
+        return False
+    message = json.loads(data)
+    fds = receive_fds(ancillary)
+    zygote = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        _run_worker(message, fds, zygote)
+    for fd in fds:
+        os.close(fd)
+    control.send(json.dumps({"pid": pid}).encode())
+    return True
+
+
+def _run_worker(message: dict[str, Any], fds: list[int], zygote: int) -> None:
+    """In the new process: never returns."""
+    status = 1
+    try:
+        said = message["spec"]
+        control = socket.socket(fileno=fds[0])
+        _become(control, zygote, f"subos-{said['kind']}", *fds[1:])
+        counters = worker.Counters(fds[1])
+        named = dict(zip(said["fds"], fds[2:], strict=True))
+        spec = DeviceSpec(said["kind"], said["name"], said["options"], named)
+        worker.main(lambda: registry.build(spec), control, counters, message["respawned"])
+        status = 0
+    except BaseException:  # the zygote's loop must never run twice
+        traceback.print_exc()
+        sys.stderr.flush()
+    finally:
+        os._exit(status)

@@ -1,0 +1,273 @@
+"""The worker: the process that moves one device's data. It serves rings and obeys its supervisor.
+
+It is told what to do over a SOCK_SEQPACKET socket, one JSON object a packet, descriptors beside it:
+
+    {"op": "memory", "regions": [[guest_addr, size, user_addr, mmap_offset], …]}     + an fd a region
+    {"op": "start", "index", "size", "desc", "avail", "used", "base", "event_idx", "enabled"}   + kick [+ call]
+    {"op": "enable", "index", "on"}
+    {"op": "call", "index"}                                                            [+ call]
+    {"op": "stop", "index", "id"}        answered by {"op": "stopped", "id"} once nothing touches the ring any more
+
+and says {"op": "ready"}, {"op": "failed", "message", "hint"}, {"op": "fault", "index", "message"} and
+{"op": "log", "message"}. It never speaks to QEMU, and ends when the socket does.
+
+A ring is *active* while it is started and enabled. An active ring has a `Virtqueue`, made anew at each activation
+from `used.idx`: whatever was taken and not given back is then available again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import mmap
+import os
+import select
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from subos_protocol.vhost_user import MAX_MEM_REGIONS, vhost_user_mem_region
+
+from ..errors import SubosError, UserError
+from .connection import receive_fds
+from .device import Device
+from .errors import RingError
+from .memory import GuestMemory
+from .virtqueue import Virtqueue
+
+MAX_PACKET = 16384  # bytes of one control packet
+COUNTERS_SIZE = mmap.PAGESIZE  # of the memfd in which a worker counts: u64 requests served, u64 wake-ups
+
+
+class Counters:
+    """What a device has done, in memory shared with the supervisor, so that it outlives the worker."""
+
+    def __init__(self, fd: int) -> None:
+        self._words = memoryview(mmap.mmap(fd, COUNTERS_SIZE)).cast("Q")
+
+    @staticmethod
+    def create() -> int:
+        """A memfd of zeros."""
+        fd = os.memfd_create("subos-counters", os.MFD_CLOEXEC)
+        os.ftruncate(fd, COUNTERS_SIZE)
+        return fd
+
+    @property
+    def requests(self) -> int:
+        """Chains given back to the driver."""
+        return self._words[0]
+
+    @property
+    def wakeups(self) -> int:
+        """Times the worker woke to look at its descriptors."""
+        return self._words[1]
+
+    def add(self, requests: int, wakeups: int) -> None:
+        self._words[0] += requests
+        self._words[1] += wakeups
+
+
+@dataclass
+class Ring:
+    """One ring as the supervisor described it, and its queue while it is active."""
+
+    description: dict[str, Any]
+    kick: int
+    call: int
+    enabled: bool
+    queue: Virtqueue | None = None
+    counted: int = 0
+
+
+@dataclass
+class DeviceWorker:
+    """Serves `device` until `control` is closed. Implements the `Worker` that the device sees."""
+
+    device: Device
+    control: socket.socket
+    counters: Counters
+    respawned: bool = False
+    memory: GuestMemory | None = None
+    rings: dict[int, Ring] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._epoll = select.epoll()
+        self._callbacks: dict[int, Callable[[], None]] = {}
+        self._running = True
+        self.watch(self.control.fileno(), self._obey)
+
+    # --- what the device may use
+
+    def watch(self, fd: int, callback: Callable[[], None]) -> None:
+        self._callbacks[fd] = callback
+        self._epoll.register(fd, select.EPOLLIN)
+
+    def unwatch(self, fd: int) -> None:
+        del self._callbacks[fd]
+        self._epoll.unregister(fd)
+
+    def log(self, message: str) -> None:
+        self.tell(op="log", message=message[:1000])
+
+    # --- the loop
+
+    def run(self) -> None:
+        """Starts the device, says so, and serves. Returns when the supervisor is gone."""
+        try:
+            self.device.start(self)
+        except UserError as error:
+            self.tell(op="failed", message=error.message, hint=error.hint)
+            return
+        except OSError as error:
+            self.tell(op="failed", message=f"{self.device.spec.name}: {error}", hint="")
+            return
+        self.tell(op="ready")
+        callbacks, poll = self._callbacks, self._epoll.poll
+        while self._running:
+            unfinished = [ring for ring in self.rings.values() if ring.queue and ring.queue.more]
+            for fd, _events in poll(0 if unfinished else -1):
+                callback = callbacks.get(fd)
+                if callback is not None:
+                    callback()
+            for ring in unfinished:
+                self._process(ring)
+            self._count(1)
+        self.device.close()
+
+    def _process(self, ring: Ring) -> None:
+        """Lets the device serve the ring. A ring that its driver broke ends here, and nothing else does."""
+        queue = ring.queue
+        if queue is None:
+            return
+        try:
+            self.device.process(queue)
+        except RingError as error:
+            self._deactivate(ring)
+            ring.enabled = False
+            self.tell(op="fault", index=queue.index, message=error.message)
+
+    def _count(self, wakeups: int) -> None:
+        requests = 0
+        for ring in self.rings.values():
+            if ring.queue is not None:
+                requests += ring.queue.served - ring.counted
+                ring.counted = ring.queue.served
+        self.counters.add(requests, wakeups)
+
+    # --- what the supervisor says
+
+    def tell(self, **message: object) -> None:
+        """Says one thing to the supervisor; one that is gone, or does not listen, loses it."""
+        with contextlib.suppress(OSError):
+            self.control.send(json.dumps(message).encode(), socket.MSG_DONTWAIT)
+
+    def _obey(self) -> None:
+        try:
+            data, ancillary, _flags, _peer = self.control.recvmsg(
+                MAX_PACKET, socket.CMSG_SPACE(4 * MAX_MEM_REGIONS), socket.MSG_CMSG_CLOEXEC
+            )
+        except ConnectionError:
+            data, ancillary = b"", []
+        if not data:
+            self._running = False
+            return
+        message = json.loads(data)
+        operations: dict[str, Callable[[dict[str, Any], list[int]], None]] = {
+            "memory": self._memory,
+            "start": self._start,
+            "enable": self._enable,
+            "call": self._call,
+            "stop": self._stop,
+        }
+        operations[message["op"]](message, receive_fds(ancillary))
+
+    def _memory(self, message: dict[str, Any], fds: Sequence[int]) -> None:
+        running = [ring for ring in self.rings.values() if ring.queue is not None]
+        for ring in running:
+            self._deactivate(ring)
+        self.memory = GuestMemory([vhost_user_mem_region(*region) for region in message["regions"]], fds)
+        for fd in fds:
+            os.close(fd)
+        for ring in running:
+            self._activate(ring)
+
+    def _start(self, message: dict[str, Any], fds: list[int]) -> None:
+        ring = Ring(message, fds[0], fds[1] if len(fds) > 1 else -1, message["enabled"])
+        self.rings[message["index"]] = ring
+        self._callbacks[ring.kick] = partial(self._process, ring)
+        # Edge-triggered, so that a kick need not be read: one system call less a wake-up.
+        self._epoll.register(ring.kick, select.EPOLLIN | select.EPOLLET)
+        if ring.enabled:
+            self._activate(ring)
+
+    def _enable(self, message: dict[str, Any], _fds: list[int]) -> None:
+        ring = self.rings[message["index"]]
+        ring.enabled = message["on"]
+        if ring.enabled and ring.queue is None:
+            self._activate(ring)
+        elif not ring.enabled:
+            self._deactivate(ring)
+
+    def _call(self, message: dict[str, Any], fds: list[int]) -> None:
+        ring = self.rings[message["index"]]
+        if ring.call >= 0:
+            os.close(ring.call)
+        ring.call = fds[0] if fds else -1
+        if ring.queue is not None:
+            ring.queue.call = ring.call
+            # What was signalled to the old eventfd in the meantime must not be lost.
+            ring.queue.interrupt()
+
+    def _stop(self, message: dict[str, Any], _fds: list[int]) -> None:
+        ring = self.rings.pop(message["index"], None)
+        if ring is not None:
+            self._deactivate(ring)
+            self.unwatch(ring.kick)
+            os.close(ring.kick)
+            if ring.call >= 0:
+                os.close(ring.call)
+        self.tell(op="stopped", id=message["id"])
+
+    def _activate(self, ring: Ring) -> None:
+        said = ring.description
+        assert self.memory is not None, "the supervisor sends memory before rings"
+        try:
+            queue = Virtqueue(
+                said["index"],
+                said["size"],
+                self.memory,
+                said["desc"],
+                said["avail"],
+                said["used"],
+                base=said["base"],
+                call=ring.call,
+                event_idx=said["event_idx"],
+            )
+        except RingError as error:
+            self.tell(op="fault", index=said["index"], message=error.message)
+            return
+        ring.queue, ring.counted = queue, 0
+        self.device.queue_started(queue)
+        self._process(ring)
+        if self.respawned:
+            queue.interrupt()
+
+    def _deactivate(self, ring: Ring) -> None:
+        if ring.queue is None:
+            return
+        self._count(0)
+        queue, ring.queue = ring.queue, None
+        self.device.queue_stopped(queue)
+        ring.description["base"] = queue.used_index
+
+
+def main(device: Callable[[], Device], control: socket.socket, counters: Counters, respawned: bool) -> None:
+    """Builds the device and runs its worker; a device that cannot be built is reported as failed."""
+    try:
+        built = device()
+    except SubosError as error:
+        control.send(json.dumps({"op": "failed", "message": error.message, "hint": error.hint}).encode())
+        return
+    DeviceWorker(built, control, counters, respawned).run()
