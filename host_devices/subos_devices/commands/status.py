@@ -1,0 +1,45 @@
+"""`subos-devices status`: the VMs that run, their devices, and the workers that serve them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = subparsers.add_parser("status", help="the VMs that run, their devices and workers", description=__doc__)
+    parser.add_argument("name", nargs="?", metavar="NAME", help="only this VM")
+    parser.add_argument("--json", action="store_true", help="print JSON: a list of VMs, each with its devices")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    from .. import runtime
+    from ..supervisor import control
+
+    names = [args.name] if args.name else [name for name in runtime.vm_names() if runtime.is_running(name)]
+    machines = [control.ask(name, "status") for name in names]
+    if args.json:
+        print(json.dumps(machines, indent=2))
+    elif not machines:
+        print("no VM is running")
+    for machine in [] if args.json else machines:
+        _show(machine)
+    return 0
+
+
+def _show(machine: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{machine['name']}  (process {machine['pid']}, {machine['how']})", title_justify="left")
+    for column in ("device", "kind", "what", "guest driver", "worker", "restarts", "requests"):
+        table.add_column(column, justify="right" if column in ("worker", "restarts", "requests") else "left")
+    for device in machine["devices"]:
+        options = device["options"]
+        what = str(options.get("shared_dir", "")) + (" (read-only)" if options.get("readonly") else "")
+        driver = "running" if device["driver"] else "connected" if device["connected"] else "-"
+        counts = (str(device[key]) for key in ("pid", "restarts", "requests"))
+        table.add_row(device["name"], device["kind"], what, driver, *counts)
+    Console().print(table)
