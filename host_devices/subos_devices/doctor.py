@@ -1,0 +1,147 @@
+"""What this host can do for SubOS, found by trying, and a hint for each gap.
+
+Nothing is guessed from a version where it can be tried; trying leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from .errors import SubosError
+
+SYS_LANDLOCK_CREATE_RULESET = 444  # the same number on every architecture
+LANDLOCK_CREATE_RULESET_VERSION = 1  # linux/landlock.h
+CLONE_NEWUSER = 0x10000000  # linux/sched.h
+DEVICE_TYPES = ("vhost-user-fs-pci", "vhost-user-input-pci", "vhost-user-rng-pci")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """`needed` is False for what only makes things faster or tighter."""
+
+    name: str
+    ok: bool
+    detail: str
+    hint: str = ""
+    needed: bool = True
+
+
+def examine() -> Iterator[Finding]:
+    """Every check, one after the other."""
+    for check in CHECKS:
+        try:
+            yield check()
+        except SubosError as error:
+            yield Finding(check.__name__.lstrip("_").replace("_", " "), False, error.message, error.hint)
+
+
+def _python() -> Finding:
+    ok = sys.version_info >= (3, 11)
+    return Finding("Python", ok, f"{platform.python_version()} ({sys.executable})", "" if ok else "3.11 or newer")
+
+
+def _qemu() -> Finding:
+    from .launcher.qemu import find_qemu
+
+    qemu = find_qemu()
+    return Finding("QEMU", True, f"{qemu.version_text} ({qemu.path})")
+
+
+def _qemu_devices() -> Finding:
+    from .launcher.qemu import find_qemu
+
+    listed = subprocess.run([find_qemu().path, "-device", "help"], capture_output=True, text=True, timeout=30).stdout
+    missing = [name for name in DEVICE_TYPES if f'"{name}"' not in listed]
+    detail = f"no {', '.join(missing)}" if missing else ", ".join(DEVICE_TYPES)
+    return Finding("QEMU's vhost-user devices", not missing, detail, "install QEMU's full build" if missing else "")
+
+
+def _kvm() -> Finding:
+    from .launcher.qemu import kvm_obstacle
+
+    obstacle = kvm_obstacle()
+    if obstacle is None:
+        return Finding("KVM", True, "usable", needed=False)
+    return Finding(
+        "KVM", False, obstacle, "guests are emulated (TCG), which is slower but works", needed=False
+    )
+
+
+def _memfd() -> Finding:
+    try:
+        os.close(os.memfd_create("subos-doctor"))
+    except OSError as error:
+        return Finding("shared memory (memfd)", False, str(error.strerror), "a kernel of 3.17 or newer has it")
+    return Finding("shared memory (memfd)", True, "works")
+
+
+def _kernel() -> Finding:
+    from .launcher.kernel import cached_kernel, running_kernel
+
+    kernel = running_kernel() or cached_kernel()
+    if kernel is None:
+        return Finding(
+            "guest kernel", True, "none here yet: subos-devices run downloads the distribution's generic one"
+        )
+    return Finding("guest kernel", True, f"{kernel.version} ({kernel.image})")
+
+
+def _busybox() -> Finding:
+    from .launcher.initramfs import find_busybox
+
+    return Finding("static busybox", True, str(find_busybox()))
+
+
+def _user_namespaces() -> Finding:
+    pid = os.fork()
+    if pid == 0:
+        # A child tries, since there is no way back out of a user namespace.
+        os._exit(0 if ctypes.CDLL(None).unshare(CLONE_NEWUSER) == 0 else 1)
+    works = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    hint = "" if works else "sysctl kernel.unprivileged_userns_clone=1, or user.max_user_namespaces"
+    return Finding("user namespaces", works, "work" if works else "refused", hint, needed=False)
+
+
+def _landlock() -> Finding:
+    libc = ctypes.CDLL(None, use_errno=True)
+    version = libc.syscall(SYS_LANDLOCK_CREATE_RULESET, None, ctypes.c_size_t(0), LANDLOCK_CREATE_RULESET_VERSION)
+    if version > 0:
+        return Finding("Landlock", True, f"ABI {version}", needed=False)
+    return Finding(
+        "Landlock", False, os.strerror(ctypes.get_errno()), "boot the kernel with lsm=landlock,…", needed=False
+    )
+
+
+def _fuse() -> Finding:
+    works = os.access("/dev/fuse", os.R_OK | os.W_OK)
+    detail = "usable" if works else "absent" if not os.path.exists("/dev/fuse") else "not for this user"
+    return Finding("/dev/fuse", works, detail, "" if works else "modprobe fuse", needed=False)
+
+
+def _package_manager() -> Finding:
+    found = [name for name in ("apt-get", "dnf", "pacman", "zypper") if shutil.which(name)]
+    if found:
+        return Finding("package manager", True, found[0], needed=False)
+    return Finding("package manager", False, "none known", "pass --kernel to subos-devices run", needed=False)
+
+
+CHECKS: tuple[Callable[[], Finding], ...] = (
+    _python,
+    _qemu,
+    _qemu_devices,
+    _kvm,
+    _memfd,
+    _busybox,
+    _kernel,
+    _package_manager,
+    _user_namespaces,
+    _landlock,
+    _fuse,
+)
