@@ -1,0 +1,214 @@
+"""The script driver: actions in words, sent over a mouse's driver socket.
+
+    move X Y                             X and Y from 0 to 32767, or as percentages: move 50% 12.5%
+    click [BUTTON] [--at X Y]            left (unless said), right, middle, side or extra
+    press [BUTTON], release [BUTTON]     what is still pressed at the end is released
+    scroll N [--horizontal]              detents; up and right are positive
+    wait SECONDS
+
+Several actions are separated by commas: "move 10% 10%, press, move 90% 90%, release".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import socket
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from types import TracebackType
+
+from subos_protocol.input_codes import Abs, Ev, Key, Rel
+from subos_protocol.virtio_input import VIRTIO_INPUT_EVENT, virtio_input_event
+
+from ..errors import UserError
+from .capabilities import MAX_PACKET, PRESSED, RELEASED, SYN_REPORT
+from .mouse import AXIS_MAX
+
+BUTTONS = {
+    "left": Key.BTN_LEFT,
+    "right": Key.BTN_RIGHT,
+    "middle": Key.BTN_MIDDLE,
+    "side": Key.BTN_SIDE,
+    "extra": Key.BTN_EXTRA,
+}
+HI_RES = 120  # REL_WHEEL_HI_RES units of one detent
+MAX_SCROLL = 1000  # detents of one action
+TIMEOUT = 10.0  # seconds in which a device takes a packet
+
+Action = list[virtio_input_event] | float
+"""Events to send as one packet, or seconds to wait."""
+
+
+def move(x: int, y: int) -> list[virtio_input_event]:
+    """To (x, y), each from 0 to AXIS_MAX."""
+    return [virtio_input_event(Ev.EV_ABS, Abs.ABS_X, x), virtio_input_event(Ev.EV_ABS, Abs.ABS_Y, y), SYN_REPORT]
+
+
+def button(code: int, value: int) -> list[virtio_input_event]:
+    """PRESSED or RELEASED."""
+    return [virtio_input_event(Ev.EV_KEY, code, value), SYN_REPORT]
+
+
+def scroll(detents: int, *, horizontal: bool = False) -> list[virtio_input_event]:
+    """Up, or right, by `detents`; in both resolutions, as the kernel's own mouse drivers report it."""
+    coarse, fine = (Rel.REL_HWHEEL, Rel.REL_HWHEEL_HI_RES) if horizontal else (Rel.REL_WHEEL, Rel.REL_WHEEL_HI_RES)
+    return [
+        virtio_input_event(Ev.EV_REL, coarse, detents),
+        virtio_input_event(Ev.EV_REL, fine, detents * HI_RES),
+        SYN_REPORT,
+    ]
+
+
+def parse(words: Sequence[str]) -> list[Action]:
+    """The actions that `words` spell. Raises UserError for what is none, before anything is sent."""
+    sentences = [sentence.split() for sentence in " ".join(words).split(",")]
+    actions = [_VERBS[sentence[0]](sentence[1:]) for sentence in sentences if _is_action(sentence)]
+    if not actions:
+        raise UserError("no action", f"there are {', '.join(_VERBS)}; see subos-devices input --help")
+    return actions
+
+
+class DriverConnection:
+    """A connected driver; the device releases what it held when it goes. Raises UserError where nobody listens."""
+
+    def __init__(self, path: Path) -> None:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._socket.settimeout(TIMEOUT)
+        try:
+            self._socket.connect(os.fspath(path))
+        except OSError as error:
+            self._socket.close()
+            raise UserError(
+                f"no device listens on {path}: {error.strerror or error}", "subos-devices status lists what runs"
+            ) from error
+
+    def __enter__(self) -> DriverConnection:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._socket.close()
+
+    def send(self, events: Iterable[virtio_input_event]) -> None:
+        """At most 64 events, as one packet. Waits while the device's queue is full; raises UserError if it stays so,
+        and where the device has refused something."""
+        try:
+            self._socket.send(b"".join(map(VIRTIO_INPUT_EVENT.pack, events)))
+        except TimeoutError as error:
+            raise UserError("the guest takes no input", "is it paused, or has it hung?") from error
+        except OSError as error:
+            self.finish()
+            raise UserError(f"the device went away: {error.strerror}", "try again") from error
+
+    def finish(self) -> None:
+        """Returns once the device has taken everything. Raises UserError where it has refused something."""
+        with contextlib.suppress(OSError):  # it has closed already, and said why
+            self._socket.shutdown(socket.SHUT_WR)
+        try:
+            reason = self._receive().decode(errors="replace")
+        except TimeoutError as error:
+            raise UserError("the guest takes no input", "is it paused, or has it hung?") from error
+        except OSError as error:
+            raise UserError(f"the device went away: {error.strerror}", "try again") from error
+        if reason:
+            raise UserError(f"the device refused it: {reason}")
+
+    def _receive(self) -> bytes:
+        try:
+            return self._socket.recv(MAX_PACKET)
+        except ConnectionResetError:  # it closed with packets of ours unread; its last word is still here
+            return self._socket.recv(MAX_PACKET)
+
+
+def play(path: Path, actions: Iterable[Action]) -> None:
+    """Sends `actions` to the device that listens on `path`."""
+    with DriverConnection(path) as driver:
+        for action in actions:
+            if isinstance(action, float):
+                time.sleep(action)
+            else:
+                driver.send(action)
+        driver.finish()
+
+
+# --- words
+
+
+def _is_action(sentence: list[str]) -> bool:
+    if sentence and sentence[0] not in _VERBS:
+        raise UserError(f"{sentence[0]!r} is no action", f"there are {', '.join(_VERBS)}")
+    return bool(sentence)
+
+
+def _move(words: list[str]) -> Action:
+    if len(words) != 2:
+        raise UserError(
+            f"move takes X and Y, not {' '.join(words) or 'nothing'!r}", "move 16383 16383, or move 50% 50%"
+        )
+    return move(_coordinate(words[0]), _coordinate(words[1]))
+
+
+def _click(words: list[str]) -> Action:
+    moved: list[virtio_input_event] = []
+    if "--at" in words:
+        at = words.index("--at")
+        moved = move(*map(_coordinate, _pair(words[at + 1 : at + 3])))
+        words = words[:at] + words[at + 3 :]
+    code = _button(words)
+    return moved + button(code, PRESSED) + button(code, RELEASED)
+
+
+def _pair(words: list[str]) -> list[str]:
+    if len(words) != 2:
+        raise UserError("--at takes X and Y", "click left --at 50% 50%")
+    return words
+
+
+def _scroll(words: list[str]) -> Action:
+    amounts = [word for word in words if word != "--horizontal"]
+    if len(amounts) != 1 or len(words) > 2 or not re.fullmatch(r"[+-]?[0-9]+", amounts[0]):
+        raise UserError("scroll takes a whole number of detents", "scroll -3, or scroll 3 --horizontal")
+    detents = int(amounts[0])
+    if not -MAX_SCROLL <= detents <= MAX_SCROLL:
+        raise UserError(f"scroll {detents} is too far", f"at most {MAX_SCROLL} detents")
+    return scroll(detents, horizontal="--horizontal" in words)
+
+
+def _wait(words: list[str]) -> Action:
+    if len(words) != 1 or not re.fullmatch(r"[0-9]*\.?[0-9]+", words[0]):
+        raise UserError("wait takes seconds", "wait 0.5")
+    return float(words[0])
+
+
+def _button(words: list[str]) -> int:
+    if not words:
+        return BUTTONS["left"]
+    if len(words) > 1 or words[0] not in BUTTONS:
+        raise UserError(f"{' '.join(words)!r} is no button", f"there are {', '.join(BUTTONS)}")
+    return BUTTONS[words[0]]
+
+
+def _coordinate(word: str) -> int:
+    if re.fullmatch(r"[0-9]+(\.[0-9]+)?%", word):
+        value = round(float(word[:-1]) * AXIS_MAX / 100)
+    elif re.fullmatch(r"[0-9]+", word):
+        value = int(word)
+    else:
+        raise UserError(f"{word!r} is no coordinate", f"a whole number from 0 to {AXIS_MAX}, or a percentage")
+    if value > AXIS_MAX:
+        raise UserError(f"{word} lies outside the screen", f"from 0 to {AXIS_MAX}, or 0% to 100%")
+    return value
+
+
+_VERBS: dict[str, Callable[[list[str]], Action]] = {
+    "move": _move,
+    "click": _click,
+    "press": lambda words: button(_button(words), PRESSED),
+    "release": lambda words: button(_button(words), RELEASED),
+    "scroll": _scroll,
+    "wait": _wait,
+}
