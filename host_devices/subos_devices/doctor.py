@@ -51,27 +51,25 @@ def _qemu() -> Finding:
     from .launcher.qemu import find_qemu
 
     qemu = find_qemu()
-    return Finding("QEMU", True, f"{qemu.version_text} ({qemu.path})")
+    return Finding("QEMU", True, f"{'.'.join(map(str, qemu.version))} ({qemu.program})")
 
 
 def _qemu_devices() -> Finding:
     from .launcher.qemu import find_qemu
 
-    listed = subprocess.run([find_qemu().path, "-device", "help"], capture_output=True, text=True, timeout=30).stdout
+    listed = subprocess.run([find_qemu().program, "-device", "help"], capture_output=True, text=True, timeout=30).stdout
     missing = [name for name in DEVICE_TYPES if f'"{name}"' not in listed]
     detail = f"no {', '.join(missing)}" if missing else ", ".join(DEVICE_TYPES)
     return Finding("QEMU's vhost-user devices", not missing, detail, "install QEMU's full build" if missing else "")
 
 
 def _kvm() -> Finding:
-    from .launcher.qemu import kvm_obstacle
+    from .launcher.qemu import kvm_problem
 
-    obstacle = kvm_obstacle()
+    obstacle = kvm_problem()
     if obstacle is None:
         return Finding("KVM", True, "usable", needed=False)
-    return Finding(
-        "KVM", False, obstacle, "guests are emulated (TCG), which is slower but works", needed=False
-    )
+    return Finding("KVM", False, obstacle, "guests are emulated (TCG), which is slower but works", needed=False)
 
 
 def _memfd() -> Finding:

@@ -96,7 +96,9 @@ async def _serve(args: argparse.Namespace, spec: DeviceSpec, zygote: Zygote) -> 
     try:
         listener = runtime.listen(args.socket_path) if args.socket_path else socket.socket(fileno=args.fd)
         async with Supervisor(zygote) as supervisor:
-            await supervisor.add(spec, listener, (lambda: None) if args.persistent else end.set)
+            if not args.persistent:
+                supervisor.on_disconnect = end.set
+            await supervisor.add(spec, listener)
             await end.wait()
     finally:
         for path in made:

@@ -27,6 +27,8 @@ class Supervisor:
     def __init__(self, zygote: Zygote) -> None:
         self._zygote = zygote
         self.devices: dict[str, DeviceServer] = {}
+        self.on_disconnect: Callable[[], None] = lambda: None
+        """Called whenever a device's front end has gone."""
 
     async def __aenter__(self) -> Supervisor:
         asyncio.get_running_loop().add_reader(self._zygote.channel, self._zygote_says)
@@ -38,16 +40,14 @@ class Supervisor:
         asyncio.get_running_loop().remove_reader(self._zygote.channel)
         self._zygote.close()
 
-    async def add(
-        self, spec: DeviceSpec, listener: socket.socket, on_disconnect: Callable[[], None] = lambda: None
-    ) -> DeviceServer:
+    async def add(self, spec: DeviceSpec, listener: socket.socket) -> DeviceServer:
         """Serves one more device on `listener`, which becomes the supervisor's, as do the spec's descriptors.
 
         Raises UserError for a name in use, a bad option, or a device that cannot start.
         """
         if spec.name in self.devices:
             raise UserError(f"two devices are called {spec.name!r}")
-        server = DeviceServer(spec, listener, self._zygote, on_disconnect)
+        server = DeviceServer(spec, listener, self._zygote, lambda: self.on_disconnect())
         self.devices[spec.name] = server
         try:
             await server.start()

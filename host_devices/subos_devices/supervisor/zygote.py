@@ -52,9 +52,16 @@ class Zygote:
         parent = os.getpid()
         pid = os.fork()
         if pid == 0:
-            _become(theirs, parent, "subos-zygote")
-            _serve(theirs)
-            os._exit(0)
+            status = 1
+            try:
+                _become(theirs, parent, "subos-zygote")
+                _serve(theirs)
+                status = 0
+            except BaseException:  # what called `start` must never run twice
+                traceback.print_exc()
+                sys.stderr.flush()
+            finally:
+                os._exit(status)
         theirs.close()
         ours.setblocking(False)
         return cls(pid, ours)
@@ -128,7 +135,8 @@ def _become(keep: socket.socket, parent: int, name: str, *also: int) -> None:
 def _serve(control: socket.socket) -> None:
     """The zygote's life: fork what is asked for, reap what has ended, end when the supervisor does."""
     for kind in registry.KINDS:
-        registry.load(kind)
+        with contextlib.suppress(Exception):  # whoever asks for such a kind hears why it cannot be loaded
+            registry.load(kind)
     gc.collect()
     gc.freeze()
     wake, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -170,7 +178,10 @@ def _fork_worker(control: socket.socket) -> bool:
     message = json.loads(data)
     fds = receive_fds(ancillary)
     zygote = os.getpid()
-    pid = os.fork()
+    try:
+        pid = os.fork()
+    except OSError:
+        pid = -1  # out of processes or memory: the worker's socket closes, and the supervisor tries again later
     if pid == 0:
         _run_worker(message, fds, zygote)
     for fd in fds:

@@ -1,0 +1,102 @@
+"""`subos-devices attach`: hot-plugs devices into a QEMU that runs already, and serves them in the background.
+
+QEMU must have been started with a QMP socket (-qmp unix:PATH,server=on,wait=off) and with shared memory; on a q35
+machine also with a free pcie-root-port for each device. `subos-devices detach NAME` takes them out again.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ..launcher.attached import Attachment
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = subparsers.add_parser("attach", help="devices for a QEMU that runs already", description=__doc__)
+    parser.add_argument("--qmp", type=Path, required=True, metavar="SOCKET", help="QEMU's QMP socket")
+    parser.add_argument("--name", default="", help="what to call the VM here (default: its own name)")
+    parser.add_argument(
+        "--share", action="append", default=[], metavar="PATH[:TAG][:ro]", help="share a folder; may be repeated"
+    )
+    parser.add_argument("--mouse", action="store_true", help="an absolute mouse")
+    parser.add_argument("--rng", action="store_true", help="a random number generator")
+    parser.add_argument("--cache", choices=("auto", "always", "never"), help="how long the guest may trust its cache")
+    parser.add_argument("--foreground", action="store_true", help="serve until Ctrl-C, which detaches everything")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    from ..errors import UserError
+    from ..launcher import devices
+    from ..launcher.attached import Attachment
+    from ..launcher.shares import parse_shares
+
+    shares = parse_shares(args.share)
+    planned = devices.plan(shares, mouse=args.mouse, rng=args.rng, cache=args.cache)
+    if not planned:
+        raise UserError("nothing to attach", "name at least one of --share, --mouse, --rng")
+    attachment = Attachment(args.qmp.absolute(), args.name, planned)
+
+    def report(name: str) -> None:
+        print(f"attached to {name}: {', '.join(device.name for device in planned)}")
+        for share in shares:
+            print(f"  in the guest: mount -t virtiofs {share.tag} /mnt")
+
+    if args.foreground:
+        _serve(attachment, report)
+        return 0
+    report(_in_background(attachment))
+    return 0
+
+
+def _serve(attachment: Attachment, ready: Callable[[str], None]) -> None:
+    import asyncio
+
+    from ..supervisor.zygote import Zygote
+
+    asyncio.run(attachment.run(Zygote.start(), ready))
+
+
+def _in_background(attachment: Attachment) -> str:
+    """Starts the supervisor in a process of its own. Returns the VM's name once all is plugged. Raises UserError."""
+    import json
+    import os
+
+    from ..errors import SubosError, UserError
+
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid:
+        os.close(writer)
+        with open(reader, "rb") as answers:
+            answer = json.loads(answers.read() or b'{"message": "the background process died"}')
+        if "name" in answer:
+            return str(answer["name"])
+        os.waitpid(pid, 0)
+        raise UserError(answer["message"], answer.get("hint", ""))
+    os.close(reader)
+
+    def tell(**said: str) -> None:
+        with open(writer, "wb") as answers:
+            answers.write(json.dumps(said).encode())
+
+    def ready(name: str) -> None:
+        os.setsid()
+        null = os.open(os.devnull, os.O_RDWR)
+        for standard in range(3):
+            os.dup2(null, standard)
+        tell(name=name)
+
+    try:
+        _serve(attachment, ready)
+        os._exit(0)
+    except SubosError as error:
+        tell(message=error.message, hint=error.hint)
+    except BaseException as error:
+        tell(message=f"{type(error).__name__}: {error}", hint="run it with --foreground to see more")
+    os._exit(1)

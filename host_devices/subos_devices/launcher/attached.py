@@ -1,0 +1,97 @@
+"""The devices of a QEMU that somebody else started: a supervisor in the background, and hot-plug over QMP.
+
+QEMU's monitor takes one client at a time and belongs to whoever started the VM, so it is held only
+while devices are plugged or unplugged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .. import runtime
+from ..errors import UserError
+from ..supervisor import control
+from ..supervisor.supervisor import Supervisor
+from ..supervisor.zygote import Zygote
+from . import devices as device_plan
+from . import hotplug, qmp
+from .devices import PlannedDevice
+
+
+@dataclass
+class Attachment:
+    """What is to be plugged where. `name` may be empty: the VM's own name is taken then."""
+
+    qmp: Path
+    name: str
+    devices: list[PlannedDevice]
+
+    async def run(self, zygote: Zygote, ready: Callable[[str], None]) -> None:
+        """Plugs the devices, calls `ready` with the VM's name, and serves until QEMU ends or they are detached.
+
+        Raises UserError; nothing is left plugged, running or on disk then.
+        """
+        self._end = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(number, self._end.set)
+        async with qmp.connected(self.qmp) as monitor:
+            await hotplug.check_shared_memory(monitor)
+            name = self.name or (await monitor.execute("query-name")).get("name") or "attached"
+        with runtime.claim(name) as folder:
+            async with Supervisor(zygote) as self._supervisor:
+                self._supervisor.on_disconnect = self._disconnected
+                await device_plan.serve(self._supervisor, folder, self.devices)
+                self._plugs = {d.name: _plug(folder, d) for d in self.devices}
+                async with qmp.connected(self.qmp) as monitor:
+                    await hotplug.plug(monitor, list(self._plugs.values()))
+                handlers = {"status": self._status, "detach": self._detach}
+                self._name = name
+                async with control.serve(folder, handlers):
+                    ready(name)
+                    await self._end.wait()
+                if self._plugs and self._connected():
+                    await self._unplug(list(self._plugs))  # a signal: leave the VM as it was
+
+    def _connected(self) -> bool:
+        return any(server.connected for server in self._supervisor.devices.values())
+
+    def _disconnected(self) -> None:
+        if not self._connected():
+            self._end.set()
+
+    async def _status(self, _request: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "name": self._name,
+            "pid": os.getpid(),
+            "how": f"attached to {self.qmp}",
+            "devices": self._supervisor.status(),
+        }
+
+    async def _detach(self, request: dict[str, Any]) -> list[str]:
+        names = request.get("devices") or list(self._plugs)
+        for name in names:
+            if name not in self._plugs:
+                raise UserError(f"no device called {name!r} is attached", f"there are {', '.join(self._plugs)}")
+        await self._unplug(names)
+        if not self._plugs:
+            self._end.set()
+        return list(names)
+
+    async def _unplug(self, names: list[str]) -> None:
+        async with qmp.connected(self.qmp) as monitor:
+            for name in names:
+                item = self._plugs[name]
+                await hotplug.unplug(monitor, item.device_id, item.chardev_id)
+                del self._plugs[name]
+                await self._supervisor.remove(name)
+
+
+def _plug(folder: Path, device: PlannedDevice) -> hotplug.Plug:
+    return hotplug.Plug(device.name, device.qemu_driver, device_plan.socket_path(folder, device), device.properties)

@@ -1,0 +1,80 @@
+"""Which devices a VM gets: from settings to what the supervisor serves and what QEMU plugs."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..runtime import listen
+from ..supervisor.supervisor import Supervisor
+from ..vhost_user.device import DeviceSpec, Option
+from .shares import ROOT_TAG, Share
+
+QEMU_DRIVERS = {"fs": "vhost-user-fs-pci", "mouse": "vhost-user-input-pci", "rng": "vhost-user-rng-pci"}
+FS_QUEUE_SIZE = 1024  # descriptors; Linux sizes its requests by it, so a small one means small reads
+MODULES_TAG = "subos-modules"
+
+
+@dataclass(frozen=True)
+class PlannedDevice:
+    """One device of a VM, before anything of it exists. `driven` ones have a driver socket."""
+
+    name: str
+    kind: str
+    options: dict[str, Option] = field(default_factory=dict)
+    properties: dict[str, Any] = field(default_factory=dict)
+    driven: bool = False
+
+    @property
+    def qemu_driver(self) -> str:
+        return QEMU_DRIVERS[self.kind]
+
+
+def share_device(share: Share, cache: str | None = None) -> PlannedDevice:
+    """The device that serves one share; it is named by its tag."""
+    options: dict[str, Option] = {"shared_dir": str(share.path), "readonly": share.read_only}
+    if cache is not None:
+        options["cache"] = cache
+    return PlannedDevice(share.tag, "fs", options, {"tag": share.tag, "queue-size": FS_QUEUE_SIZE})
+
+
+def root_device() -> PlannedDevice:
+    """This machine's own root, as the default guest sees it: read-only, and trusted to stay as it is for a while."""
+    return share_device(Share(Path("/"), ROOT_TAG, read_only=True))
+
+
+def plan(shares: Sequence[Share], *, mouse: bool, rng: bool, cache: str | None = None) -> list[PlannedDevice]:
+    """The devices that a person asked for."""
+    devices = [share_device(share, cache) for share in shares]
+    if mouse:
+        devices.append(PlannedDevice("mouse", "mouse", driven=True))
+    if rng:
+        devices.append(PlannedDevice("rng", "rng"))
+    return devices
+
+
+def socket_path(folder: Path, device: PlannedDevice) -> Path:
+    """Where QEMU finds the device."""
+    return folder / f"{device.name}.sock"
+
+
+def driver_path(folder: Path, name: str) -> Path:
+    """Where host drivers find the device."""
+    return folder / f"{name}.driver.sock"
+
+
+async def serve(supervisor: Supervisor, folder: Path, devices: Sequence[PlannedDevice]) -> None:
+    """Binds the devices' sockets in `folder` and serves them. Raises UserError."""
+    for device in devices:
+        with contextlib.ExitStack() as undo:
+            fds: dict[str, int] = {}
+            if device.driven:
+                driver = undo.enter_context(listen(driver_path(folder, device.name), socket.SOCK_SEQPACKET))
+                fds["driver"] = driver.detach()
+            listener = undo.enter_context(listen(socket_path(folder, device)))
+            undo.pop_all()
+            await supervisor.add(DeviceSpec(device.kind, device.name, device.options, fds), listener)
