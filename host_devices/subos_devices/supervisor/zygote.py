@@ -178,15 +178,16 @@ def _fork_worker(control: socket.socket) -> bool:
     message = json.loads(data)
     fds = receive_fds(ancillary)
     zygote = os.getpid()
+    pid: int | None
     try:
         pid = os.fork()
     except OSError:
-        pid = -1  # out of processes or memory: the worker's socket closes, and the supervisor tries again later
+        pid = None  # out of processes or memory: the worker's socket closes, and the supervisor tries again later
     if pid == 0:
         _run_worker(message, fds, zygote)
     for fd in fds:
         os.close(fd)
-    control.send(json.dumps({"pid": pid}).encode())
+    control.send(json.dumps({"pid": pid or 0}).encode())
     return True
 
 
