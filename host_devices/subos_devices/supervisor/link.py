@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
-import signal
 import socket
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -36,6 +34,7 @@ class WorkerLink:
     ) -> None:
         self.pid = 0  # told by the zygote a little later
         self.alive = True
+        self._zygote = zygote
         self._on_message = on_message
         self._on_death = on_death
         self._stops: dict[int, asyncio.Future[None]] = {}
@@ -89,8 +88,7 @@ class WorkerLink:
     def kill(self) -> None:
         """SIGKILL; `on_death` follows when the kernel has taken the process apart."""
         if self.pid:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.pid, signal.SIGKILL)
+            self._zygote.kill(self.pid)
 
     def close(self) -> None:
         """Lets the worker end by itself: it leaves its loop when the socket closes. No `on_death` comes."""
@@ -120,6 +118,7 @@ class WorkerLink:
             except ConnectionError:
                 data = b""
             if not data:
+                self.kill()  # it may have closed its socket and live on
                 self.close()
                 self._on_death()
                 return

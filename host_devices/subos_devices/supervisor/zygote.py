@@ -1,9 +1,13 @@
 """The zygote: a warm, single-threaded interpreter from which workers are forked in milliseconds.
 
 It is itself forked from the launcher before the launcher loads anything heavy, so a worker shares nearly all of its
-memory with its siblings. It hears, over a SOCK_SEQPACKET socket, one JSON object for each worker wanted
-({"spec": …, "respawned": bool}; descriptors: the worker's control socket, its counters, the spec's own), answers
-{"pid": n}, and says {"exited": pid, "status": n} when a worker has ended. Everybody dies with their parent.
+memory with its siblings. It hears, over a SOCK_SEQPACKET socket, one JSON object a packet:
+
+    {"spec": …, "respawned": bool}   a worker is wanted; descriptors: its control socket, its counters, the spec's own
+    {"kill": pid}                    a worker is to end
+
+and says {"pid": n} for each worker wanted, in order, and {"exited": pid, "status": n} when one has ended. Everybody
+dies with their parent.
 """
 
 from __future__ import annotations
@@ -82,6 +86,11 @@ class Zygote:
         socket.send_fds(self.channel, [data], [control.fileno(), counters, *spec.fds.values()])
         self._unborn.append(on_pid)
 
+    def kill(self, pid: int) -> None:
+        """Kills a worker, if it still lives. Only its parent can tell that the pid is still the worker's."""
+        with contextlib.suppress(OSError):
+            self.channel.send(json.dumps({"kill": pid}).encode())
+
     def hear(self) -> bool:
         """Takes in what the zygote has said, without waiting. False once it is gone."""
         while True:
@@ -145,16 +154,17 @@ def _serve(control: socket.socket) -> None:
     poll = select.poll()
     poll.register(control, select.POLLIN)
     poll.register(wake, select.POLLIN)
+    workers: set[int] = set()
     while True:
         for fd, _events in poll.poll():
             if fd == wake:
                 os.read(wake, 512)
-                _reap(control)
-            elif not _fork_worker(control):
+                _reap(control, workers)
+            elif not _obey(control, workers):
                 return
 
 
-def _reap(control: socket.socket) -> None:
+def _reap(control: socket.socket, workers: set[int]) -> None:
     while True:
         try:
             pid, status = os.waitpid(-1, os.WNOHANG)
@@ -162,11 +172,13 @@ def _reap(control: socket.socket) -> None:
             return
         if pid == 0:
             return
+        workers.discard(pid)
         with contextlib.suppress(OSError):
             control.send(json.dumps({"exited": pid, "status": os.waitstatus_to_exitcode(status)}).encode())
 
 
-def _fork_worker(control: socket.socket) -> bool:
+def _obey(control: socket.socket, workers: set[int]) -> bool:
+    """Does what the supervisor asks next. False once it is gone."""
     try:
         data, ancillary, _flags, _peer = control.recvmsg(
             MAX_PACKET, socket.CMSG_SPACE(4 * MAX_FDS), socket.MSG_CMSG_CLOEXEC
@@ -177,6 +189,10 @@ def _fork_worker(control: socket.socket) -> bool:
         return False
     message = json.loads(data)
     fds = receive_fds(ancillary)
+    if "kill" in message:
+        if message["kill"] in workers:  # not reaped yet, so the number is still its own
+            os.kill(message["kill"], signal.SIGKILL)
+        return True
     zygote = os.getpid()
     pid: int | None
     try:
@@ -185,6 +201,8 @@ def _fork_worker(control: socket.socket) -> bool:
         pid = None  # out of processes or memory: the worker's socket closes, and the supervisor tries again later
     if pid == 0:
         _run_worker(message, fds, zygote)
+    if pid is not None:
+        workers.add(pid)
     for fd in fds:
         os.close(fd)
     control.send(json.dumps({"pid": pid or 0}).encode())
