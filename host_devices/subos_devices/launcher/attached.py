@@ -48,7 +48,7 @@ class Attachment:
             async with Supervisor(zygote) as self._supervisor:
                 self._supervisor.on_disconnect = self._disconnected
                 await device_plan.serve(self._supervisor, folder, self.devices)
-                self._plugs = {d.name: _plug(folder, d) for d in self.devices}
+                self._plugs = {device.name: device_plan.vhost_user_device(folder, device) for device in self.devices}
                 async with qmp.connected(self.qmp) as monitor:
                     await hotplug.plug(monitor, list(self._plugs.values()))
                 handlers = {"status": self._status, "detach": self._detach}
@@ -87,11 +87,6 @@ class Attachment:
     async def _unplug(self, names: list[str]) -> None:
         async with qmp.connected(self.qmp) as monitor:
             for name in names:
-                item = self._plugs[name]
-                await hotplug.unplug(monitor, item.device_id, item.chardev_id)
+                await hotplug.unplug(monitor, self._plugs[name])
                 del self._plugs[name]
                 await self._supervisor.remove(name)
-
-
-def _plug(folder: Path, device: PlannedDevice) -> hotplug.Plug:
-    return hotplug.Plug(device.name, device.qemu_driver, device_plan.socket_path(folder, device), device.properties)

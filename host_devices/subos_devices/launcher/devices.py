@@ -12,6 +12,7 @@ from typing import Any
 from ..runtime import listen
 from ..supervisor.supervisor import Supervisor
 from ..vhost_user.device import DeviceSpec, Option
+from .qemu import VhostUserDevice
 from .shares import ROOT_TAG, Share
 
 QEMU_DRIVERS = {"fs": "vhost-user-fs-pci", "mouse": "vhost-user-input-pci", "rng": "vhost-user-rng-pci"}
@@ -28,10 +29,6 @@ class PlannedDevice:
     options: dict[str, Option] = field(default_factory=dict)
     properties: dict[str, Any] = field(default_factory=dict)
     driven: bool = False
-
-    @property
-    def qemu_driver(self) -> str:
-        return QEMU_DRIVERS[self.kind]
 
 
 def share_device(share: Share, cache: str | None = None) -> PlannedDevice:
@@ -60,6 +57,12 @@ def plan(shares: Sequence[Share], *, mouse: bool, rng: bool, cache: str | None =
 def socket_path(folder: Path, device: PlannedDevice) -> Path:
     """Where QEMU finds the device."""
     return folder / f"{device.name}.sock"
+
+
+def vhost_user_device(folder: Path, device: PlannedDevice) -> VhostUserDevice:
+    """How QEMU is told of a device that is served in `folder`."""
+    driver = QEMU_DRIVERS[device.kind]
+    return VhostUserDevice(f"subos-{device.name}", driver, socket_path(folder, device), device.properties)
 
 
 def driver_path(folder: Path, name: str) -> Path:

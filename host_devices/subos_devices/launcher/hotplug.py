@@ -8,33 +8,14 @@ DEVICE_DELETED names it, and its chardev says "busy" until then.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from .qemu import VhostUserDevice
 from .qmp import Qmp
 
 UNPLUG_TIMEOUT = 20.0  # seconds; a guest under TCG acknowledges in less than one
 GIB = 1 << 30
-
-
-@dataclass(frozen=True)
-class Plug:
-    """A device to be plugged: QEMU's driver and its properties, and the vhost-user socket behind it."""
-
-    name: str
-    driver: str
-    socket: Path
-    properties: dict[str, Any]
-
-    @property
-    def device_id(self) -> str:
-        return f"subos-{self.name}"
-
-    @property
-    def chardev_id(self) -> str:
-        return f"subos-{self.name}-char"
 
 
 async def check_shared_memory(monitor: Qmp) -> None:
@@ -51,44 +32,44 @@ async def check_shared_memory(monitor: Qmp) -> None:
     )
 
 
-async def plug(monitor: Qmp, plugs: list[Plug]) -> None:
+async def plug(monitor: Qmp, devices: list[VhostUserDevice]) -> None:
     """Plugs all, or none: what was plugged is taken out again when a later one fails. Raises UserError."""
-    done: list[Plug] = []
+    done: list[VhostUserDevice] = []
     try:
-        for item in plugs:
-            address = {"type": "unix", "data": {"path": str(item.socket)}}
+        for device in devices:
+            address = {"type": "unix", "data": {"path": str(device.socket)}}
             backend = {"type": "socket", "data": {"addr": address, "server": False}}
-            await monitor.execute("chardev-add", id=item.chardev_id, backend=backend)
+            await monitor.execute("chardev-add", id=device.chardev, backend=backend)
             try:
-                await _add_device(monitor, item)
+                await _add_device(monitor, device)
             except UserError:
-                await monitor.execute("chardev-remove", id=item.chardev_id)
+                await monitor.execute("chardev-remove", id=device.chardev)
                 raise
-            done.append(item)
+            done.append(device)
     except UserError:
-        for item in reversed(done):
-            await unplug(monitor, item.device_id, item.chardev_id)
+        for device in reversed(done):
+            await unplug(monitor, device)
         raise
 
 
-async def unplug(monitor: Qmp, device_id: str, chardev_id: str) -> None:
+async def unplug(monitor: Qmp, device: VhostUserDevice) -> None:
     """Takes one device out and waits until the guest has let go of it. Raises UserError."""
     try:
         await monitor.wait_for(
-            lambda: monitor.execute("device_del", id=device_id),
+            lambda: monitor.execute("device_del", id=device.id),
             "DEVICE_DELETED",
-            lambda data: data.get("device") == device_id,
+            lambda data: data.get("device") == device.id,
             UNPLUG_TIMEOUT,
         )
     except TimeoutError:
         raise UserError(
-            f"the guest did not let go of {device_id}", "unmount the share in the guest, then detach again"
+            f"the guest did not let go of {device.id}", "unmount the share in the guest, then detach again"
         ) from None
-    await monitor.execute("chardev-remove", id=chardev_id)
+    await monitor.execute("chardev-remove", id=device.chardev)
 
 
-async def _add_device(monitor: Qmp, item: Plug) -> None:
-    arguments = {"driver": item.driver, "id": item.device_id, "chardev": item.chardev_id, **item.properties}
+async def _add_device(monitor: Qmp, device: VhostUserDevice) -> None:
+    arguments = {"driver": device.driver, "id": device.id, "chardev": device.chardev, **device.properties}
     try:
         await monitor.execute("device_add", **arguments)
         return
@@ -107,7 +88,7 @@ async def _add_device(monitor: Qmp, item: Plug) -> None:
 def _free_ports(buses: list[dict[str, Any]]) -> Iterator[str]:
     """Ids of the bridges on a root bus with nothing behind them."""
     for bus in buses:
-        for device in bus["devices"]:
-            bridge = device.get("pci_bridge")
-            if bridge is not None and device.get("qdev_id") and not bridge.get("devices"):
-                yield device["qdev_id"]
+        for function in bus["devices"]:
+            bridge = function.get("pci_bridge")
+            if bridge is not None and function.get("qdev_id") and not bridge.get("devices"):
+                yield function["qdev_id"]

@@ -1,0 +1,38 @@
+"""The settings of a VM, as flags of `subos-devices run` and keys of its configuration file."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from ..config import Setting
+from ..errors import UserError
+from .qemu import ACCELERATORS
+
+CACHES = ("auto", "always", "never")
+MINIMUM_MEMORY = 256  # MiB; with less, the kernel and its first programs do not fit
+
+SETTINGS = (
+    Setting("name", str, "what the VM is called, here and in the guest", "NAME"),
+    Setting("image", Path, "boot this disk instead of this machine's own userland", "DISK"),
+    Setting("kernel", Path, "the guest's kernel", "FILE"),
+    Setting("modules", Path, "the kernel's modules (default: those beside it)", "DIR"),
+    Setting("share", list, "a folder that the guest sees under the same path; may be repeated", "PATH[:TAG][:ro]"),
+    Setting("cpus", int, "virtual processors", "N", default=2, minimum=1),
+    Setting("memory", str, "memory, such as 512M or 4G", "SIZE", default="2G"),
+    Setting("accel", str, "how the guest's processor runs", default="auto", choices=ACCELERATORS),
+    Setting("cache", str, "how long the guest may trust what it knows of shared files", choices=CACHES),
+    Setting("mouse", bool, "an absolute mouse", default=True),
+    Setting("rng", bool, "a random number generator", default=True),
+)
+
+
+def memory_mib(text: str) -> int:
+    """MiB in a size such as 512M, 4G or 2048 (MiB). Raises UserError."""
+    match = re.fullmatch(r"(\d+)\s*([mMgG]?)(i?[bB])?", text.strip())
+    if not match:
+        raise UserError(f"memory is {text!r}, which is no size", "write it as 512M or 4G")
+    size = int(match[1]) * (1024 if match[2] in ("g", "G") else 1)
+    if size < MINIMUM_MEMORY:
+        raise UserError(f"memory is {size} MiB, and must be at least {MINIMUM_MEMORY}")
+    return size

@@ -1,0 +1,171 @@
+"""A whole VM: its folder, its devices under a supervisor, its control socket, and QEMU.
+
+plan = VmPlan.from_settings(settings)
+async with start(plan, zygote, command=["uname", "-r"], mode=Mode.STREAMS) as vm:
+    status = await run_on_streams(vm.machine)
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from .. import runtime
+from ..errors import UserError
+from ..supervisor import control as control_socket
+from ..supervisor.supervisor import Supervisor
+from ..supervisor.zygote import Zygote
+from . import devices as device_plan
+from .control import agent_folders
+from .devices import PlannedDevice
+from .guest_run import GuestRun, Mode, guest_environment, write_boot_files
+from .kernel import Kernel, find_kernel
+from .machine import Machine
+from .packages import Progress, quiet
+from .qemu import (
+    DiskImage,
+    MachineConfig,
+    Qemu,
+    choose_accelerator,
+    find_qemu,
+    kernel_arguments,
+    probe_image,
+    this_architecture,
+)
+from .settings import memory_mib
+from .shares import Share, parse_shares
+
+
+@dataclass(frozen=True)
+class VmPlan:
+    """Everything that can be checked before anything is made. Either `kernel` or `image` is set."""
+
+    name: str
+    qemu: Qemu
+    accelerator: str
+    cpus: int
+    memory: int
+    shares: Sequence[Share]
+    devices: Sequence[PlannedDevice]
+    kernel: Kernel | None = None
+    image: DiskImage | None = None
+
+    @classmethod
+    def from_settings(cls, settings: argparse.Namespace, progress: Progress = quiet) -> VmPlan:
+        """Checks the settings and finds what they name. Raises UserError."""
+        shares = parse_shares(settings.share)
+        devices = device_plan.plan(shares, mouse=settings.mouse, rng=settings.rng, cache=settings.cache)
+        name = settings.name or f"vm-{os.getpid()}"
+        if settings.name and runtime.is_running(name):
+            raise UserError(f"a VM called {name!r} is running", "choose another --name, or see subos-devices status")
+        runtime.vm_folder(name)
+        memory = memory_mib(settings.memory)
+        qemu = find_qemu()
+        accelerator = choose_accelerator(settings.accel)
+        kernel = image = None
+        if settings.image is not None:
+            if settings.kernel is not None or settings.modules is not None:
+                raise UserError("--image boots the disk's own kernel", "leave out --kernel and --modules")
+            image = probe_image(settings.image)
+        else:
+            kernel = find_kernel(settings.kernel, settings.modules, progress)
+            devices = [device_plan.root_device(), *devices]
+        return cls(name, qemu, accelerator, settings.cpus, memory, shares, devices, kernel, image)
+
+
+@dataclass(frozen=True)
+class RunningVm:
+    """What a command does its work with."""
+
+    plan: VmPlan
+    folder: Path
+    machine: Machine
+    supervisor: Supervisor
+
+
+@contextlib.asynccontextmanager
+async def start(
+    plan: VmPlan,
+    zygote: Zygote,
+    *,
+    command: Sequence[str] = (),
+    mode: Mode = Mode.TERMINAL,
+    window: tuple[int, int] = (24, 80),
+    environment: dict[str, str] | None = None,
+) -> AsyncIterator[RunningVm]:
+    """Boots the VM; leaving the block ends it and removes all that it left here. Raises UserError.
+
+    `command`, `mode` and `window` are for the default guest; a disk image knows itself what to do.
+    """
+    with runtime.claim(plan.name) as folder:
+        async with contextlib.AsyncExitStack() as stack:
+            supervisor = await stack.enter_async_context(Supervisor(zygote))
+            await device_plan.serve(supervisor, folder, plan.devices)
+            config = _machine_config(plan, folder)
+            ports: tuple[str, ...] = ()
+            if plan.kernel is not None:
+                run = GuestRun(
+                    hostname=plan.name,
+                    command=command,
+                    mode=mode,
+                    cwd=os.getcwd(),
+                    environment=guest_environment(os.environ) | (environment or {}),
+                    shares=plan.shares,
+                    keep=agent_folders() if mode is Mode.CONTROL else (),
+                    window=window,
+                )
+                # Two megabytes are written and unpacked: the supervisor must answer meanwhile.
+                files = await asyncio.to_thread(write_boot_files, run, plan.kernel, folder)
+                config = _with_kernel(config, files.kernel, files.initrd)
+                ports = run.ports
+            machine = await stack.enter_async_context(
+                Machine(
+                    plan.qemu,
+                    config,
+                    ports,
+                    console=plan.kernel is not None and mode is Mode.TERMINAL,
+                    serial=plan.image is not None,
+                    qmp_socket=folder / "qmp.sock",
+                )
+            )
+            vm = RunningVm(plan, folder, machine, supervisor)
+            await stack.enter_async_context(control_socket.serve(folder, {"status": _status(vm)}))
+            yield vm
+
+
+def _machine_config(plan: VmPlan, folder: Path) -> MachineConfig:
+    return MachineConfig(
+        name=plan.name,
+        architecture=this_architecture(),
+        accelerator=plan.accelerator,
+        console_log=folder / "console.log",
+        cpus=plan.cpus,
+        memory=plan.memory,
+        image=plan.image,
+        devices=[device_plan.vhost_user_device(folder, device) for device in plan.devices],
+    )
+
+
+def _with_kernel(config: MachineConfig, kernel: Path, initrd: Path) -> MachineConfig:
+    return replace(config, kernel=kernel, initrd=initrd, append=kernel_arguments(config.architecture))
+
+
+def _status(vm: RunningVm) -> control_socket.Handler:
+    async def status(_request: dict[str, Any]) -> dict[str, Any]:
+        plan = vm.plan
+        what = f"image {plan.image.path}" if plan.image else f"Linux {plan.kernel.version}" if plan.kernel else ""
+        return {
+            "name": plan.name,
+            "pid": os.getpid(),
+            "qemu": vm.machine.pid,
+            "how": f"{what}, {plan.accelerator}, {plan.cpus} cpus, {plan.memory} MiB",
+            "devices": vm.supervisor.status(),
+        }
+
+    return status
