@@ -1,0 +1,160 @@
+"""What a node says about itself: SETATTR, STATX, READLINK, STATFS, ACCESS, and its extended attributes."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from subos_protocol.fuse import (
+    FUSE_ACCESS_IN,
+    FUSE_GETXATTR_IN,
+    FUSE_GETXATTR_OUT,
+    FUSE_SETATTR_IN,
+    FUSE_SETXATTR_IN,
+    FUSE_SETXATTR_SHORT,
+    FUSE_STATFS_OUT,
+    FUSE_STATX_IN,
+    FUSE_STATX_OUT,
+    fuse_setattr_in,
+    fuse_statfs_out,
+)
+from subos_protocol.fuse_opcodes import FUSE_SETXATTR_ACL_KILL_SGID, FuseSetattr
+
+from . import syscalls
+from .share import Data, Header, Operation, Share, error, strings
+
+_UNCHANGED = 0xFFFF_FFFF  # as an id of chown
+_STATX_SYNC = 0x6000  # linux/fcntl.h, AT_STATX_SYNC_TYPE: all that a guest may choose
+_STATX_INO, _STATX_DEV = 32, 136  # offsets in struct statx: u64 stx_ino; u32 stx_dev_major, stx_dev_minor
+
+MODE, UID, GID, SIZE, ATIME, MTIME, FH, ATIME_NOW, MTIME_NOW = (int(FuseSetattr(1 << bit)) for bit in range(9))
+KILL = int(FuseSetattr.FATTR_KILL_SUIDGID)
+
+
+class Attributes:
+    """`getattr` ends a SETATTR; `setxattr_ext` says which form of fuse_setxattr_in was negotiated."""
+
+    def __init__(self, share: Share, getattr: Operation) -> None:
+        self.share = share
+        self.getattr = getattr
+        self.setxattr_ext = False
+
+    def setattr(self, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:
+        """Mode, owner, size, times, in this order: a change of owner or size may clear suid, and touches mtime."""
+        asked = fuse_setattr_in(*FUSE_SETATTR_IN.unpack_from(mem, a))
+        valid = asked.valid
+        fd = self.share.nodes.fd(header[3])
+        if valid & MODE:
+            os.chmod(b"%d" % fd, stat.S_IMODE(asked.mode), dir_fd=self.share.proc)
+        if valid & (UID | GID):
+            syscalls.chown(fd, asked.uid if valid & UID else _UNCHANGED, asked.gid if valid & GID else _UNCHANGED)
+        if valid & SIZE:
+            self._truncate(header[3], asked)
+        if valid & (ATIME | MTIME | ATIME_NOW | MTIME_NOW):
+            syscalls.utimens(
+                fd,
+                _time(valid & ATIME, valid & ATIME_NOW, asked.atime, asked.atimensec),
+                _time(valid & MTIME, valid & MTIME_NOW, asked.mtime, asked.mtimensec),
+            )
+        return self.getattr(header, mem, a, n, o, room, data)
+
+    def _truncate(self, nodeid: int, asked: fuse_setattr_in) -> None:
+        node = self.share.regular(nodeid)
+        if asked.valid & KILL:
+            self.share.drop_privileges(node)
+        if asked.valid & FH:
+            os.ftruncate(self.share.files.get(asked.fh), asked.size)
+            return
+        fd = self.share.reopen(node, os.O_WRONLY)
+        try:
+            os.ftruncate(fd, asked.size)
+        finally:
+            os.close(fd)
+
+    def statx(self, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:
+        _flags, _reserved, _fh, flags, mask = FUSE_STATX_IN.unpack_from(mem, a)
+        status = syscalls.statx(self.share.nodes.fd(header[3]), flags & _STATX_SYNC, mask)
+        major, minor = (int.from_bytes(status[at : at + 4], "little") for at in (_STATX_DEV, _STATX_DEV + 4))
+        ino = int.from_bytes(status[_STATX_INO : _STATX_INO + 8], "little")
+        status[_STATX_INO : _STATX_INO + 8] = self.share.inode(os.makedev(major, minor), ino).to_bytes(8, "little")
+        FUSE_STATX_OUT.pack_into(mem, o, self.share.valid, 0, 0, bytes(16), bytes(status))
+        return FUSE_STATX_OUT.size
+
+    def readlink(self, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:
+        return _put(mem, o, room, os.readlink(b"", dir_fd=self.share.nodes.fd(header[3])), errno.ENAMETOOLONG)
+
+    def statfs(self, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:
+        """Of the file system that the node is on."""
+        of = os.fstatvfs(self.share.nodes.fd(header[3]))
+        sizes = of.f_bsize & 0xFFFF_FFFF, of.f_namemax & 0xFFFF_FFFF, of.f_frsize & 0xFFFF_FFFF
+        answer = fuse_statfs_out(of.f_blocks, of.f_bfree, of.f_bavail, of.f_files, of.f_ffree, *sizes, 0, bytes(24))
+        FUSE_STATFS_OUT.pack_into(mem, o, *answer)
+        return FUSE_STATFS_OUT.size
+
+    def access(self, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:
+        """Permissions are the guest kernel's to check, which it does by mode; what is left is the read-only share."""
+        mask, _padding = FUSE_ACCESS_IN.unpack_from(mem, a)
+        self.share.nodes.fd(header[3])
+        if mask & os.W_OK and self.share.readonly:
+            raise error(errno.EROFS)
+        return 0
+
+    # --- extended attributes
+
+    def _path(self, nodeid: int) -> str:
+        """For calls that know neither O_PATH descriptors nor dir_fd. It names the node itself, a symlink too."""
+        return f"/proc/self/fd/{self.share.nodes.fd(nodeid)}"
+
+    def setxattr(self, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:
+        layout = FUSE_SETXATTR_IN if self.setxattr_ext else FUSE_SETXATTR_SHORT
+        if n < layout.size:
+            raise error(errno.EINVAL)
+        size, flags, *rest = layout.unpack_from(mem, a)
+        name, nul, value = bytes(mem[a + layout.size : a + n]).partition(b"\0")
+        if not name or not nul or len(value) != size:
+            raise error(errno.EINVAL)
+        path = self._path(header[3])
+        os.setxattr(path, name, value, flags)
+        if rest and rest[0] & FUSE_SETXATTR_ACL_KILL_SGID:
+            mode = os.stat(path).st_mode
+            os.chmod(path, stat.S_IMODE(mode & ~stat.S_ISGID))
+        return 0
+
+    def getxattr(self, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:
+        size, _padding = FUSE_GETXATTR_IN.unpack_from(mem, a)
+        name = strings(mem, a + FUSE_GETXATTR_IN.size, n - FUSE_GETXATTR_IN.size, 1)[0]
+        return _value(mem, o, room, size, os.getxattr(self._path(header[3]), name))
+
+    def listxattr(self, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:
+        size, _padding = FUSE_GETXATTR_IN.unpack_from(mem, a)
+        names = b"".join(os.fsencode(name) + b"\0" for name in os.listxattr(self._path(header[3])))
+        return _value(mem, o, room, size, names)
+
+    def removexattr(self, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:
+        os.removexattr(self._path(header[3]), strings(mem, a, n, 1)[0])
+        return 0
+
+
+def _time(given: int, now: int, seconds: int, nanoseconds: int) -> tuple[int, int]:
+    if now:
+        return 0, syscalls.UTIME_NOW
+    if not given:
+        return 0, syscalls.UTIME_OMIT
+    if nanoseconds > 999_999_999:  # the numbers beyond have meanings that only we may give them
+        raise error(errno.EINVAL)
+    return seconds, nanoseconds
+
+
+def _value(mem: memoryview, o: int, room: int, size: int, value: bytes) -> int:
+    """Answers GETXATTR or LISTXATTR: the size where it was asked for, else the value."""
+    if size == 0:
+        return _put(mem, o, room, FUSE_GETXATTR_OUT.struct.pack(len(value), 0), errno.ERANGE)
+    return _put(mem, o, min(room, size), value, errno.ERANGE)
+
+
+def _put(mem: memoryview, o: int, room: int, answer: bytes, too_long: int) -> int:
+    if len(answer) > room:
+        raise error(too_long)
+    mem[o : o + len(answer)] = answer
+    return len(answer)

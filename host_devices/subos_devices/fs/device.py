@@ -1,0 +1,87 @@
+"""virtio-fs: a directory of this host as a file system of the guest (VIRTIO 1.3 §5.11).
+
+Queue 0 is hiprio (FORGET and INTERRUPT), queue 1 carries requests; both hold FUSE requests, served alike. QEMU's
+vhost-user-fs device owns the configuration space (tag and number of queues).
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import resource
+from collections.abc import Callable
+from contextlib import suppress
+
+from subos_protocol.virtio import DeviceId
+
+from ..errors import UserError
+from ..vhost_user.device import Device, DeviceSpec, Worker
+from ..vhost_user.virtqueue import Virtqueue, Words
+from .requests import request_handler
+from .server import CACHE_POLICIES, FuseServer
+from .share import Share, prepare_process
+
+OPTIONS = {
+    "shared_dir": "the directory to share (required)",
+    "readonly": "refuse every change (default: no)",
+    "cache": "how long the guest may cache: auto (1 s, the default), always (a day), never",
+    "xattr": "pass extended attributes through (default: yes)",
+}
+
+
+class FsDevice(Device):
+    """Shares one directory. Options: see OPTIONS."""
+
+    device_id = DeviceId.FS
+    num_queues = 2
+
+    def __init__(self, spec: DeviceSpec) -> None:
+        super().__init__(spec)
+        for name in spec.options:
+            if name not in OPTIONS:
+                near = difflib.get_close_matches(name, OPTIONS, 1)
+                raise UserError(
+                    f"{spec.name}: fs has no option {name!r}",
+                    f"did you mean {near[0]!r}?" if near else f"there are {', '.join(OPTIONS)}",
+                )
+        path = spec.options.get("shared_dir")
+        if not isinstance(path, str) or not path:
+            raise UserError(f"{spec.name}: fs needs a directory to share", "give it as shared_dir")
+        if not os.path.isdir(path):
+            raise UserError(f"{spec.name}: {path} is not a directory", "share an existing directory")
+        cache = spec.options.get("cache") or "auto"
+        if cache not in CACHE_POLICIES:
+            raise UserError(f"{spec.name}: cache={cache} is no way to cache", f"there are {', '.join(CACHE_POLICIES)}")
+        self.path = path
+        self.cache = CACHE_POLICIES[str(cache)]
+        self.readonly = bool(spec.options.get("readonly", False))
+        self.xattr = bool(spec.options.get("xattr", True))
+        self._handlers: dict[Virtqueue, Callable[[Words], int]] = {}
+
+    def start(self, worker: Worker) -> None:
+        """Opens the directory. Every node that the guest knows costs a descriptor, so their limit goes as high as
+        it may. Raises UserError where the directory cannot be opened."""
+        prepare_process()
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        try:
+            share = Share(self.path, valid=self.cache.valid, readonly=self.readonly)
+        except OSError as error:
+            raise UserError(
+                f"{self.spec.name}: {error.filename} cannot be opened: {error.strerror}",
+                "share a directory that you may enter",
+            ) from error
+        self.server = FuseServer(share, self.cache, xattr=self.xattr)
+
+    def queue_started(self, queue: Virtqueue) -> None:
+        self._handlers[queue] = request_handler(self.server, queue)
+
+    def queue_stopped(self, queue: Virtqueue) -> None:
+        self._handlers.pop(queue, None)
+
+    def process(self, queue: Virtqueue) -> None:
+        queue.drain(self._handlers[queue])
+
+    def close(self) -> None:
+        self.server.share.close()

@@ -1,0 +1,174 @@
+"""From descriptor chains to FUSE operations, and back.
+
+Linux sends nearly every request in one of a few shapes (fs/fuse/virtio_fs.c): the header in a buffer of its own, then
+the arguments, then a buffer for the reply's header and one for the rest. Those are read where they are, by offsets
+into the primary span of guest memory. Any other framing is as valid (VIRTIO 1.3 §2.7.4 leaves it to the driver): such
+requests are gathered into a scratch buffer, answered there, and scattered back, except for the data of READ and WRITE.
+
+Nothing a guest sends raises out of a handler but BadChain: a bad request gets its errno, and one that leaves no room
+for an answer gets none.
+"""
+
+from __future__ import annotations
+
+import errno
+import struct
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from subos_protocol.fuse import FUSE_IN_HEADER, FUSE_OUT_HEADER, FUSE_WRITE_IN
+from subos_protocol.fuse_opcodes import FuseOpcode
+from subos_protocol.virtio import DescFlag
+
+from ..vhost_user.virtqueue import LENGTH, Virtqueue, Words
+from .server import FuseServer
+from .share import Data
+
+IN_SIZE, OUT_SIZE = FUSE_IN_HEADER.size, FUSE_OUT_HEADER.size
+MAX_ARGUMENTS = 128 << 10  # bytes gathered: two paths or an attribute of 64 KiB, and what goes with them
+MAX_REPLY = 1 << 20  # bytes scattered: a READDIR of 256 pages
+
+_R, _W = int(DescFlag.NEXT), int(DescFlag.NEXT | DescFlag.WRITE)
+_HEADER = IN_SIZE | _R << 32 | 1 << 48  # the words of a linear chain: the request's header first,
+_ARGUMENTS = _R | 2 << 16  # upper half: its arguments second
+_WRITE_DATA = _R | 3 << 16  # upper half: a WRITE's data third
+_REPLY_SECOND, _REPLY_THIRD, _REPLY_FOURTH = (OUT_SIZE | _W << 32 | at << 48 for at in (2, 3, 4))
+_REPLY_LAST = OUT_SIZE | int(DescFlag.WRITE) << 32  # without `next`, which then may be anything
+_FLAGS, _LAST = 0xFFFF, int(DescFlag.WRITE)
+_NOT_NEXT = 0xFFFF_FFFF_FFFF
+
+_READ, _WRITE = int(FuseOpcode.FUSE_READ), int(FuseOpcode.FUSE_WRITE)
+_UNANSWERED = (FuseOpcode.FUSE_FORGET, FuseOpcode.FUSE_BATCH_FORGET, FuseOpcode.FUSE_INTERRUPT)
+_REFUSALS = (OSError, ValueError, OverflowError, struct.error, IndexError, KeyError, MemoryError)
+
+_unpack_header = FUSE_IN_HEADER.unpack_from
+_pack_reply = FUSE_OUT_HEADER.pack_into
+
+
+def request_handler(server: FuseServer, queue: Virtqueue) -> Callable[[Words], int]:
+    """What `queue.drain` calls: serves one chain and returns the bytes written into it."""
+    operations, count = server.operations, len(server.operations)
+    mem, base, size = queue.memory.primary, queue.memory.base, queue.memory.size
+    last_header, last_reply = size - IN_SIZE, size - OUT_SIZE
+    anywhere = partial(_serve_split, server, queue, memoryview(bytearray(MAX_ARGUMENTS + OUT_SIZE + MAX_REPLY)))
+
+    def handle(words: Words) -> int:
+        data: Data = None
+        length = len(words)
+        if length == 8:  # header, arguments | reply header, reply
+            a0, w0, a1, w1, a2, w2, a3, w3 = words
+            if w0 != _HEADER or w1 >> 32 != _ARGUMENTS or w2 != _REPLY_THIRD or w3 >> 32 & _FLAGS != _LAST:
+                return anywhere(words)
+            n, room = w1 & LENGTH, w3 & LENGTH
+            reply, o = a2 - base, a3 - base
+        elif length == 6:  # header, arguments | reply header
+            a0, w0, a1, w1, a2, w2 = words
+            if w0 != _HEADER or w1 >> 32 != _ARGUMENTS or w2 & _NOT_NEXT != _REPLY_LAST:
+                return anywhere(words)
+            n, room = w1 & LENGTH, 0
+            reply = o = a2 - base
+        elif length == 10:  # header, arguments, data | reply header, reply
+            a0, w0, a1, w1, a2, w2, a3, w3, a4, w4 = words
+            if w0 != _HEADER or w1 >> 32 != _ARGUMENTS or w2 >> 32 != _WRITE_DATA or w3 != _REPLY_FOURTH:
+                return anywhere(words)
+            n, room = w1 & LENGTH, w4 & LENGTH
+            reply, o, at, span = a3 - base, a4 - base, a2 - base, w2 & LENGTH
+            if w4 >> 32 & _FLAGS != _LAST or n != FUSE_WRITE_IN.size or not 0 <= at <= size - span:
+                return anywhere(words)
+            data = (mem[at : at + span],)
+        else:
+            return anywhere(words)
+        head, a = a0 - base, a1 - base
+        if not (0 <= head <= last_header and 0 <= a <= size - n and 0 <= reply <= last_reply and 0 <= o <= size - room):
+            return anywhere(words)
+        header = _unpack_header(mem, head)
+        opcode = header[1]
+        if data is not None and opcode != _WRITE:
+            return anywhere(words)
+        try:
+            if opcode >= count:
+                raise OSError(errno.ENOSYS, "")
+            operation, least, needed = operations[opcode]
+            if n < least or room < needed:
+                raise OSError(errno.EINVAL, "")
+            written: int = operation(header, mem, a, n, o, room, data)
+        except _REFUSALS as error:
+            _pack_reply(mem, reply, OUT_SIZE, -_errno(error), header[2])
+            return OUT_SIZE
+        if written < 0:
+            return 0
+        written += OUT_SIZE
+        _pack_reply(mem, reply, written, 0, header[2])
+        return written
+
+    return handle
+
+
+def _errno(error: BaseException) -> int:
+    """The errno that answers what an operation raised: Python's own refusals of sizes and ids have theirs."""
+    if isinstance(error, OSError):
+        return error.errno or errno.EIO
+    if isinstance(error, LookupError):  # a node or a handle beyond its table
+        return errno.EBADF
+    return errno.ENOMEM if isinstance(error, MemoryError) else errno.EINVAL
+
+
+def _serve_split(server: FuseServer, queue: Virtqueue, scratch: memoryview, words: Words) -> int:
+    """Serves a chain of any framing, in any span. `scratch` is arguments, reply header, reply."""
+    readable, writable = queue.split(words)
+    head = b"".join(_between(readable, 0, IN_SIZE))
+    if len(head) < IN_SIZE:
+        return 0
+    header = _unpack_header(head)
+    length, opcode = header[0], header[1]
+    room = sum(map(len, writable)) - OUT_SIZE
+    if room < 0 and opcode not in _UNANSWERED:
+        return 0
+    data: Data = None
+    try:
+        if not IN_SIZE <= length <= sum(map(len, readable)):
+            raise OSError(errno.EINVAL, "")
+        end = length
+        if opcode == _WRITE:
+            end = min(length, IN_SIZE + FUSE_WRITE_IN.size)
+            data = _between(readable, end, length)
+        elif opcode == _READ:
+            data = _between(writable, OUT_SIZE, OUT_SIZE + room)
+        if end - IN_SIZE > MAX_ARGUMENTS:
+            raise OSError(errno.E2BIG, "")
+        n = end - IN_SIZE
+        scratch[:n] = b"".join(_between(readable, IN_SIZE, end))
+        if opcode >= len(server.operations):
+            raise OSError(errno.ENOSYS, "")
+        operation, least, needed = server.operations[opcode]
+        if n < least or 0 <= room < needed:
+            raise OSError(errno.EINVAL, "")
+        written: int = operation(header, scratch, 0, n, MAX_ARGUMENTS + OUT_SIZE, min(room, MAX_REPLY), data)
+    except _REFUSALS as error:
+        status, written = -_errno(error), 0
+    else:
+        status = 0
+    if written < 0 or room < 0:
+        return 0
+    written += OUT_SIZE
+    _pack_reply(scratch, MAX_ARGUMENTS, written, status, header[2])
+    at, left = MAX_ARGUMENTS, OUT_SIZE if opcode == _READ else written
+    for part in _between(writable, 0, left):
+        part[:] = scratch[at : at + len(part)]
+        at += len(part)
+    return written
+
+
+def _between(buffers: Sequence[memoryview], start: int, end: int) -> list[memoryview]:
+    """The bytes from `start` to `end` of `buffers` laid end to end, or as many as there are, uncopied."""
+    found = []
+    for buffer in buffers:
+        if end <= 0:
+            break
+        if start < len(buffer):
+            part = buffer[max(start, 0) : end]
+            if len(part):
+                found.append(part)
+        start -= len(buffer)
+        end -= len(buffer)
+    return found

@@ -1,0 +1,273 @@
+"""The FUSE session of one share: FUSE_INIT and FUSE_DESTROY, and the table of all operations.
+
+`operations[opcode]` is (operation, least bytes of arguments, least room for the reply). Before FUSE_INIT and after
+FUSE_DESTROY it holds FUSE_INIT alone; the list stays the same object, which request handlers keep.
+"""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import dataclass
+
+from subos_protocol.fuse import (
+    FUSE_ACCESS_IN,
+    FUSE_ATTR_OUT,
+    FUSE_BATCH_FORGET_IN,
+    FUSE_COPY_FILE_RANGE_IN,
+    FUSE_CREATE_IN,
+    FUSE_ENTRY_OUT,
+    FUSE_FALLOCATE_IN,
+    FUSE_FLUSH_IN,
+    FUSE_FORGET_IN,
+    FUSE_FORGET_ONE,
+    FUSE_FSYNC_IN,
+    FUSE_GETATTR_IN,
+    FUSE_GETXATTR_IN,
+    FUSE_INIT_IN,
+    FUSE_INIT_OUT,
+    FUSE_INIT_SHORT,
+    FUSE_LINK_IN,
+    FUSE_LSEEK_IN,
+    FUSE_LSEEK_OUT,
+    FUSE_MKDIR_IN,
+    FUSE_MKNOD_IN,
+    FUSE_OPEN_IN,
+    FUSE_OPEN_OUT,
+    FUSE_READ_IN,
+    FUSE_RELEASE_IN,
+    FUSE_RENAME2_IN,
+    FUSE_RENAME_IN,
+    FUSE_SETATTR_IN,
+    FUSE_SETXATTR_SHORT,
+    FUSE_STATFS_OUT,
+    FUSE_STATX_IN,
+    FUSE_STATX_OUT,
+    FUSE_WRITE_IN,
+    FUSE_WRITE_OUT,
+    fuse_init_out,
+)
+from subos_protocol.fuse_opcodes import (
+    FUSE_KERNEL_MINOR_VERSION,
+    FUSE_KERNEL_VERSION,
+    FuseInit,
+    FuseOpcode,
+    FuseOpened,
+)
+
+from .attributes import Attributes
+from .directories import Directories
+from .files import Files
+from .hot import HotOperations
+from .namespace import Namespace
+from .share import MAX_WRITE, NO_REPLY, Data, Header, Operation, Share, error
+
+OLDEST_MINOR = 31  # Linux 5.4, the first with virtiofs: every structure has its present size since then
+MAX_PAGES = 256  # of 4 KiB, one request's data: MAX_WRITE
+_U32 = 0xFFFF_FFFF
+
+WANTED = (
+    FuseInit.FUSE_ASYNC_READ
+    | FuseInit.FUSE_ATOMIC_O_TRUNC
+    | FuseInit.FUSE_BIG_WRITES
+    | FuseInit.FUSE_AUTO_INVAL_DATA
+    | FuseInit.FUSE_DO_READDIRPLUS
+    | FuseInit.FUSE_READDIRPLUS_AUTO
+    | FuseInit.FUSE_ASYNC_DIO
+    | FuseInit.FUSE_PARALLEL_DIROPS
+    | FuseInit.FUSE_MAX_PAGES
+    | FuseInit.FUSE_CACHE_SYMLINKS
+    | FuseInit.FUSE_HANDLE_KILLPRIV_V2
+    | FuseInit.FUSE_SETXATTR_EXT
+    | FuseInit.FUSE_INIT_EXT
+    | FuseInit.FUSE_DIRECT_IO_ALLOW_MMAP
+)
+"""What we accept of what the kernel offers. Not among them: locks (they stay local to the guest), the write-back
+cache (the host's changes must show), SUBMOUNTS (overlayfs refuses automounts in its lower layer)."""
+
+
+@dataclass(frozen=True)
+class CachePolicy:
+    """How long the guest may believe what it was told, as virtiofsd's --cache says it."""
+
+    valid: int  # seconds that names and attributes are good for
+    opened: FuseOpened  # of files
+    opened_directory: FuseOpened
+    negative: bool  # whether names that are missing are cached too
+
+
+CACHE_POLICIES = {
+    "auto": CachePolicy(1, FuseOpened(0), FuseOpened(0), False),
+    "always": CachePolicy(86400, FuseOpened.FOPEN_KEEP_CACHE, FuseOpened.FOPEN_CACHE_DIR, True),
+    "never": CachePolicy(0, FuseOpened.FOPEN_DIRECT_IO, FuseOpened(0), False),
+}
+
+Row = tuple[Operation, int, int]
+
+
+class FuseServer:
+    """Serves `share`. Raises nothing; operations raise OSError. `xattr` False leaves the guest without them."""
+
+    def __init__(self, share: Share, cache: CachePolicy = CACHE_POLICIES["auto"], *, xattr: bool = True) -> None:
+        self.share = share
+        self.flags = FuseInit(0)
+        """What both sides agreed on; 0 before FUSE_INIT."""
+        hot = HotOperations(share, cache.opened, cache.negative)
+        self._attributes = Attributes(share, hot.getattr)
+        self._ready = self._table(hot, Directories(share, cache.opened_directory), Namespace(share, hot), Files(share))
+        if not xattr:
+            for opcode in _XATTR:
+                self._ready[opcode] = (_unsupported, 0, 0)
+        if share.readonly:
+            for opcode in _CHANGING:
+                self._ready[opcode] = (_read_only, 0, 0)
+        self._waiting: list[Row] = [(_not_connected, 0, 0)] * len(self._ready)
+        for opcode in (FuseOpcode.FUSE_INIT, FuseOpcode.FUSE_FORGET, FuseOpcode.FUSE_BATCH_FORGET):
+            self._waiting[opcode] = self._ready[opcode]
+        self.operations = list(self._waiting)
+
+    def init(self, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:
+        """Begins a session, whatever was before: a guest that rebooted says nothing but this."""
+        self._end()
+        short = mem[a : a + min(n, FUSE_INIT_IN.size)]
+        major, minor, readahead, flags, flags2, _ = FUSE_INIT_IN.unpack(bytes(short).ljust(FUSE_INIT_IN.size, b"\0"))
+        if major < FUSE_KERNEL_VERSION or (major == FUSE_KERNEL_VERSION and minor < OLDEST_MINOR):
+            raise error(errno.EPROTO)
+        if major > FUSE_KERNEL_VERSION:  # the kernel will ask again in our version
+            mem[o : o + FUSE_INIT_OUT.size] = bytes(FUSE_INIT_OUT.size)
+            FUSE_INIT_OUT.pack_into(mem, o, FUSE_KERNEL_VERSION, FUSE_KERNEL_MINOR_VERSION, *[0] * 10, b"")
+            return FUSE_INIT_OUT.size
+        offered = FuseInit(flags)
+        if offered & FuseInit.FUSE_INIT_EXT:
+            offered |= FuseInit(flags2 << 32)
+        self.flags = offered & WANTED
+        self._attributes.setxattr_ext = bool(self.flags & FuseInit.FUSE_SETXATTR_EXT)
+        self.operations[:] = self._ready
+        answer = fuse_init_out(
+            FUSE_KERNEL_VERSION,
+            min(minor, FUSE_KERNEL_MINOR_VERSION),
+            readahead,
+            self.flags & _U32,
+            max_background=0xFFFF,
+            congestion_threshold=0xC000,
+            max_write=MAX_WRITE,
+            time_gran=1,
+            max_pages=MAX_PAGES,
+            map_alignment=0,
+            flags2=self.flags >> 32,
+            max_stack_depth=0,
+            unused=b"",
+        )
+        FUSE_INIT_OUT.pack_into(mem, o, *answer)
+        return FUSE_INIT_OUT.size
+
+    def _destroy(self, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:
+        self._end()
+        return 0
+
+    def _end(self) -> None:
+        self.share.reset()
+        self.flags = FuseInit(0)
+        self.operations[:] = self._waiting
+
+    def _forget(self, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:
+        self.share.nodes.forget(header[3], FUSE_FORGET_IN.unpack_from(mem, a)[0])
+        return NO_REPLY
+
+    def _batch_forget(self, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:
+        count = FUSE_BATCH_FORGET_IN.unpack_from(mem, a)[0]
+        first, size = a + FUSE_BATCH_FORGET_IN.size, FUSE_FORGET_ONE.size
+        for index in range(min(count, (n - FUSE_BATCH_FORGET_IN.size) // size)):
+            self.share.nodes.forget(*FUSE_FORGET_ONE.unpack_from(mem, first + index * size))
+        return NO_REPLY
+
+    def _interrupt(self, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:
+        """Every request was answered before the next one is looked at: there is nothing to interrupt."""
+        return 0
+
+    def _table(self, hot: HotOperations, directories: Directories, namespace: Namespace, files: Files) -> list[Row]:
+        attributes, op = self._attributes, FuseOpcode
+        entry, opened, nothing = FUSE_ENTRY_OUT.size, FUSE_OPEN_OUT.size, 0
+        rows: dict[int, tuple[Operation, int, int]] = {
+            op.FUSE_LOOKUP: (hot.lookup, 1, entry),
+            op.FUSE_FORGET: (self._forget, FUSE_FORGET_IN.size, nothing),
+            op.FUSE_GETATTR: (hot.getattr, FUSE_GETATTR_IN.size, FUSE_ATTR_OUT.size),
+            op.FUSE_SETATTR: (attributes.setattr, FUSE_SETATTR_IN.size, FUSE_ATTR_OUT.size),
+            op.FUSE_READLINK: (attributes.readlink, 0, nothing),
+            op.FUSE_SYMLINK: (namespace.symlink, 4, entry),
+            op.FUSE_MKNOD: (namespace.mknod, FUSE_MKNOD_IN.size, entry),
+            op.FUSE_MKDIR: (namespace.mkdir, FUSE_MKDIR_IN.size, entry),
+            op.FUSE_UNLINK: (namespace.unlink, 2, nothing),
+            op.FUSE_RMDIR: (namespace.rmdir, 2, nothing),
+            op.FUSE_RENAME: (namespace.rename, FUSE_RENAME_IN.size, nothing),
+            op.FUSE_LINK: (namespace.link, FUSE_LINK_IN.size, entry),
+            op.FUSE_OPEN: (hot.open, FUSE_OPEN_IN.size, opened),
+            op.FUSE_READ: (hot.read, FUSE_READ_IN.size, nothing),
+            op.FUSE_WRITE: (hot.write, FUSE_WRITE_IN.size, FUSE_WRITE_OUT.size),
+            op.FUSE_STATFS: (attributes.statfs, 0, FUSE_STATFS_OUT.size),
+            op.FUSE_RELEASE: (hot.release, FUSE_RELEASE_IN.size, nothing),
+            op.FUSE_FSYNC: (files.fsync, FUSE_FSYNC_IN.size, nothing),
+            op.FUSE_SETXATTR: (attributes.setxattr, FUSE_SETXATTR_SHORT.size, nothing),
+            op.FUSE_GETXATTR: (attributes.getxattr, FUSE_GETXATTR_IN.size, nothing),
+            op.FUSE_LISTXATTR: (attributes.listxattr, FUSE_GETXATTR_IN.size, nothing),
+            op.FUSE_REMOVEXATTR: (attributes.removexattr, 2, nothing),
+            op.FUSE_FLUSH: (files.flush, FUSE_FLUSH_IN.size, nothing),
+            op.FUSE_INIT: (self.init, FUSE_INIT_SHORT, FUSE_INIT_OUT.size),
+            op.FUSE_OPENDIR: (directories.opendir, FUSE_OPEN_IN.size, opened),
+            op.FUSE_READDIR: (directories.readdir, FUSE_READ_IN.size, nothing),
+            op.FUSE_RELEASEDIR: (directories.releasedir, FUSE_RELEASE_IN.size, nothing),
+            op.FUSE_FSYNCDIR: (directories.fsyncdir, FUSE_FSYNC_IN.size, nothing),
+            op.FUSE_ACCESS: (attributes.access, FUSE_ACCESS_IN.size, nothing),
+            op.FUSE_CREATE: (namespace.create, FUSE_CREATE_IN.size, entry + opened),
+            op.FUSE_INTERRUPT: (self._interrupt, 0, nothing),
+            op.FUSE_DESTROY: (self._destroy, 0, nothing),
+            op.FUSE_BATCH_FORGET: (self._batch_forget, FUSE_BATCH_FORGET_IN.size, nothing),
+            op.FUSE_FALLOCATE: (files.fallocate, FUSE_FALLOCATE_IN.size, nothing),
+            op.FUSE_READDIRPLUS: (directories.readdirplus, FUSE_READ_IN.size, nothing),
+            op.FUSE_RENAME2: (namespace.rename2, FUSE_RENAME2_IN.size, nothing),
+            op.FUSE_LSEEK: (files.lseek, FUSE_LSEEK_IN.size, FUSE_LSEEK_OUT.size),
+            op.FUSE_COPY_FILE_RANGE: (files.copy_file_range, FUSE_COPY_FILE_RANGE_IN.size, FUSE_WRITE_OUT.size),
+            op.FUSE_SYNCFS: (files.syncfs, 0, nothing),
+            op.FUSE_TMPFILE: (namespace.tmpfile, FUSE_CREATE_IN.size, entry + opened),
+            op.FUSE_STATX: (attributes.statx, FUSE_STATX_IN.size, FUSE_STATX_OUT.size),
+        }
+        unsupported: Row = (_unsupported, 0, 0)
+        return [rows.get(opcode, unsupported) for opcode in range(max(rows) + 1)]
+
+
+_XATTR = (
+    FuseOpcode.FUSE_SETXATTR,
+    FuseOpcode.FUSE_GETXATTR,
+    FuseOpcode.FUSE_LISTXATTR,
+    FuseOpcode.FUSE_REMOVEXATTR,
+)
+_CHANGING = (
+    FuseOpcode.FUSE_SETATTR,
+    FuseOpcode.FUSE_SYMLINK,
+    FuseOpcode.FUSE_MKNOD,
+    FuseOpcode.FUSE_MKDIR,
+    FuseOpcode.FUSE_UNLINK,
+    FuseOpcode.FUSE_RMDIR,
+    FuseOpcode.FUSE_RENAME,
+    FuseOpcode.FUSE_RENAME2,
+    FuseOpcode.FUSE_LINK,
+    FuseOpcode.FUSE_WRITE,
+    FuseOpcode.FUSE_SETXATTR,
+    FuseOpcode.FUSE_REMOVEXATTR,
+    FuseOpcode.FUSE_CREATE,
+    FuseOpcode.FUSE_FALLOCATE,
+    FuseOpcode.FUSE_COPY_FILE_RANGE,
+    FuseOpcode.FUSE_TMPFILE,
+)
+"""What a read-only share refuses whole; OPEN and ACCESS look at what they are asked for."""
+
+
+def _refusal(number: int) -> Operation:
+    def refuse(header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:
+        raise error(number)
+
+    return refuse
+
+
+_unsupported: Operation = _refusal(errno.ENOSYS)
+_read_only: Operation = _refusal(errno.EROFS)
+_not_connected: Operation = _refusal(errno.ENOTCONN)

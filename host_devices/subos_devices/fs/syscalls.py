@@ -1,0 +1,81 @@
+"""System calls that Python's os module lacks, by ctypes on the C library. They raise OSError.
+
+`path` is always bytes without NUL; an empty one with AT_EMPTY_PATH means the file of `fd` itself, O_PATH ones too.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+AT_EMPTY_PATH = 0x1000  # linux/fcntl.h
+UTIME_NOW = (1 << 30) - 1  # linux/stat.h: as nanoseconds, "the current time"
+UTIME_OMIT = (1 << 30) - 2  # as nanoseconds, "leave it"
+STATX_SIZE = 256  # bytes of struct statx
+PR_GET_SECUREBITS, PR_SET_SECUREBITS = 27, 28  # linux/prctl.h
+SECBIT_NO_SETUID_FIXUP = 1 << 2  # linux/securebits.h
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_Times = ctypes.c_long * 4
+_int, _uint, _bytes, _offset = ctypes.c_int, ctypes.c_uint, ctypes.c_char_p, ctypes.c_int64
+
+_libc.renameat2.argtypes = [_int, _bytes, _int, _bytes, _uint]
+_libc.fchownat.argtypes = [_int, _bytes, _uint, _uint, _int]
+_libc.utimensat.argtypes = [_int, _bytes, ctypes.POINTER(ctypes.c_long), _int]
+_libc.fallocate64.argtypes = [_int, _int, _offset, _offset]
+_libc.syncfs.argtypes = [_int]
+_libc.statx.argtypes = [_int, _bytes, _int, _uint, ctypes.c_void_p]
+_libc.setfsuid.argtypes = [_uint]
+_libc.setfsuid.restype = _uint
+_libc.setfsgid.argtypes = [_uint]
+_libc.setfsgid.restype = _uint
+_libc.prctl.argtypes = [_int] + [ctypes.c_ulong] * 4
+
+setfsuid = _libc.setfsuid
+"""Sets this thread's file system user id and returns the one before; an id that may not be set changes nothing."""
+setfsgid = _libc.setfsgid
+
+
+def _check(result: int) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return result
+
+
+def renameat2(old_fd: int, old: bytes, new_fd: int, new: bytes, flags: int) -> None:
+    _check(_libc.renameat2(old_fd, old, new_fd, new, flags))
+
+
+def chown(fd: int, uid: int, gid: int) -> None:
+    """fchownat of `fd` itself; 0xFFFFFFFF leaves an id as it is."""
+    _check(_libc.fchownat(fd, b"", uid, gid, AT_EMPTY_PATH))
+
+
+def utimens(fd: int, atime: tuple[int, int], mtime: tuple[int, int]) -> None:
+    """utimensat of `fd` itself; times are (seconds, nanoseconds), UTIME_NOW and UTIME_OMIT among the latter."""
+    _check(_libc.utimensat(fd, b"", _Times(*atime, *mtime), AT_EMPTY_PATH))
+
+
+def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
+    _check(_libc.fallocate64(fd, mode, offset, length))
+
+
+def syncfs(fd: int) -> None:
+    _check(_libc.syncfs(fd))
+
+
+def statx(fd: int, flags: int, mask: int) -> bytearray:
+    """struct statx of `fd` itself."""
+    buffer = bytearray(STATX_SIZE)
+    _check(_libc.statx(fd, b"", flags | AT_EMPTY_PATH, mask, (ctypes.c_char * STATX_SIZE).from_buffer(buffer)))
+    return buffer
+
+
+def keep_capabilities_across_ids() -> None:
+    """Lets a root thread that takes another file system user id keep its capabilities (CAP_DAC_OVERRIDE above all).
+
+    Raises PermissionError without CAP_SETPCAP.
+    """
+    bits = _check(_libc.prctl(PR_GET_SECUREBITS, 0, 0, 0, 0))
+    _check(_libc.prctl(PR_SET_SECUREBITS, bits | SECBIT_NO_SETUID_FIXUP, 0, 0, 0))
