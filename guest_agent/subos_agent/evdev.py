@@ -202,10 +202,10 @@ class EventDevice:
                 yield input_event(*fields)
 
 
-def devices(folder: Path = INPUT_FOLDER) -> List[EventDevice]:
+def devices(folder: Optional[Path] = None) -> List[EventDevice]:
     """All event devices that may be opened, in the order of their numbers. The caller closes them."""
     found = []
-    for path in sorted(folder.glob("event*"), key=lambda path: int(path.name[5:])):
+    for path in sorted((folder or INPUT_FOLDER).glob("event*"), key=lambda path: int(path.name[5:])):
         try:
             found.append(EventDevice(path))
         except OSError:  # gone, or not ours to read
@@ -213,7 +213,7 @@ def devices(folder: Path = INPUT_FOLDER) -> List[EventDevice]:
     return found
 
 
-def find(name: str, folder: Path = INPUT_FOLDER) -> Optional[EventDevice]:
+def find(name: str, folder: Optional[Path] = None) -> Optional[EventDevice]:
     """The first device called `name`, open."""
     found = None
     for device in devices(folder):

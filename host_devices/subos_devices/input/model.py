@@ -69,7 +69,6 @@ class InputDevice(Device):
     def queue_started(self, queue: Virtqueue) -> None:
         if queue.index == EVENTQ:
             self._eventq = queue
-            self._outbox.clear()
             self._outbox.put(self._state())
             self._guest_is_new = False
 

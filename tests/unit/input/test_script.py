@@ -1,0 +1,197 @@
+"""Actions in words, and what becomes of them at a device."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import select
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from subos_devices import runtime
+from subos_devices.commands import input as command
+from subos_devices.errors import UserError
+from subos_devices.input import script
+from subos_devices.input.mouse import MouseDevice
+from subos_devices.vhost_user.device import DeviceSpec
+from subos_protocol.virtio_input import virtio_input_event
+from support.input_ring import FakeWorker
+
+REPORT = (0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("words", "actions"),
+    [
+        ("move 1 32767", [[(3, 0, 1), (3, 1, 32767), REPORT]]),
+        ("move 50% 12.5%", [[(3, 0, 16384), (3, 1, 4096), REPORT]]),
+        ("move 100% 0%", [[(3, 0, 32767), (3, 1, 0), REPORT]]),
+        ("click", [[(1, 0x110, 1), REPORT, (1, 0x110, 0), REPORT]]),
+        ("click right --at 3 4", [[(3, 0, 3), (3, 1, 4), REPORT, (1, 0x111, 1), REPORT, (1, 0x111, 0), REPORT]]),
+        ("click --at 3 4 side", [[(3, 0, 3), (3, 1, 4), REPORT, (1, 0x113, 1), REPORT, (1, 0x113, 0), REPORT]]),
+        ("press extra", [[(1, 0x114, 1), REPORT]]),
+        ("release middle", [[(1, 0x112, 0), REPORT]]),
+        ("scroll -3", [[(2, 8, -3), (2, 11, -360), REPORT]]),
+        ("scroll 2 --horizontal", [[(2, 6, 2), (2, 12, 240), REPORT]]),
+        ("wait .25", [0.25]),
+        ("press, wait 1,release ,", [[(1, 0x110, 1), REPORT], 1.0, [(1, 0x110, 0), REPORT]]),
+    ],
+)
+def test_words(words, actions):
+    assert script.parse(words.split()) == actions
+    assert script.parse([words]) == actions
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("", "no action"),
+        (",", "no action"),
+        ("jump", "'jump' is no action"),
+        ("type hello", "'type' is no action"),
+        ("move 1", "move takes X and Y"),
+        ("move", "move takes X and Y"),
+        ("move 1 x", "'x' is no coordinate"),
+        ("move -1 1", "'-1' is no coordinate"),
+        ("move 32768 1", "32768 lies outside"),
+        ("move 1 100.1%", "100.1% lies outside"),
+        ("click wheel", "'wheel' is no button"),
+        ("click left right", "'left right' is no button"),
+        ("click --at 1", "--at takes X and Y"),
+        ("scroll", "scroll takes"),
+        ("scroll 1.5", "scroll takes"),
+        ("scroll 1 up", "scroll takes"),
+        ("scroll 1001", "too far"),
+        ("wait", "wait takes"),
+        ("move 1 1, wait soon", "wait takes"),
+    ],
+)
+def test_words_that_are_no_actions(words, message):
+    with pytest.raises(UserError, match=message) as caught:
+        script.parse(words.split())
+    assert caught.value.hint
+    assert caught.value.exit_code == 2
+
+
+class Recorder(MouseDevice):
+    """A mouse that keeps what it is told."""
+
+    def __init__(self, spec: DeviceSpec) -> None:
+        super().__init__(spec)
+        self.seen: list[tuple[int, int, int]] = []
+
+    def deliver(self, source, frames):
+        self.seen += [tuple(event) for frame in frames for event in frame]
+
+
+class Served:
+    """A mouse in a VM's folder, turned by a thread until its driver has gone."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "mouse.driver.sock"
+        self.listener = runtime.listen(self.path, socket.SOCK_SEQPACKET)
+        self.device = Recorder(DeviceSpec("mouse", "mouse", fds={"driver": self.listener.fileno()}))
+        self.worker = FakeWorker()
+        self.device.start(self.worker)
+        self.end, self.told = os.pipe()
+        self.thread = threading.Thread(target=self._serve)
+        self.thread.start()
+
+    def _serve(self) -> None:
+        while True:
+            ready, _, _ = select.select([self.end, *self.worker.watched], [], [])
+            if self.end in ready:
+                return
+            self.worker.turn()
+
+    def close(self) -> None:
+        os.close(self.told)
+        self.thread.join()
+        os.close(self.end)
+        self.device.close()
+        self.listener.close()
+
+
+@pytest.fixture
+def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    folder = tmp_path / "subos" / "work"
+    folder.mkdir(parents=True)
+    served = Served(folder)
+    yield served
+    served.close()
+
+
+def run(*words: str) -> int:
+    parser = argparse.ArgumentParser()
+    command.add_parser(parser.add_subparsers())
+    args = parser.parse_args(["input", *words])
+    return int(args.run(args))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["work", "move", "1", "2,", "scroll", "-1"],
+        ["work/mouse", "move 1 2, scroll -1"],
+        ["work", "move", "1", "2", ",", "scroll", "-1"],
+    ],
+)
+def test_the_command_drives_a_vm_s_mouse(served, words):
+    assert run(*words) == 0
+    assert served.device.seen == [(3, 0, 1), (3, 1, 2), (2, 8, -1), (2, 11, -120)]
+
+
+def test_the_command_drives_a_socket(served):
+    assert run("--socket", str(served.path), "click", "right", "--at", "5", "5") == 0
+    assert served.device.seen == [(3, 0, 5), (3, 1, 5), (1, 0x111, 1), (1, 0x111, 0)]
+
+
+def test_what_is_wrong_is_found_before_anything_is_sent(served):
+    with pytest.raises(UserError):
+        run("work", "move 1 1, jump")
+    assert served.device.seen == []
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "which VM"),
+        (["other", "click"], "no VM called 'other'"),
+        (["work/pad", "click"], "no input device 'pad'"),
+        (["../work", "click"], "cannot be a VM's name"),
+        (["work/../../x", "click"], "no input device"),
+        (["work"], "no action"),
+        (["--socket", "/nowhere/at/all", "click"], "no device listens"),
+    ],
+)
+def test_what_is_not_there(served, words, message):
+    with pytest.raises(UserError, match=message) as caught:
+        run(*words)
+    assert caught.value.hint
+
+
+def test_a_refusal_comes_back_with_its_reason(served):
+    with script.DriverConnection(served.path) as driver:
+        driver.send([virtio_input_event(3, 0, 40000)])
+        with pytest.raises(UserError, match="40000 is not within 0 to 32767"):
+            driver.finish()
+
+
+def test_a_device_that_reads_nothing_is_reported(tmp_path, monkeypatch):
+    monkeypatch.setattr(script, "TIMEOUT", 0.05)
+    path = tmp_path / "mute.sock"
+    with runtime.listen(path, socket.SOCK_SEQPACKET), pytest.raises(UserError, match="takes no input"):
+        script.play(path, script.parse(["click"]))
+
+
+def test_the_readme_s_example_is_a_driver(served):
+    """Runs the example as it is printed."""
+    readme = Path(command.__file__).parents[1] / "input" / "README.md"
+    code = readme.read_text().split("```python\n")[1].split("```")[0]
+    exec(compile(code, "README.md", "exec"), {"__name__": "__main__", "PATH": str(served.path)})
+    assert served.device.seen == [(3, 0, 16383), (3, 1, 16383), (1, 0x110, 1), (1, 0x110, 0)]
