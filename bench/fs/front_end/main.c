@@ -48,6 +48,8 @@ static uint64_t tree_cpu_ns(pid_t process)
         FILE *file;
         int child;
 
+        if (task->d_name[0] == '.') /* `..` would be the process itself, counted a second time */
+            continue;
         snprintf(path, sizeof path, "/proc/%d/task/%s/schedstat", process, task->d_name);
         if ((file = fopen(path, "r"))) {
             total += fscanf(file, "%llu", &cpu) == 1 ? cpu : 0;
