@@ -19,8 +19,7 @@ from .. import registry
 from ..errors import UserError
 from ..vhost_user.connection import Message, MessageStream
 from ..vhost_user.device import DeviceSpec
-from ..vhost_user.errors import BadMemory, BadMessage, TransportError
-from ..vhost_user.memory import GuestMemory
+from ..vhost_user.errors import BadMessage, TransportError
 from ..vhost_user.session import (
     CallChanged,
     Effect,
@@ -32,7 +31,7 @@ from ..vhost_user.session import (
     Vring,
 )
 from ..vhost_user.worker import Counters
-from .link import WorkerLink, ring_addresses
+from .link import WorkerLink
 from .zygote import Zygote
 
 STOP_TIMEOUT = 1.0  # seconds that a worker has to let go of a ring
@@ -65,7 +64,6 @@ class DeviceServer:
         self._on_disconnect = on_disconnect
         self._counters_fd = Counters.create()
         self.counters = Counters(self._counters_fd)
-        self._memory: GuestMemory | None = None
         self._stream: MessageStream | None = None
         self._loop = asyncio.get_running_loop()
         self._ready: asyncio.Future[None] = self._loop.create_future()
@@ -130,11 +128,14 @@ class DeviceServer:
             on_message=self._hear,
             on_death=self._died,
         )
-        if self._memory is not None:
+        if self.session.memory is not None:
             self.worker.memory(self.session)
-            for vring in self.session.vrings:
-                if vring.started:
+        for vring in self.session.vrings:
+            if vring.started:
+                try:
                     self._start_ring(vring, base=self._used_index(vring))
+                except TransportError as error:
+                    self._fault(vring, error.message)  # a newer memory table has left it outside
 
     def _hear(self, message: dict[str, Any]) -> None:
         match message["op"]:
@@ -148,15 +149,17 @@ class DeviceServer:
                 else:
                     log.error("%s: the device cannot start again: %s", self.spec.name, error.message)
             case "fault":
-                self.faults += 1
                 index = message.get("index")
-                log.error("%s: the guest's driver broke its ring: %s", self.spec.name, message.get("message"))
                 if isinstance(index, int) and 0 <= index < len(self.session.vrings):
-                    err = self.session.vrings[index].err
-                    if err >= 0:
-                        os.eventfd_write(err, 1)
+                    self._fault(self.session.vrings[index], str(message.get("message")))
             case "log":
                 log.warning("%s: %s", self.spec.name, message.get("message"))
+
+    def _fault(self, vring: Vring, reason: str) -> None:
+        self.faults += 1
+        log.error("%s: the guest's driver broke its ring: %s", self.spec.name, reason)
+        if vring.err >= 0:
+            os.eventfd_write(vring.err, 1)
 
     def _died(self) -> None:
         self.worker = None
@@ -196,8 +199,9 @@ class DeviceServer:
                         await self.worker.stop(vring.index, STOP_TIMEOUT)
                 stream.close()
                 self.session.close()
-                self._memory = None
                 self.session = Session(registry.build(self.spec))
+                if self.worker is not None:
+                    self.worker.memory(self.session)  # none: the guest's is held no longer
             self._on_disconnect()
 
     async def _converse(self, stream: MessageStream) -> None:
@@ -215,6 +219,9 @@ class DeviceServer:
                 # The front end must never see a disconnect: some QEMU devices abort the whole VM.
                 failed = True
                 log.error("%s: refused: %s", self.spec.name, error.message)
+            except Exception:
+                failed = True
+                log.exception("%s: a fault of ours at request %s", self.spec.name, message.request)
             finally:
                 message.close()
             self._reply(stream, message, failed)
@@ -228,7 +235,6 @@ class DeviceServer:
         worker, vrings = self.worker, self.session.vrings
         match effect:
             case MemoryChanged():
-                self._memory = GuestMemory(self.session.regions, self.session.region_fds)
                 if worker is not None:
                     worker.memory(self.session)
             case RingStarted(index):
@@ -245,14 +251,13 @@ class DeviceServer:
                     worker.call(vrings[index])
 
     def _start_ring(self, vring: Vring, base: int) -> None:
-        if self._memory is None:
-            raise BadMemory(f"ring {vring.index} was started without memory")
-        if self.worker is not None:
-            self.worker.start(vring, self._memory, base=base, event_idx=self.session.event_idx)
+        if self.worker is not None and self.session.memory is not None:
+            self.worker.start(vring, self.session.memory, base=base, event_idx=self.session.event_idx)
 
     def _used_index(self, vring: Vring) -> int:
         """`used.idx` as the last worker left it: chains are given back in order, so the next begins there."""
-        if self._memory is None or vring.addr is None:
+        memory = self.session.memory
+        if memory is None:
             return vring.base
-        ring = self._memory.view(ring_addresses(vring, self._memory)["used"], 4)
+        ring = memory.view(vring.addresses(memory)["used"], 4)
         return int(ring.cast("H")[1])

@@ -43,10 +43,8 @@ class WorkerLink:
         self._socket.setblocking(False)
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._socket, self._readable)
-        try:
+        with theirs, contextlib.suppress(OSError):  # a zygote that has died: the socket closes, which is a death too
             zygote.spawn(spec, theirs, counters, respawned=respawned, on_pid=self._born)
-        finally:
-            theirs.close()
 
     def _born(self, pid: int) -> None:
         self.pid = pid
@@ -54,13 +52,14 @@ class WorkerLink:
     # --- commands
 
     def memory(self, session: Session) -> None:
-        self._send({"op": "memory", "regions": [list(region) for region in session.regions]}, session.region_fds)
+        regions = session.memory.regions if session.memory else ()
+        self._send({"op": "memory", "regions": [list(region) for region in regions]}, session.region_fds)
 
     def start(self, vring: Vring, memory: GuestMemory, *, base: int, event_idx: bool) -> None:
         """Raises BadMemory where the ring lies outside guest memory."""
         self._send(
-            {"op": "start", **ring_addresses(vring, memory), "base": base, "event_idx": event_idx}
-            | {"enabled": vring.enabled},
+            {"op": "start", "index": vring.index, "size": vring.size, **vring.addresses(memory)}
+            | {"base": base, "event_idx": event_idx, "enabled": vring.enabled},
             [vring.kick] if vring.call < 0 else [vring.kick, vring.call],
         )
 
@@ -140,15 +139,3 @@ class WorkerLink:
             if not future.done():
                 future.set_result(None)
         self._stops.clear()
-
-
-def ring_addresses(vring: Vring, memory: GuestMemory) -> dict[str, int]:
-    """Index, size and guest-physical addresses of a ring. Raises BadMemory outside guest memory."""
-    assert vring.addr is not None, "a started ring has an address"
-    return {
-        "index": vring.index,
-        "size": vring.size,
-        "desc": memory.guest_address(vring.addr.desc, 16 * vring.size),
-        "avail": memory.guest_address(vring.addr.avail, 6 + 2 * vring.size),
-        "used": memory.guest_address(vring.addr.used, 6 + 8 * vring.size),
-    }

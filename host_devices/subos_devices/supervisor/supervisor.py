@@ -65,5 +65,8 @@ class Supervisor:
 
     def _zygote_says(self) -> None:
         if not self._zygote.hear():
-            log.error("the zygote died: no worker can be started any more")
-            asyncio.get_running_loop().remove_reader(self._zygote.channel)
+            log.error("the zygote died; another one is forked")
+            loop = asyncio.get_running_loop()
+            loop.remove_reader(self._zygote.channel)
+            self._zygote.restart()
+            loop.add_reader(self._zygote.channel, self._zygote_says)

@@ -58,6 +58,8 @@ class Zygote:
         if pid == 0:
             status = 1
             try:
+                # A group of its own: what a signal does to the launcher's whole group is the launcher's to decide.
+                os.setpgid(0, 0)
                 _become(theirs, parent, "subos-zygote")
                 _serve(theirs)
                 status = 0
@@ -107,6 +109,13 @@ class Zygote:
                 self._unborn.pop(0)(message["pid"])
             else:
                 log.debug("worker %s ended with status %s", message["exited"], message["status"])
+
+    def restart(self) -> None:
+        """Forks another zygote in the place of one that has died. Its workers are larger: the launcher has grown."""
+        self.close()
+        fresh = Zygote.start()
+        self.pid, self.channel = fresh.pid, fresh.channel
+        self._unborn.clear()
 
     def close(self) -> None:
         """Ends the zygote, and with it every worker."""
