@@ -19,7 +19,7 @@ from subos_protocol.fuse import (
     FUSE_READ_IN,
     FUSE_RELEASE_IN,
 )
-from subos_protocol.fuse_opcodes import FUSE_FSYNC_FDATASYNC, FuseOpened
+from subos_protocol.fuse_opcodes import FUSE_FSYNC_FDATASYNC
 
 from .nodes import bad_descriptor
 from .share import NS, Data, Directory, Header, Share, error
@@ -119,7 +119,7 @@ class Directories:
                 _pack_plus(
                     mem, at, nodeid, generations[nodeid], valid, valid, 0, 0, ino, size, st.st_blocks,
                     atime, mtime, ctime, st.st_atime_ns % NS, st.st_mtime_ns % NS, st.st_ctime_ns % NS,
-                    mode, nlink, uid, gid, st.st_rdev & 0xFFFF_FFFF, st.st_blksize, 0,
+                    mode, nlink, uid, gid, st.st_rdev, st.st_blksize, 0,
                     ino, index, length, mode >> 12,
                 )
                 # fmt: on

@@ -83,7 +83,7 @@ class HotOperations:
         _pack_entry(
             mem, o, nodeid, self.generations[nodeid], self.valid, self.valid, 0, 0, ino, size, st.st_blocks,
             atime, mtime, ctime, st.st_atime_ns % NS, st.st_mtime_ns % NS, st.st_ctime_ns % NS,
-            mode, nlink, uid, gid, st.st_rdev & 0xFFFF_FFFF, st.st_blksize, 0,
+            mode, nlink, uid, gid, st.st_rdev, st.st_blksize, 0,
         )
         # fmt: on
         return ENTRY_SIZE
@@ -98,7 +98,7 @@ class HotOperations:
         _pack_attr(
             mem, o, self.valid, 0, 0, ino, size, st.st_blocks,
             atime, mtime, ctime, st.st_atime_ns % NS, st.st_mtime_ns % NS, st.st_ctime_ns % NS,
-            mode, nlink, uid, gid, st.st_rdev & 0xFFFF_FFFF, st.st_blksize, 0,
+            mode, nlink, uid, gid, st.st_rdev, st.st_blksize, 0,
         )
         # fmt: on
         return ATTR_SIZE
@@ -141,7 +141,7 @@ class HotOperations:
             if room < size:
                 size = room
             return _preadv(fd, (mem[o : o + size],), offset)
-        return _transfer(_preadv, fd, _first(data, size), offset)
+        return _transfer(_preadv, fd, data if room == size else _first(data, size), offset)
 
     def write(self, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:
         """From guest memory straight into the file."""
@@ -151,12 +151,12 @@ class HotOperations:
             data = (mem[a + WRITE_ARGS : a + n],)
         if flags & FUSE_WRITE_KILL_SUIDGID and fd >= 0:
             self.share.drop_privileges(fd)
-        if len(data) == 1 and len(data[0]) == size:
-            written = _pwritev(fd, data, offset)
-        elif sum(map(len, data)) < size:
-            raise error(errno.EINVAL)
-        else:
-            written = _transfer(_pwritev, fd, _first(data, size), offset)
+        there = len(data[0]) if len(data) == 1 else sum(map(len, data))
+        if there != size:
+            if there < size:
+                raise error(errno.EINVAL)
+            data = _first(data, size)
+        written = _transfer(_pwritev, fd, data, offset)
         _pack_written(mem, o, written)
         return 8
 
@@ -176,8 +176,10 @@ def _transfer(
     call: Callable[[int, Sequence[memoryview], int], int], fd: int, buffers: Sequence[memoryview], offset: int
 ) -> int:
     """preadv or pwritev of any number of buffers. Returns the bytes moved: fewer at the end of a file."""
+    if len(buffers) <= IOV_MAX:
+        return call(fd, buffers, offset)
     done = 0
-    for first in range(0, len(buffers), IOV_MAX) or (0,):
+    for first in range(0, len(buffers), IOV_MAX):
         part = buffers[first : first + IOV_MAX]
         moved = call(fd, part, offset + done)
         done += moved

@@ -14,7 +14,8 @@ from __future__ import annotations
 import errno
 import struct
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import lru_cache, partial
+from operator import add
 
 from subos_protocol.fuse import FUSE_IN_HEADER, FUSE_OUT_HEADER, FUSE_WRITE_IN
 from subos_protocol.fuse_opcodes import FuseOpcode
@@ -75,15 +76,19 @@ def request_handler(server: FuseServer, queue: Virtqueue) -> Callable[[Words], i
             reply, o, at, span = a3 - base, a4 - base, a2 - base, w2 & LENGTH
             if w4 >> 32 & _FLAGS != _LAST or n != FUSE_WRITE_IN.size or not 0 <= at <= size - span:
                 return anywhere(words)
-            data = (mem[at : at + span],)
+            data, carrier = (mem[at : at + span],), _WRITE
         else:
-            return anywhere(words)
+            a0, a1 = words[0], words[2] if length > 2 else 0
+            pages = _paged(words, mem, base, size)
+            if pages is None:
+                return anywhere(words)
+            carrier, n, reply, o, room, data = pages
         head, a = a0 - base, a1 - base
         if not (0 <= head <= last_header and 0 <= a <= size - n and 0 <= reply <= last_reply and 0 <= o <= size - room):
             return anywhere(words)
         header = _unpack_header(mem, head)
         opcode = header[1]
-        if data is not None and opcode != _WRITE:
+        if data is not None and opcode != carrier:
             return anywhere(words)
         try:
             if opcode >= count:
@@ -102,6 +107,42 @@ def request_handler(server: FuseServer, queue: Virtqueue) -> Callable[[Words], i
         return written
 
     return handle
+
+
+def _paged(
+    words: Words, mem: memoryview, base: int, size: int
+) -> tuple[int, int, int, int, int, list[memoryview]] | None:
+    """A READ or a WRITE of many pages, each in a buffer of its own, as Linux sends them.
+
+    Returns which of the two it can only be, the arguments' length, the offsets of reply header and reply, the
+    reply's room, and the pages; None for any other framing.
+    """
+    count = len(words) // 2
+    uppers = [word >> 32 for word in words[1::2]]
+    uppers[-1] &= _FLAGS
+    if words[1] & LENGTH != IN_SIZE or count < 5:
+        return None
+    if uppers == _linear(count, 2) and words[5] & LENGTH == OUT_SIZE:
+        opcode, first, end = _READ, 3, count
+        reply, o, room = words[4] - base, 0, 0
+    elif uppers == _linear(count, count - 2) and words[-3] & LENGTH == OUT_SIZE:
+        opcode, first, end = _WRITE, 2, count - 2
+        reply, o, room = words[-4] - base, words[-2] - base, words[-1] & LENGTH
+    else:
+        return None
+    addresses = words[2 * first : 2 * end : 2]
+    lengths = [word & LENGTH for word in words[2 * first + 1 : 2 * end : 2]]
+    if min(addresses) < base or max(map(add, addresses, lengths)) > base + size:
+        return None
+    data = [mem[address - base : address - base + length] for address, length in zip(addresses, lengths, strict=True)]
+    return opcode, words[3] & LENGTH, reply, o, sum(lengths) if opcode == _READ else room, data
+
+
+@lru_cache(maxsize=1024)
+def _linear(count: int, readable: int) -> list[int]:
+    """Upper halves of the words of a chain in order: `count` buffers, the first `readable` of them readable."""
+    flags = [_R if index < readable else _W for index in range(count - 1)]
+    return [flag | index + 1 << 16 for index, flag in enumerate(flags)] + [_LAST]
 
 
 def _errno(error: BaseException) -> int:
@@ -143,7 +184,9 @@ def _serve_split(server: FuseServer, queue: Virtqueue, scratch: memoryview, word
         operation, least, needed = server.operations[opcode]
         if n < least or 0 <= room < needed:
             raise OSError(errno.EINVAL, "")
-        written: int = operation(header, scratch, 0, n, MAX_ARGUMENTS + OUT_SIZE, min(room, MAX_REPLY), data)
+        if opcode != _READ:
+            room = min(room, MAX_REPLY)
+        written: int = operation(header, scratch, 0, n, MAX_ARGUMENTS + OUT_SIZE, room, data)
     except _REFUSALS as error:
         status, written = -_errno(error), 0
     else:

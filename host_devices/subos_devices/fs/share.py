@@ -141,7 +141,7 @@ class Share:
         FUSE_ENTRY_OUT.pack_into(
             mem, o, nodeid, self.nodes.generations[nodeid], self.valid, self.valid, 0, 0, ino, size, st.st_blocks,
             atime, mtime, ctime, st.st_atime_ns % NS, st.st_mtime_ns % NS, st.st_ctime_ns % NS,
-            mode, nlink, uid, gid, st.st_rdev & 0xFFFF_FFFF, st.st_blksize, 0,
+            mode, nlink, uid, gid, st.st_rdev, st.st_blksize, 0,
         )
         # fmt: on
         return FUSE_ENTRY_OUT.size
