@@ -1,4 +1,4 @@
-"""The vhost-user control plane of one device, as a state machine without I/O.
+"""The vhost-user control plane of one device, as a state machine that touches no socket and no ring.
 
     session = Session(device)
     effects = session.receive(message)   # the new state is in; what the outside world must now do
@@ -6,7 +6,8 @@
     reply = session.answer(message)      # the reply's payload, or None
 
 The state is the *snapshot* from which a worker can be started at any moment: features, memory regions with their
-descriptors, and the rings. The session owns every descriptor that it keeps.
+descriptors, and the rings. The session owns every descriptor that it keeps, and keeps the memory mapped: a table that
+cannot be, or a ring outside it, is refused before anything has changed.
 """
 
 from __future__ import annotations
@@ -27,16 +28,16 @@ from subos_protocol.vhost_user import (
     pack_config,
     unpack_config,
     unpack_mem_table,
-    vhost_user_mem_region,
     vhost_user_u64,
     vhost_vring_addr,
     vhost_vring_state,
 )
-from subos_protocol.virtio import MAX_QUEUE_SIZE, Feature
+from subos_protocol.virtio import MAX_QUEUE_SIZE, Feature, avail_ring_size, used_ring_size
 
 from .connection import Message
 from .device import Device
 from .errors import BadMessage
+from .memory import GuestMemory
 
 TRANSPORT_FEATURES = (
     Feature.VERSION_1 | Feature.VHOST_USER_F_PROTOCOL_FEATURES | Feature.RING_INDIRECT_DESC | Feature.RING_EVENT_IDX
@@ -60,7 +61,7 @@ ANSWERED = frozenset(
 
 @dataclass(frozen=True)
 class MemoryChanged:
-    """`session.regions` and `session.region_fds` are new, and rings may be running on the old ones."""
+    """`session.memory` and `session.region_fds` are new, and rings may be running on the old ones."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,15 @@ class Vring:
                 os.close(fd)
         self.kick = self.call = self.err = -1
 
+    def addresses(self, memory: GuestMemory) -> dict[str, int]:
+        """Where the ring's three parts are, guest-physical. Raises BadMemory outside `memory`."""
+        assert self.addr is not None, "a started ring has an address"
+        return {
+            "desc": memory.guest_address(self.addr.desc, 16 * self.size),
+            "avail": memory.guest_address(self.addr.avail, avail_ring_size(self.size)),
+            "used": memory.guest_address(self.addr.used, used_ring_size(self.size)),
+        }
+
 
 @dataclass
 class Session:
@@ -123,7 +133,7 @@ class Session:
     device: Device
     features: int = 0
     protocol_features: int = 0
-    regions: list[vhost_user_mem_region] = field(default_factory=list)
+    memory: GuestMemory | None = None
     region_fds: list[int] = field(default_factory=list)
     vrings: list[Vring] = field(default_factory=list)
 
@@ -166,7 +176,8 @@ class Session:
         return bool(self.features & Feature.RING_EVENT_IDX)
 
     def receive(self, message: Message) -> tuple[Effect, ...]:
-        """Takes one message in. Raises BadMessage, with the state as it was, for one that must be refused."""
+        """Takes one message in. Raises BadMessage or BadMemory, with the state as it was, for one that must be
+        refused."""
         handler = self._handlers.get(message.request)
         if handler is None:
             raise BadMessage(f"request {_name(message.request)} is not served: its feature was not offered")
@@ -203,7 +214,7 @@ class Session:
             vring.started = False
         for fd in self.region_fds:
             os.close(fd)
-        self.regions, self.region_fds = [], []
+        self.memory, self.region_fds = None, []
 
     # --- one method a request
 
@@ -215,11 +226,13 @@ class Session:
         if features & ~self.offered:
             raise BadMessage(f"features {features & ~self.offered:#x} were not offered")
         self.features = features
-        if not features & Feature.VHOST_USER_F_PROTOCOL_FEATURES:
-            # Without the feature there is no SET_VRING_ENABLE, and rings start enabled.
-            for vring in self.vrings:
-                vring.enabled = True
-        return ()
+        if features & Feature.VHOST_USER_F_PROTOCOL_FEATURES:
+            return ()
+        # Without the feature there is no SET_VRING_ENABLE, and rings start enabled.
+        changed = [vring for vring in self.vrings if not vring.enabled]
+        for vring in changed:
+            vring.enabled = True
+        return tuple(RingEnabled(vring.index) for vring in changed if vring.started)
 
     def _set_protocol_features(self, message: Message) -> tuple[Effect, ...]:
         features = U64.unpack(message.payload).value
@@ -236,11 +249,9 @@ class Session:
 
     def _set_mem_table(self, message: Message) -> tuple[Effect, ...]:
         regions = unpack_mem_table(message.payload)
-        if not regions or len(message.fds) != len(regions):
-            raise BadMessage(f"SET_MEM_TABLE: {len(regions)} regions with {len(message.fds)} descriptors")
+        self.memory = GuestMemory(regions, message.fds)
         for fd in self.region_fds:
             os.close(fd)
-        self.regions = regions
         self.region_fds = [message.take_fd() for _ in regions]
         return (MemoryChanged(),)
 
@@ -271,12 +282,14 @@ class Session:
         return (RingStopped(vring.index),) if was_started else ()
 
     def _set_vring_kick(self, message: Message) -> tuple[Effect, ...]:
-        vring, fd = self._vring_fd(message)
-        if fd < 0:
+        value = U64.unpack(message.payload).value
+        vring = self._vring(value & VRING_INDEX_MASK)
+        if value & VRING_NOFD_MASK:
             raise BadMessage("SET_VRING_KICK without an eventfd: polled rings are not served")
-        if not (vring.size and vring.addr and self.regions):
-            os.close(fd)
+        if not (vring.size and vring.addr and self.memory):
             raise BadMessage(f"SET_VRING_KICK: ring {vring.index} has no size, no address or no memory yet")
+        vring.addresses(self.memory)  # refused where the ring lies outside
+        fd = message.take_fd()
         effects: tuple[Effect, ...] = (RingStopped(vring.index),) if vring.started else ()
         if vring.kick >= 0:
             os.close(vring.kick)
@@ -306,21 +319,27 @@ class Session:
     def _get_config(self, message: Message) -> tuple[Effect, ...]:
         if not self.device.has_config:
             raise BadMessage("GET_CONFIG: the configuration space is the front end's")
-        unpack_config(message.payload)
+        self._config_reply(message)
         return ()
 
     def _set_config(self, message: Message) -> tuple[Effect, ...]:
         if not self.device.has_config:
             raise BadMessage("SET_CONFIG: the configuration space is the front end's")
         head, data = unpack_config(message.payload)
-        self.device.set_config(head.offset, data)
+        try:
+            self.device.set_config(head.offset, data)
+        except Exception as error:
+            raise BadMessage(f"SET_CONFIG: the device failed: {error!r}") from error
         return ()
 
     # --- helpers
 
     def _config_reply(self, message: Message) -> bytes:
         head, _ = unpack_config(message.payload)
-        data = self.device.config()[head.offset : head.offset + head.size]
+        try:
+            data = self.device.config()[head.offset : head.offset + head.size]
+        except Exception as error:  # somebody's device: QEMU waits for an answer, with its big lock held
+            raise BadMessage(f"GET_CONFIG: the device failed: {error!r}") from error
         return pack_config(head.offset, data.ljust(head.size, b"\0"), head.flags)
 
     def _vring(self, index: int) -> Vring:

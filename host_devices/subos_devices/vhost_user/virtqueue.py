@@ -53,6 +53,10 @@ LONGEST_CHAIN = 1024  # descriptors; longer than a small queue is Linux's habit 
 DRAIN_BUDGET = 256  # chains before `drain` lets the worker look at its other descriptors
 
 
+def _unheard(_call: int, _value: int) -> None:
+    """Interrupts a driver that polls: it gave no eventfd."""
+
+
 class Chain(NamedTuple):
     """One request: `head` names it to `push`; buffers in order, writable views into guest memory."""
 
@@ -192,6 +196,7 @@ class Virtqueue:
         last, used_index = self.next_avail, self._used_index
         signalled = self._signalled
         unpack_descriptor, tables, strong, lock = _DESC.unpack_from, _TABLES.get, STRONG, fence
+        notify = os.eventfd_write if call >= 0 else _unheard
         first = used_index
         budget = DRAIN_BUDGET
         self.more = False
@@ -242,11 +247,11 @@ class Virtqueue:
                         pass
                     if event_idx:
                         if (used_index - avail[used_event] - 1) & 0xFFFF < (used_index - signalled) & 0xFFFF:
-                            os.eventfd_write(call, 1)
+                            notify(call, 1)
                         signalled = used_index
                     else:
                         if not avail[0] & AVAIL_NO_INTERRUPT:
-                            os.eventfd_write(call, 1)
+                            notify(call, 1)
                         signalled = used_index
                     budget -= 1
         finally:

@@ -2,7 +2,7 @@
 
 It is told what to do over a SOCK_SEQPACKET socket, one JSON object a packet, descriptors beside it:
 
-    {"op": "memory", "regions": [[guest_addr, size, user_addr, mmap_offset], …]}     + an fd a region
+    {"op": "memory", "regions": [[guest_addr, size, user_addr, mmap_offset], …]}     + an fd a region; none: let go
     {"op": "start", "index", "size", "desc", "avail", "used", "base", "event_idx", "enabled"}   + kick [+ call]
     {"op": "enable", "index", "on"}
     {"op": "call", "index"}                                                            [+ call]
@@ -187,13 +187,15 @@ class DeviceWorker:
         running = [ring for ring in self.rings.values() if ring.queue is not None]
         for ring in running:
             self._deactivate(ring)
-        self.memory = GuestMemory([vhost_user_mem_region(*region) for region in message["regions"]], fds)
+        regions = [vhost_user_mem_region(*region) for region in message["regions"]]
+        self.memory = GuestMemory(regions, fds) if regions else None
         for fd in fds:
             os.close(fd)
         for ring in running:
             self._activate(ring)
 
     def _start(self, message: dict[str, Any], fds: list[int]) -> None:
+        self._drop(message["index"])
         ring = Ring(message, fds[0], fds[1] if len(fds) > 1 else -1, message["enabled"])
         self.rings[message["index"]] = ring
         self._callbacks[ring.kick] = partial(self._process, ring)
@@ -203,7 +205,9 @@ class DeviceWorker:
             self._activate(ring)
 
     def _enable(self, message: dict[str, Any], _fds: list[int]) -> None:
-        ring = self.rings[message["index"]]
+        ring = self.rings.get(message["index"])
+        if ring is None:
+            return
         ring.enabled = message["on"]
         if ring.enabled and ring.queue is None:
             self._activate(ring)
@@ -211,7 +215,11 @@ class DeviceWorker:
             self._deactivate(ring)
 
     def _call(self, message: dict[str, Any], fds: list[int]) -> None:
-        ring = self.rings[message["index"]]
+        ring = self.rings.get(message["index"])
+        if ring is None:
+            for fd in fds:
+                os.close(fd)
+            return
         if ring.call >= 0:
             os.close(ring.call)
         ring.call = fds[0] if fds else -1
@@ -221,14 +229,17 @@ class DeviceWorker:
             ring.queue.interrupt()
 
     def _stop(self, message: dict[str, Any], _fds: list[int]) -> None:
-        ring = self.rings.pop(message["index"], None)
+        self._drop(message["index"])
+        self.tell(op="stopped", id=message["id"])
+
+    def _drop(self, index: int) -> None:
+        ring = self.rings.pop(index, None)
         if ring is not None:
             self._deactivate(ring)
             self.unwatch(ring.kick)
             os.close(ring.kick)
             if ring.call >= 0:
                 os.close(ring.call)
-        self.tell(op="stopped", id=message["id"])
 
     def _activate(self, ring: Ring) -> None:
         said = ring.description
