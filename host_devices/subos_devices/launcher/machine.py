@@ -1,0 +1,228 @@
+"""A virtual machine as a child process: started, watched, ended."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import re
+import signal
+import socket
+import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import IO, TYPE_CHECKING
+
+from subos_devices.errors import GuestLost
+
+from .qemu import MachineConfig, Port, Qemu, qemu_arguments
+
+if TYPE_CHECKING:
+    from .qmp import Qmp
+
+PR_SET_PDEATHSIG = 1
+QUIT_SECONDS = 5
+"""How long QEMU may take to end on request before it is killed."""
+
+_libc = ctypes.CDLL(None)
+
+
+class Machine:
+    """`async with Machine(…) as machine:` runs QEMU; leaving the block ends it, whatever happened.
+
+    The back ends of `config.devices` must be listening. `ports` are the virtio-serial ports to create,
+    `console` adds the virtio console hvc0; each is a connected socket here (`port`), which ends when QEMU
+    does. `serial` (for disk images) makes the first serial port such a socket too.
+    """
+
+    def __init__(
+        self,
+        qemu: Qemu,
+        config: MachineConfig,
+        ports: Sequence[str] = (),
+        console: bool = False,
+        serial: bool = False,
+        qmp_socket: Path | None = None,
+    ) -> None:
+        self.qemu = qemu
+        self.config = config
+        self.qmp_socket = qmp_socket
+        self._names = (*ports, *(["console"] if console else []), *(["serial"] if serial else []))
+        self._ports: dict[str, socket.socket] = {}
+        self._process: asyncio.subprocess.Process | None = None
+        self._errors: IO[bytes] | None = None
+        self._qmp: Qmp | None = None
+
+    @property
+    def pid(self) -> int:
+        """QEMU's process id."""
+        return self._running().pid
+
+    def port(self, name: str) -> socket.socket:
+        """The non-blocking socket of the port `name`, or of "console" or "serial"."""
+        return self._ports[name]
+
+    def _running(self) -> asyncio.subprocess.Process:
+        if self._process is None:
+            raise RuntimeError("the machine was not started: use `async with`")
+        return self._process
+
+    async def __aenter__(self) -> Machine:
+        theirs: dict[str, socket.socket] = {}
+        try:
+            for name in self._names:
+                self._ports[name], theirs[name] = socket.socketpair()
+                self._ports[name].setblocking(False)
+            if self.qmp_socket is not None:
+                theirs["qmp"] = _listen(self.qmp_socket)
+            await self._start(self._with_descriptors({name: end.fileno() for name, end in theirs.items()}))
+        except BaseException:
+            self._close()
+            raise
+        finally:
+            for end in theirs.values():
+                end.close()
+        return self
+
+    def _with_descriptors(self, fds: dict[str, int]) -> MachineConfig:
+        special = ("console", "serial", "qmp")
+        return replace(
+            self.config,
+            ports=[Port(name, fd) for name, fd in fds.items() if name not in special],
+            console_fd=fds.get("console"),
+            serial_fd=fds.get("serial"),
+            qmp_fd=fds.get("qmp"),
+        )
+
+    async def _start(self, config: MachineConfig) -> None:
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the machine)
+        descriptors = [port.fd for port in config.ports]
+        descriptors += [fd for fd in (config.console_fd, config.serial_fd, config.qmp_fd) if fd is not None]
+        launcher = os.getpid()
+
+        def follow_launcher() -> None:
+            _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+            if os.getppid() != launcher:  # It died before the call.
+                os._exit(1)
+
+        self._process = await asyncio.create_subprocess_exec(
+            self.qemu.program,
+            *qemu_arguments(config),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=self._errors,
+            pass_fds=descriptors,
+            preexec_fn=follow_launcher,
+            # Ctrl-C is the launcher's to handle: it ends the machine in order.
+            start_new_session=True,
+        )
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            await self.stop()
+        finally:
+            self._close()
+
+    def _close(self) -> None:
+        for end in self._ports.values():
+            end.close()
+        if self._errors is not None:
+            self._errors.close()
+        if self.qmp_socket is not None:
+            self.qmp_socket.unlink(missing_ok=True)
+
+    async def qmp(self) -> Qmp:
+        """The machine's QMP connection, made at the first call. Raises UserError."""
+        # Loaded only when wanted: a command that just runs should not wait for it.
+        from .qmp import Qmp
+
+        if self._qmp is None:
+            if self.qmp_socket is None:
+                raise RuntimeError("the machine was made without a QMP socket")
+            self._qmp = await Qmp.connect(self.qmp_socket)
+        return self._qmp
+
+    async def wait(self) -> int:
+        """Waits until QEMU ends; its exit status, or minus a signal's number."""
+        return await self._running().wait()
+
+    async def stop(self) -> None:
+        """Ends QEMU: by QMP if that is open, else by SIGTERM, at last by SIGKILL."""
+        process = self._running()
+        if self._qmp is not None:
+            if process.returncode is None:
+                with suppress(Exception):  # The next step follows in any case.
+                    await asyncio.wait_for(self._qmp.execute("quit"), QUIT_SECONDS)
+            await self._qmp.close()
+            self._qmp = None
+        if process.returncode is None:
+            with suppress(ProcessLookupError):
+                process.terminate()
+        try:
+            await asyncio.wait_for(process.wait(), QUIT_SECONDS)
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+
+    async def exit_status(self) -> int:
+        """Waits for the command's exit status, which comes after all its output. Raises GuestLost."""
+        line = b""
+        loop = asyncio.get_running_loop()
+        while not line.endswith(b"\n"):
+            try:
+                data = await loop.sock_recv(self.port("status"), 64)
+            except ConnectionError:
+                data = b""
+            if not data:
+                raise await self.lost()
+            line += data
+        return int(line)
+
+    async def lost(self) -> GuestLost:
+        """The error that says why the machine ended. It waits for QEMU's end."""
+        code = await self.wait()
+        errors = b""
+        if self._errors is not None:
+            self._errors.seek(0)
+            errors = self._errors.read()
+        try:
+            console = self.config.console_log.read_bytes()
+        except OSError:
+            console = b""
+        return GuestLost(f"the VM was lost: {lost_reason(code, errors, console)}", self._lost_hint(console))
+
+    def _lost_hint(self, console: bytes) -> str:
+        lines = console.decode("utf-8", "replace").splitlines()
+        return "the end of its console: " + " | ".join(line.strip() for line in lines[-3:]) if lines else ""
+
+
+def lost_reason(code: int, errors: bytes, console: bytes) -> str:
+    """Why a machine ended, from QEMU's exit code, its messages and the guest's console."""
+    text = console.decode("utf-8", "replace")
+    if panic := re.findall(r"Kernel panic - not syncing: (.*)", text):
+        return f"the guest's kernel panicked: {panic[-1].strip()}"
+    if own := re.findall(r"^subos: (.*)", text, re.MULTILINE):
+        return str(own[-1]).strip()
+    if code < 0:
+        return f"QEMU was ended by {signal.Signals(-code).name}"
+    messages = errors.decode("utf-8", "replace").strip().splitlines()
+    if code > 0:
+        return f"QEMU said: {messages[-1]}" if messages else f"QEMU ended with status {code}"
+    return "it shut down before its command ended"
+
+
+def _listen(path: Path) -> socket.socket:
+    """A socket at `path`, bound before QEMU runs: who looks for it never comes too early."""
+    listener = socket.socket(socket.AF_UNIX)
+    try:
+        listener.bind(os.fspath(path))
+        listener.listen(1)
+    except BaseException:
+        listener.close()
+        raise
+    return listener

@@ -1,0 +1,254 @@
+"""Finds QEMU and writes its command line."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from subos_devices.errors import UserError
+
+MINIMUM_VERSION = (8, 2)
+"""7.2 knows `reconnect` in seconds only, has no vhost-user-snd, and its vhost-user-input fails under TCG."""
+
+ACCELERATORS = ("auto", "kvm", "tcg")
+
+
+@dataclass(frozen=True)
+class Qemu:
+    program: Path
+    version: tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """`serial` is the kernel's name of the first serial port; `options` are for speed under emulation."""
+
+    qemu: str
+    machine: str
+    serial: str
+
+
+# The PC's floppy, parallel port and the like are gone with -nodefaults; what is off here costs the
+# guest's kernel time at boot.
+ARCHITECTURES = {
+    "x86_64": Architecture("x86_64", "q35,hpet=off,vmport=off,smm=off,usb=off,sata=off,smbus=off", "ttyS0"),
+    "aarch64": Architecture("aarch64", "virt,gic-version=max", "ttyAMA0"),
+}
+
+
+def this_architecture() -> Architecture:
+    """Raises UserError on a machine that the default guest has not been taught."""
+    name = platform.machine()
+    try:
+        return ARCHITECTURES[name]
+    except KeyError:
+        raise UserError(f"no guest for {name} is known", f"one of {', '.join(ARCHITECTURES)} is wanted") from None
+
+
+def find_qemu(architecture: Architecture | None = None) -> Qemu:
+    """The QEMU for this machine's own architecture. Raises UserError: none, too old."""
+    name = f"qemu-system-{(architecture or this_architecture()).qemu}"
+    program = shutil.which(name)
+    if not program:
+        raise UserError(f"{name} was not found", "./subos installs QEMU; or install it and put it on PATH")
+    result = subprocess.run([program, "--version"], capture_output=True, text=True, check=False)
+    version = parse_version(result.stdout)
+    wanted = ".".join(map(str, MINIMUM_VERSION))
+    if version is None:
+        reason = (result.stderr.strip().splitlines() or ["it names no version"])[0]
+        raise UserError(f"{program} does not work: {reason}", f"install QEMU {wanted} or newer")
+    if version < MINIMUM_VERSION:
+        found = ".".join(map(str, version))
+        raise UserError(
+            f"QEMU {found} is too old ({program}): {wanted} or newer is needed",
+            "./subos installs it (on Debian 12 from backports)",
+        )
+    return Qemu(Path(program), version)
+
+
+def parse_version(text: str) -> tuple[int, int, int] | None:
+    """The version in `qemu-system-… --version`'s output."""
+    match = re.search(r"version (\d+)\.(\d+)(?:\.(\d+))?", text)
+    return (int(match[1]), int(match[2]), int(match[3] or 0)) if match else None
+
+
+def kvm_problem(device: Path = Path("/dev/kvm"), cpuinfo: Path = Path("/proc/cpuinfo")) -> str | None:
+    """Why KVM cannot be used here; None if it can."""
+    try:
+        os.close(os.open(device, os.O_RDWR | os.O_CLOEXEC))
+    except OSError as error:
+        return f"{device}: {error.strerror}"
+    # Some nested machines have the device but not the processor's help, and are slower than emulation.
+    if platform.machine() == "x86_64" and not re.search(r"^flags\s*:.*\b(vmx|svm)\b", cpuinfo.read_text(), re.M):
+        return "the processor offers neither vmx nor svm"
+    return None
+
+
+def choose_accelerator(wanted: str = "auto") -> str:
+    """`kvm` or `tcg`. Raises UserError when KVM is asked for and cannot be used."""
+    if wanted == "tcg":
+        return "tcg"
+    problem = kvm_problem()
+    if problem and wanted == "kvm":
+        raise UserError(f"KVM cannot be used: {problem}", "leave --accel out, or use --accel tcg")
+    return "tcg" if problem else "kvm"
+
+
+@dataclass(frozen=True)
+class VhostUserDevice:
+    """A device behind a vhost-user socket on which its back end already listens.
+
+    `driver` is QEMU's name of the device (vhost-user-fs-pci), `properties` are the rest of its options.
+    """
+
+    id: str
+    driver: str
+    socket: Path
+    properties: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def chardev(self) -> str:
+        """The id of the chardev between them."""
+        return f"{self.id}-socket"
+
+    def arguments(self) -> list[str]:
+        """The chardev and the device."""
+        options = {"id": self.id, "chardev": self.chardev, **self.properties}
+        return [
+            *("-chardev", f"socket,id={self.chardev},path={escape(self.socket)}"),
+            *("-device", ",".join([self.driver, *(f"{name}={escape(value)}" for name, value in options.items())])),
+        ]
+
+
+@dataclass(frozen=True)
+class Port:
+    """A virtio-serial port: its name's last part, and the number of QEMU's end of a connected socket."""
+
+    name: str
+    fd: int
+
+
+@dataclass(frozen=True)
+class DiskImage:
+    path: Path
+    format: str
+
+
+@dataclass(frozen=True)
+class MachineConfig:
+    """A virtual machine. `memory` is in MiB; `qmp_fd` is a listening socket's number.
+
+    Either `kernel` (with `initrd` and `append`) or `image` is booted. `console_fd` is a connected socket
+    for the virtio console hvc0; None leaves it out. Kernel messages go to the file `console_log`, or with
+    an image to `serial_fd`, a connected socket, when it is there.
+    """
+
+    name: str
+    architecture: Architecture
+    accelerator: str
+    console_log: Path
+    cpus: int = 2
+    memory: int = 2048
+    kernel: Path | None = None
+    initrd: Path | None = None
+    append: str = ""
+    image: DiskImage | None = None
+    devices: Sequence[VhostUserDevice] = ()
+    ports: Sequence[Port] = ()
+    console_fd: int | None = None
+    serial_fd: int | None = None
+    qmp_fd: int | None = None
+    hotplug_slots: int = 4
+
+
+def kernel_arguments(architecture: Architecture) -> str:
+    """The default guest's kernel command line. A panic ends the machine (with -no-reboot)."""
+    return f"console={architecture.serial} quiet panic=-1 nokaslr 8250.nr_uarts=1"
+
+
+def qemu_arguments(config: MachineConfig) -> list[str]:
+    """QEMU's arguments, without the program's name. A pure function."""
+    emulated = config.accelerator == "tcg"
+    arguments = [
+        *("-no-user-config", "-nodefaults"),
+        *("-name", f"{escape(config.name)},process=subos-{escape(config.name)}"),
+        *("-machine", f"{config.architecture.machine},memory-backend=memory"),
+        *("-accel", "tcg,thread=multi" if emulated else "kvm"),
+        *("-cpu", "max" if emulated else "host"),
+        *("-smp", str(config.cpus)),
+        *("-m", f"{config.memory}M"),
+        # Our back ends map the guest's memory: without share=on they would see nothing, silently.
+        *("-object", f"memory-backend-memfd,id=memory,size={config.memory}M,share=on"),
+        *("-display", "none", "-no-reboot"),
+    ]
+    arguments += _boot(config)
+    if config.qmp_fd is not None:
+        arguments += ["-chardev", f"socket,id=qmp,fd={config.qmp_fd},server=on,wait=off"]
+        arguments += ["-mon", "chardev=qmp,mode=control"]
+    for device in config.devices:
+        arguments += device.arguments()
+    arguments += _consoles(config)
+    for slot in range(config.hotplug_slots):
+        # On PCI Express a device can be plugged only into a root port that was there from the start.
+        arguments += ["-device", f"pcie-root-port,id=slot{slot},chassis={slot + 1},bus=pcie.0"]
+    return arguments
+
+
+def _boot(config: MachineConfig) -> list[str]:
+    if config.image is not None:
+        disk = f"file={escape(config.image.path)},format={config.image.format},if=none,id=disk"
+        return ["-drive", disk, "-device", "virtio-blk-pci,drive=disk,bootindex=1", "-vga", "std"]
+    if config.kernel is None:
+        raise ValueError("a machine needs a kernel or an image")
+    arguments = ["-vga", "none", "-kernel", str(config.kernel), "-append", config.append]
+    return [*arguments, "-initrd", str(config.initrd)] if config.initrd else arguments
+
+
+def _consoles(config: MachineConfig) -> list[str]:
+    arguments = []
+    if config.serial_fd is not None:
+        arguments += ["-chardev", f"socket,id=serial,fd={config.serial_fd},logfile={escape(config.console_log)}"]
+    else:
+        arguments += ["-chardev", f"file,id=serial,path={escape(config.console_log)}"]
+    arguments += ["-serial", "chardev:serial"]
+    if config.ports or config.console_fd is not None:
+        arguments += ["-device", "virtio-serial-pci,id=ports,max_ports=31"]
+    if config.console_fd is not None:
+        arguments += ["-chardev", f"socket,id=console,fd={config.console_fd}"]
+        arguments += ["-device", "virtconsole,bus=ports.0,chardev=console"]
+    for port in config.ports:
+        arguments += ["-chardev", f"socket,id=port-{port.name},fd={port.fd}"]
+        arguments += ["-device", f"virtserialport,bus=ports.0,chardev=port-{port.name},name=org.subos.{port.name}"]
+    return arguments
+
+
+def escape(value: object) -> str:
+    """A value inside one of QEMU's comma-separated options."""
+    return str(value).replace(",", ",,")
+
+
+def probe_image(path: Path) -> DiskImage:
+    """The disk image `path` and its format, by its first bytes. Raises UserError."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(512)
+    except OSError as error:
+        raise UserError(f"the image {path} cannot be read: {error.strerror}", "name a disk image") from error
+    if not os.access(path, os.W_OK):
+        raise UserError(
+            f"the image {path} cannot be written by you", "the guest writes to it: make it writable, or a copy"
+        )
+    for magic, name in ((b"QFI\xfb", "qcow2"), (b"KDMV", "vmdk"), (b"vhdxfile", "vhdx")):
+        if head.startswith(magic):
+            return DiskImage(path, name)
+    if b"<<< " in head[:80] and b"VirtualBox" in head[:80]:
+        return DiskImage(path, "vdi")
+    if len(head) < 512:
+        raise UserError(f"{path} is not a disk image", "qcow2, raw, vmdk, vhdx or vdi is wanted")
+    return DiskImage(path, "raw")

@@ -1,0 +1,170 @@
+"""Between this process's terminal or streams and a machine's ports."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import stat
+import termios
+import tty
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager, suppress
+
+from .machine import Machine
+
+CHUNK = 1 << 16
+SAFE_CHUNK = 4096
+"""PIPE_BUF: a pipe that polls writable takes as much without blocking."""
+
+
+def is_interactive() -> bool:
+    """Whether both standard input and output are a terminal."""
+    return os.isatty(0) and os.isatty(1)
+
+
+def window_size() -> tuple[int, int]:
+    """Rows and columns of the terminal on standard output; 24 and 80 where there is none."""
+    try:
+        size = os.get_terminal_size(1)
+    except OSError:
+        return 24, 80
+    return size.lines or 24, size.columns or 80
+
+
+@contextmanager
+def raw_terminal(fd: int = 0) -> Iterator[None]:
+    """Passes every key through to the guest; restores the terminal at the end."""
+    before = termios.tcgetattr(fd)
+    try:
+        tty.setraw(fd)
+        yield
+    finally:
+        termios.tcsetattr(fd, termios.TCSADRAIN, before)
+
+
+async def run_on_streams(machine: Machine) -> int:
+    """Connects standard input, output and error with the ports of the same names.
+
+    Returns the command's exit status when all its output is written. Raises GuestLost, BrokenPipeError.
+    """
+    return await _run(
+        machine,
+        inputs=[send_input(0, machine.port("stdin"))],
+        outputs=[copy_output(machine.port("stdout"), 1), copy_output(machine.port("stderr"), 2)],
+    )
+
+
+async def run_on_terminal(machine: Machine) -> int:
+    """Connects the terminal with the machine's console; else as `run_on_streams`."""
+    console = machine.port("console")
+    with raw_terminal(), _following_window(machine.port("window")):
+        return await _run(machine, [send_input(0, console, end=False)], [copy_output(console, 1)])
+
+
+_Pump = Coroutine[None, None, None]
+
+
+async def _run(machine: Machine, inputs: list[_Pump], outputs: list[_Pump]) -> int:
+    async with asyncio.TaskGroup() as group:
+        sources = [group.create_task(pump) for pump in inputs]
+        sinks = [group.create_task(pump) for pump in outputs]
+        status = await machine.exit_status()
+        # The guest reports after QEMU has taken all output; its end is the end of the output.
+        await machine.stop()
+        await asyncio.gather(*sinks)
+        for source in sources:
+            source.cancel()
+    return status
+
+
+@contextmanager
+def _following_window(port: socket.socket) -> Iterator[None]:
+    loop = asyncio.get_running_loop()
+
+    def tell() -> None:
+        with suppress(OSError):  # A guest that does not listen is not told.
+            port.send(b"%d %d\n" % window_size())
+
+    loop.add_signal_handler(signal.SIGWINCH, tell)
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGWINCH)
+
+
+async def send_input(fd: int, port: socket.socket, end: bool = True) -> None:
+    """Copies a descriptor to the port until its end, which the guest sees too if `end`."""
+    loop = asyncio.get_running_loop()
+    with suppress(ConnectionError):  # The machine is gone: `exit_status` tells.
+        while True:
+            await _ready(fd, loop.add_reader, loop.remove_reader)
+            try:
+                data = os.read(fd, CHUNK)
+            except BlockingIOError:
+                continue
+            except OSError:  # A terminal that hung up, a descriptor that was never open.
+                data = b""
+            if not data:
+                break
+            await loop.sock_sendall(port, data)
+        if end:
+            # Not close(): QEMU would see a hang-up, and drop what it has not read.
+            port.shutdown(socket.SHUT_WR)
+
+
+async def copy_output(port: socket.socket, fd: int) -> None:
+    """Copies the port to a descriptor until the machine ends. Raises BrokenPipeError."""
+    loop = asyncio.get_running_loop()
+    with _unblocked(fd) as (target, chunk):
+        while True:
+            try:
+                data = memoryview(await loop.sock_recv(port, CHUNK))
+            except ConnectionError:
+                return
+            if not data:
+                return
+            while data:
+                await _ready(target, loop.add_writer, loop.remove_writer)
+                with suppress(BlockingIOError):
+                    data = data[os.write(target, data[:chunk]) :]
+
+
+@contextmanager
+def _unblocked(fd: int) -> Iterator[tuple[int, int]]:
+    """A descriptor of the same file whose writes do not block, and how much to write at once.
+
+    The flag O_NONBLOCK belongs to the open file, which others share, so pipes and terminals are opened
+    anew. Where that is refused (sockets, another user's terminal), small writes after a poll must do.
+    """
+    mode = os.fstat(fd).st_mode
+    if stat.S_ISREG(mode):
+        yield fd, CHUNK
+        return
+    try:
+        own = os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError:
+        yield fd, SAFE_CHUNK
+        return
+    try:
+        yield own, CHUNK
+    finally:
+        os.close(own)
+
+
+_Watch = Callable[..., object]
+
+
+async def _ready(fd: int, watch: _Watch, unwatch: Callable[[int], object]) -> None:
+    """Waits until `fd` can be read (or written). What cannot be polled, such as a file, always can."""
+    ready = asyncio.Event()
+    try:
+        watch(fd, ready.set)
+    except PermissionError:
+        await asyncio.sleep(0)
+        return
+    try:
+        await ready.wait()
+    finally:
+        unwatch(fd)
