@@ -33,7 +33,6 @@ from subos_protocol.input_codes import (
     LED_MAX,
     MSC_MAX,
     REL_MAX,
-    REP_MAX,
     SND_MAX,
     SW_MAX,
     Ev,
@@ -48,7 +47,7 @@ _ID = struct.Struct("=HHHH")  # struct input_id
 _ABSINFO = struct.Struct("=6i")  # struct input_absinfo
 _STRING = 256  # bytes, more than any name
 _BATCH = 64  # events a read
-_MAX = {
+_MAX = {  # of each type that EVIOCGBIT answers for; it has nothing to say of EV_REP
     0: EV_MAX,  # asked with type 0, the bitmap is that of the event types
     Ev.EV_KEY: KEY_MAX,
     Ev.EV_REL: REL_MAX,
@@ -57,7 +56,6 @@ _MAX = {
     Ev.EV_SW: SW_MAX,
     Ev.EV_LED: LED_MAX,
     Ev.EV_SND: SND_MAX,
-    Ev.EV_REP: REP_MAX,
     Ev.EV_FF: FF_MAX,
 }
 

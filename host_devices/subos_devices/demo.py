@@ -125,11 +125,11 @@ async def _mouse_recovers(scene: Scene) -> str:
 
 
 async def _play(scene: Scene, actions: list[script.Action]) -> None:
-    """Makes the guest watch its mouse, then plays. A worker that has just been killed may refuse once."""
+    """Plays once the guest watches its mouse. A worker that has just been killed may refuse at first."""
     argv, variables = agent_command()
     reader = [*argv[:-2], "subos_agent.evdev", "read", "SubOS Mouse"]
     shell = (
-        f'pkill -f "evdev read SubOS" 2>/dev/null; "$@" >{WATCH} 2>&1 </dev/null & '
+        f'[ -s {WATCH} ] || "$@" >{WATCH} 2>&1 </dev/null & '
         f"until [ -s {WATCH} ]; do sleep 0.05; done; head -n 1 {WATCH}"
     )
     await _in_guest(scene, "env", *(f"{k}={v}" for k, v in variables.items()), "sh", "-c", shell, "sh", *reader)

@@ -12,6 +12,8 @@ import struct
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from subos_devices.vhost_user.memory import GuestMemory
+from subos_devices.vhost_user.virtqueue import Virtqueue
 from subos_protocol.fuse import (
     FUSE_ATTR_OUT,
     FUSE_CREATE_IN,
@@ -31,11 +33,8 @@ from subos_protocol.fuse import (
     fuse_entry_out,
     fuse_init_out,
 )
-from subos_protocol.fuse_opcodes import FuseInit, FuseOpcode
+from subos_protocol.fuse_opcodes import FuseOpcode
 from subos_protocol.vhost_user import vhost_user_mem_region
-
-from subos_devices.vhost_user.memory import GuestMemory
-from subos_devices.vhost_user.virtqueue import Virtqueue
 
 BASE = 0x4000_0000  # guest-physical address of the memory
 SIZE = 16 << 20
@@ -221,7 +220,7 @@ class Guest:
     # --- the FUSE client
 
     def init(
-        self, flags: FuseInit = FuseInit(0xFFFF_FFFF_FFFF_FFFF), *, major: int = 7, minor: int = 41
+        self, flags: int = 0xFFFF_FFFF_FFFF_FFFF, *, major: int = 7, minor: int = 41
     ) -> fuse_init_out:
         body = FUSE_INIT_IN.struct.pack(major, minor, 131072, flags & 0xFFFF_FFFF, flags >> 32, b"")
         return FUSE_INIT_OUT.unpack(self.ask(FuseOpcode.FUSE_INIT, 0, body, room=FUSE_INIT_OUT.size).body)
