@@ -18,7 +18,7 @@ ANSWERS = {
     0x81004508: b"mouse\0",  # EVIOCGUNIQ(256)
     0x80084502: bytes.fromhex("0600270603000200"),  # EVIOCGID
     0x80044509: bytes(4),  # EVIOCGPROP(4)
-    0x80044520: b"\x0f\0\0\0",  # EVIOCGBIT(0, 4): SYN, KEY, REL, ABS
+    0x80044520: b"\x0f\0\x10\0",  # EVIOCGBIT(0, 4): SYN, KEY, REL, ABS and REP, for which the kernel has no bitmap
     0x80604521: bytes(34) + b"\x1f",  # EVIOCGBIT(EV_KEY, 96)
     0x80024522: b"\x40\x19",  # EVIOCGBIT(EV_REL, 2)
     0x80084523: b"\x03",  # EVIOCGBIT(EV_ABS, 8)
@@ -61,7 +61,7 @@ def test_what_a_device_says_of_itself(folder):
         assert mouse.serial == "mouse"
         assert mouse.ids == (6, 0x0627, 3, 2)
         assert mouse.props == set()
-        assert mouse.types == {0, 1, 2, 3}
+        assert mouse.types == {0, 1, 2, 3, 0x14}
         assert mouse.codes(Ev.EV_KEY) == {0x110, 0x111, 0x112, 0x113, 0x114}
         assert mouse.codes(Ev.EV_REL) == {6, 8, 11, 12}
         assert mouse.axis(1) == (200, 0, 32767, 0, 0, 0)
