@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from .errors import SubosError
 
-COMMANDS = ("run", "demo", "attach", "detach", "status", "input", "serve", "doctor")
+COMMANDS = ("run", "demo", "attach", "detach", "status", "input", "serve", "args", "doctor")
 
 DESCRIPTION = """\
 Native-feeling devices for QEMU guests: shared files, an absolute mouse, and more to come.

@@ -70,6 +70,17 @@ def driver_path(folder: Path, name: str) -> Path:
     return folder / f"{name}.driver.sock"
 
 
+def serve_command(folder: Path, device: PlannedDevice) -> list[str]:
+    """The `subos-devices serve` that offers `device` on its socket in `folder`."""
+    command = ["subos-devices", "serve", device.kind, "--socket-path", str(socket_path(folder, device))]
+    if device.kind == "fs":
+        command += ["--shared-dir", str(device.options["shared_dir"])]
+        command += ["--readonly"] if device.options["readonly"] else []
+    if device.driven:
+        command += ["--driver-socket", str(driver_path(folder, device.name))]
+    return command
+
+
 async def serve(supervisor: Supervisor, folder: Path, devices: Sequence[PlannedDevice]) -> None:
     """Binds the devices' sockets in `folder` and serves them. Raises UserError."""
     for device in devices:

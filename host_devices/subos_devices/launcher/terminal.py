@@ -67,16 +67,22 @@ _Pump = Coroutine[None, None, None]
 
 
 async def _run(machine: Machine, inputs: list[_Pump], outputs: list[_Pump]) -> int:
-    async with asyncio.TaskGroup() as group:
-        sources = [group.create_task(pump) for pump in inputs]
-        sinks = [group.create_task(pump) for pump in outputs]
-        status = await machine.exit_status()
-        # The guest reports after QEMU has taken all output; its end is the end of the output.
+    sources = [asyncio.create_task(pump) for pump in inputs]
+    sinks = asyncio.gather(*outputs)
+    status = asyncio.create_task(machine.exit_status())
+    try:
+        await asyncio.wait({status, sinks}, return_when=asyncio.FIRST_COMPLETED)
+        if sinks.done():
+            sinks.result()  # Nobody reads the output: the command need not go on.
+        await asyncio.wait({status})
+        # The guest reports after QEMU has taken all output; QEMU's end is the end of the output.
         await machine.stop()
-        await asyncio.gather(*sinks)
-        for source in sources:
-            source.cancel()
-    return status
+        await sinks
+        return status.result()
+    finally:
+        for task in (*sources, sinks, status):
+            task.cancel()
+        await asyncio.gather(*sources, sinks, status, return_exceptions=True)
 
 
 @contextmanager

@@ -1,0 +1,60 @@
+"""`subos-devices args`: the QEMU arguments for SubOS's devices, for people with scripts of their own.
+
+Standard output is QEMU's arguments, quoted for a shell; standard error is the commands that serve the devices, to be
+started before QEMU. --json prints both as lists.
+
+  eval "qemu-system-x86_64 -m 2G … $(subos-devices args --share ~/src:src --mouse --socket-dir /tmp/vm)"
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+from pathlib import Path
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = subparsers.add_parser(
+        "args",
+        help="print QEMU arguments, for scripts of your own",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--share", action="append", default=[], metavar="PATH[:TAG][:ro]", help="share a folder; may be repeated"
+    )
+    parser.add_argument("--mouse", action="store_true", help="an absolute mouse")
+    parser.add_argument("--rng", action="store_true", help="a random number generator")
+    parser.add_argument("--memory", default="2G", metavar="SIZE", help="the VM's memory, as in its -m (default: 2G)")
+    parser.add_argument(
+        "--socket-dir", type=Path, default=Path.cwd(), metavar="DIR", help="where the sockets are (default: here)"
+    )
+    parser.add_argument("--json", action="store_true", help='print {"serve": [[…], …], "qemu": […]}')
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    from ..errors import UserError
+    from ..launcher import devices
+    from ..launcher.settings import memory_mib
+    from ..launcher.shares import parse_shares
+
+    planned = devices.plan(parse_shares(args.share), mouse=args.mouse, rng=args.rng)
+    if not planned:
+        raise UserError("nothing to print arguments for", "name at least one of --share, --mouse, --rng")
+    folder = args.socket_dir.absolute()
+    serve = [devices.serve_command(folder, device) for device in planned]
+    memory = f"memory-backend-memfd,id=subos-memory,size={memory_mib(args.memory)}M,share=on"
+    qemu = ["-object", memory, "-machine", "memory-backend=subos-memory"]
+    for device in planned:
+        qemu += devices.vhost_user_device(folder, device).arguments()
+    if args.json:
+        print(json.dumps({"serve": serve, "qemu": qemu}, indent=2))
+        return 0
+    print("# start these first, each in the background:", file=sys.stderr)
+    for command in serve:
+        print(f"#   {shlex.join(command)}", file=sys.stderr)
+    print(shlex.join(qemu))
+    return 0
