@@ -1,0 +1,171 @@
+"""Devices to test: in a process of their own, as a person serves them, or under a supervisor in this one."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..runtime import listen
+from ..supervisor.supervisor import Supervisor
+from ..supervisor.zygote import Zygote
+from ..vhost_user.device import Device, DeviceSpec
+from .errors import TestingError
+
+END_TIMEOUT = 10.0  # seconds for a server to end when it was asked to
+
+
+@dataclass
+class Served:
+    """A running `subos-devices serve`: `FrontEnd.connect(served.path)`."""
+
+    path: Path
+    process: subprocess.Popen[bytes]
+    stderr: Path
+
+    @property
+    def pid(self) -> int:
+        """The supervisor's."""
+        return self.process.pid
+
+    @property
+    def log(self) -> str:
+        """What it has said on its standard error."""
+        return self.stderr.read_text()
+
+    def zygotes(self) -> list[int]:
+        return children(self.pid)
+
+    def workers(self) -> list[int]:
+        """Pids of the processes that move data; one, but for the moment in which one has died."""
+        return [pid for zygote in self.zygotes() for pid in children(zygote)]
+
+    def worker(self) -> int:
+        """The pid of the only worker. Raises TestingError where there is none, or another number."""
+        pids = self.workers()
+        if len(pids) != 1:
+            raise TestingError(f"{len(pids)} workers run: {self.log}")
+        return pids[0]
+
+
+@contextlib.contextmanager
+def serve(device: str | type[Device], *arguments: str, persistent: bool = True) -> Iterator[Served]:
+    """Runs `subos-devices serve` for `device`: a kind (`"rng"`), `"package.module:Class"`, or the class itself,
+    which must be importable by its name. `arguments` are the command's own (`"--shared-dir", "…"`).
+
+    The socket is bound here, so a front end may connect at once. Whatever happens, nothing of it is left afterwards.
+    """
+    with tempfile.TemporaryDirectory(prefix="subos-") as folder:
+        path, stderr = Path(folder, "vhost.sock"), Path(folder, "stderr")
+        command = [sys.executable, "-m", "subos_devices.cli", "serve", kind_of(device)]
+        with listen(path) as listener, stderr.open("wb") as log:
+            process = subprocess.Popen(
+                [*command, "--fd", str(listener.fileno()), *(["--persistent"] if persistent else []), *arguments],
+                pass_fds=[listener.fileno()],
+                stdin=subprocess.DEVNULL,
+                stderr=log,
+                env=importable(),
+            )
+        try:
+            yield Served(path, process, stderr)
+        finally:
+            end(process)
+
+
+def end(process: subprocess.Popen[bytes]) -> int:
+    """Asks a server to end, makes it end; its exit status."""
+    process.send_signal(signal.SIGTERM)
+    try:
+        return process.wait(END_TIMEOUT)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()
+
+
+class Supervised:
+    """A supervisor on a thread of this process, and what it says of itself."""
+
+    def __init__(self, folder: Path, zygote: Zygote) -> None:
+        self.folder = folder
+        self._zygote = zygote
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever)
+        self._thread.start()
+        self._supervisor: Supervisor = self._do(self._enter())
+
+    def add(self, device: str | type[Device], name: str = "device0", **options: str | int | bool | None) -> Path:
+        """Serves one more device; the path of its socket. Raises UserError."""
+        path = self.folder / f"{name}.sock"
+        self._do(self._supervisor.add(DeviceSpec(kind_of(device), name, options), listen(path)))
+        return path
+
+    def status(self, name: str = "device0") -> dict[str, Any]:
+        """`DeviceServer.status`: pid, restarts, faults, requests, …"""
+        status: dict[str, Any] = self._do(self._status(name))
+        return status
+
+    def close(self) -> None:
+        try:
+            self._do(self._supervisor.__aexit__())
+        finally:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
+
+    def _do(self, work: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    async def _enter(self) -> Supervisor:
+        return await Supervisor(self._zygote).__aenter__()
+
+    async def _status(self, name: str) -> dict[str, Any]:
+        return self._supervisor.devices[name].status()
+
+
+@contextlib.contextmanager
+def supervise() -> Iterator[Supervised]:
+    """A supervisor of this process's own, its sockets in a temporary folder. Call it while there is one thread.
+
+    with supervise() as supervised, FrontEnd.connect(supervised.add("rng")) as vm:
+        ...
+        supervised.status()["restarts"]
+    """
+    zygote = Zygote.start()
+    with tempfile.TemporaryDirectory(prefix="subos-") as folder:
+        supervised = Supervised(Path(folder), zygote)
+        try:
+            yield supervised
+        finally:
+            supervised.close()
+
+
+def kind_of(device: str | type[Device]) -> str:
+    """What `--kind` or a DeviceSpec calls this device."""
+    return device if isinstance(device, str) else f"{device.__module__}:{device.__qualname__}"
+
+
+def importable() -> dict[str, str]:
+    """An environment in which a child can import what this process can."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+
+
+def children(pid: int) -> list[int]:
+    """Pids of a process's children; of a process that has ended, none."""
+    found = []
+    for entry in os.scandir("/proc"):
+        if entry.name.isdecimal():
+            with contextlib.suppress(OSError):
+                # "pid (name) state ppid …", where the name may hold anything
+                state, parent = Path(entry.path, "stat").read_text().rpartition(")")[2].split()[:2]
+                if int(parent) == pid and state != "Z":
+                    found.append(int(entry.name))
+    return sorted(found)
