@@ -5,7 +5,7 @@
 #   installers/host.sh --check COMPONENT...  only name the missing ones
 #   installers/host.sh --python              print the Python to use
 #
-# Components: python qemu busybox compiler make git.  Runs as root or by sudo, asks nothing, talks on stderr.
+# Components: python qemu busybox compiler make git bootdisk.  Runs as root or by sudo, asks nothing, talks on stderr.
 # Exit status: 0 all there; 2 wrong usage; 3 something is missing that cannot be installed from here;
 # 4 the package manager failed.
 set -eu
@@ -23,6 +23,7 @@ busybox       busybox-static        busybox                  busybox            
 compiler      gcc,libc6-dev         gcc,glibc-devel          gcc                  gcc,glibc-devel
 make          make                  make                     make                 make
 git           git                   git                      git                  git
+bootdisk      syslinux,mtools       syslinux,mtools          syslinux,mtools      syslinux,mtools
 TABLE
 }
 
@@ -34,6 +35,7 @@ why() {
         compiler) echo "a C compiler: the tests build a C program in the guest" ;;
         make) echo "the tests run make in the guest" ;;
         git) echo "the tests clone a repository in the guest" ;;
+        bootdisk) echo "syslinux and mtools: the tests make a disk that boots" ;;
         *) return 1 ;;
     esac
 }
@@ -79,6 +81,8 @@ is_there() {
         busybox) busybox_is_static ;;
         compiler) command -v cc >/dev/null ;;
         make | git) command -v "$1" >/dev/null ;;
+        # Only a PC boots such a disk.
+        bootdisk) [ "$machine" != x86_64 ] || { command -v syslinux && command -v mformat; } >/dev/null ;;
     esac
 }
 
