@@ -219,9 +219,7 @@ class Guest:
 
     # --- the FUSE client
 
-    def init(
-        self, flags: int = 0xFFFF_FFFF_FFFF_FFFF, *, major: int = 7, minor: int = 41
-    ) -> fuse_init_out:
+    def init(self, flags: int = 0xFFFF_FFFF_FFFF_FFFF, *, major: int = 7, minor: int = 41) -> fuse_init_out:
         body = FUSE_INIT_IN.struct.pack(major, minor, 131072, flags & 0xFFFF_FFFF, flags >> 32, b"")
         return FUSE_INIT_OUT.unpack(self.ask(FuseOpcode.FUSE_INIT, 0, body, room=FUSE_INIT_OUT.size).body)
 

@@ -1,0 +1,70 @@
+"""A share in a temporary directory, served to a guest in this process."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from subos_devices.fs.device import FsDevice
+from subos_devices.vhost_user.device import DeviceSpec, Worker
+from support.fuse_requests import LINUX, Framing, Guest
+
+Serve = Callable[..., Guest]
+
+
+class NoWorker(Worker):
+    respawned = False
+
+    def watch(self, fd: int, callback: Callable[[], None]) -> None:
+        raise AssertionError("fs watches nothing")
+
+    def unwatch(self, fd: int) -> None:
+        raise AssertionError("fs watches nothing")
+
+    def log(self, message: str) -> None:
+        raise AssertionError(message)
+
+
+def start(root: Path, framing: Framing = LINUX, **options: str | bool) -> tuple[FsDevice, Guest]:
+    """A device that serves `root`, and a guest that has not said FUSE_INIT yet."""
+    device = FsDevice(DeviceSpec("fs", "share", {"shared_dir": str(root), **options}))
+    device.start(NoWorker())
+    guest = Guest(framing)
+    device.queue_started(guest.queue)
+    guest.drain = device.process
+    return device, guest
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    folder = tmp_path / "share"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def serve(root: Path) -> Iterator[Serve]:
+    """`serve(**options)` is a guest that has said FUSE_INIT."""
+    umask = os.umask(0o22)
+    running: list[tuple[FsDevice, Guest]] = []
+
+    def begin(framing: Framing = LINUX, **options: str | bool) -> Guest:
+        device, guest = start(root, framing, **options)
+        running.append((device, guest))
+        guest.init()
+        return guest
+
+    yield begin
+    for device, guest in running:
+        device.queue_stopped(guest.queue)
+        device.close()
+        guest.close()
+    os.umask(umask)
+
+
+@pytest.fixture
+def guest(serve: Serve) -> Guest:
+    return serve()

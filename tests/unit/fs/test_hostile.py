@@ -1,0 +1,255 @@
+"""A guest that means harm: names, ids and bytes of every kind, contained (see support/contained.py)."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import struct
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from subos_devices.fs.device import FsDevice
+from subos_devices.vhost_user.errors import BadChain
+from subos_protocol.fuse import FUSE_GETATTR_IN, FUSE_IN_HEADER, FUSE_READ_IN
+from subos_protocol.fuse_opcodes import FuseOpcode
+from support.contained import check_contained, contained, run_contained
+from support.fuse_requests import FRAMINGS, LINUX, Framing, Guest, Refused
+
+from .conftest import start
+
+GETATTR = FUSE_GETATTR_IN.struct.pack(0, 0, 0)
+ALL = (1 << 64) - 1
+SECRET = b"what no guest may see"
+
+
+def share(folder: Path, framing: Framing = LINUX, **options: bool) -> tuple[Path, FsDevice, Guest]:
+    """A share beside a folder that must stay out of reach, with a link that leads there."""
+    root, outside = folder / "share", folder / "outside"
+    root.mkdir()
+    outside.mkdir()
+    (outside / "secret").write_bytes(SECRET)
+    (root / "folder").mkdir()
+    (root / "folder/file").write_bytes(b"content")
+    (root / "way out").symlink_to(outside)
+    (root / "way to").symlink_to("../outside/secret")
+    device, guest = start(root, framing, **options)
+    guest.init()
+    return root, device, guest
+
+
+def check_outside(folder: Path) -> None:
+    assert sorted(os.listdir(folder)) == ["outside", "share"]
+    assert os.listdir(folder / "outside") == ["secret"]
+    assert (folder / "outside/secret").read_bytes() == SECRET
+
+
+def refused(guest: Guest, opcode: int, node: int, arguments: bytes) -> int:
+    return guest.ask(opcode, node, arguments, room=300).error
+
+
+def test_containment_is_real(tmp_path: Path) -> None:
+    """The tests below rest on it, so it is tested: everything but one folder is read-only in there."""
+    sibling = tmp_path / "sibling"
+    sibling.mkdir()
+    inside = tmp_path / "inside"
+    inside.mkdir()
+
+    def within() -> None:
+        (inside / "file").write_bytes(b"x")
+        for place in (sibling, tmp_path, Path(__file__).parent):
+            with pytest.raises(OSError, match="Read-only"):
+                (place / "file").write_bytes(b"x")
+
+    run_contained(inside, within)
+    assert list(inside.iterdir()) == []
+    with pytest.raises(AssertionError, match="not contained"):
+        check_contained(inside)
+    with pytest.raises(AssertionError, match="the reason"):
+        run_contained(inside, lambda: pytest.fail("the reason"))
+    opened = os.open(sibling, os.O_PATH)
+    with pytest.raises(AssertionError, match="was opened outside"):
+        run_contained(inside, lambda: None)
+    os.close(opened)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        (b"", errno.EINVAL),
+        (b".", errno.EINVAL),
+        (b"..", errno.EINVAL),
+        (b"../outside", errno.EINVAL),
+        (b"folder/file", errno.EINVAL),
+        (b"folder/../..", errno.EINVAL),
+        (b"way out/secret", errno.EINVAL),
+        (b"/", errno.EINVAL),
+        (b"inner\0nul", errno.EINVAL),
+        (b"n" * 256, errno.ENAMETOOLONG),
+    ],
+)
+@contained
+def test_names_that_are_none(tmp_path: Path, name: bytes, expected: int) -> None:
+    for framing in (LINUX, FRAMINGS[2]):
+        folder = tmp_path / str(framing)
+        folder.mkdir()
+        root, device, guest = share(folder, framing)
+        node = guest.create(b"file")[0]
+        for opcode, arguments in (
+            (FuseOpcode.FUSE_LOOKUP, name + b"\0"),
+            (FuseOpcode.FUSE_MKDIR, bytes(8) + name + b"\0"),
+            (FuseOpcode.FUSE_MKNOD, struct.pack("<IIII", stat.S_IFREG, 0, 0, 0) + name + b"\0"),
+            (FuseOpcode.FUSE_CREATE, bytes(16) + name + b"\0"),
+            (FuseOpcode.FUSE_SYMLINK, name + b"\0target\0"),
+            (FuseOpcode.FUSE_LINK, struct.pack("<Q", node) + name + b"\0"),
+            (FuseOpcode.FUSE_UNLINK, name + b"\0"),
+            (FuseOpcode.FUSE_RMDIR, name + b"\0"),
+            (FuseOpcode.FUSE_RENAME, struct.pack("<Q", 1) + b"file\0" + name + b"\0"),
+            (FuseOpcode.FUSE_RENAME2, struct.pack("<QQ", 1, 0) + b"file\0" + name + b"\0"),
+            (FuseOpcode.FUSE_RENAME2, struct.pack("<QQ", 1, 0) + name + b"\0file\0"),
+        ):
+            assert refused(guest, opcode, 1, arguments) == expected, FuseOpcode(opcode).name
+        assert refused(guest, FuseOpcode.FUSE_LOOKUP, 1, b"not ended") == errno.EINVAL
+        assert sorted(os.listdir(root)) == ["file", "folder", "way out", "way to"]
+        check_outside(folder)
+        device.close()
+
+
+@contained
+def test_links_are_never_followed(tmp_path: Path) -> None:
+    _, _, guest = share(tmp_path)
+    folder, file = guest.lookup(b"way out"), guest.lookup(b"way to")
+    assert stat.S_ISLNK(folder.mode)
+    assert stat.S_ISLNK(file.mode)
+    for node, expected in ((folder.nodeid, errno.ELOOP), (file.nodeid, errno.ELOOP)):
+        with pytest.raises(Refused) as caught:
+            guest.open(node)
+        assert caught.value.errno == expected
+    with pytest.raises(Refused):
+        guest.lookup(b"secret", folder.nodeid)
+    for name in (b"way out", b"way to"):
+        with pytest.raises(Refused):
+            guest.create(name, flags=os.O_RDWR | os.O_TRUNC)
+    assert refused(guest, FuseOpcode.FUSE_MKDIR, folder.nodeid, bytes(8) + b"made\0") == errno.ENOTDIR
+    assert refused(guest, FuseOpcode.FUSE_OPENDIR, folder.nodeid, bytes(8)) == errno.ENOTDIR
+    size = struct.pack("<IIQQQ", 8, 0, 0, 0, 0) + bytes(56)
+    assert refused(guest, FuseOpcode.FUSE_SETATTR, file.nodeid, size) == errno.ELOOP
+    check_outside(tmp_path)
+
+
+@contained
+def test_a_folder_that_becomes_a_link(tmp_path: Path) -> None:
+    """A node is an inode, not a path: what the guest knew as a folder stays that folder."""
+    root, _, guest = share(tmp_path)
+    folder = guest.lookup(b"folder").nodeid
+    (root / "folder").rename(root / "moved")
+    (root / "folder").symlink_to(tmp_path / "outside")
+    with pytest.raises(Refused):
+        guest.lookup(b"secret", folder)
+    guest.create(b"new", folder)
+    assert (root / "moved/new").exists()
+    check_outside(tmp_path)
+
+
+@contained
+def test_forged_nodes_and_handles(tmp_path: Path) -> None:
+    _, _, guest = share(tmp_path)
+    for node in (0, 2, 1 << 31, (1 << 63) + 1, ALL):
+        for opcode in FuseOpcode:
+            if opcode < FuseOpcode.FUSE_COPY_FILE_RANGE_64 and opcode != FuseOpcode.FUSE_INIT:
+                reply = guest.ask(opcode, node, bytes(8) + b"name\0", room=300)
+                assert reply.error or reply.length == 16 or reply.written == 0
+                guest.init()
+        assert guest.ask(FuseOpcode.FUSE_GETATTR, node, GETATTR, room=104).error == errno.EBADF
+        assert guest.ask(FuseOpcode.FUSE_LOOKUP, node, b"name\0", room=128).error == errno.EBADF
+        assert guest.ask(FuseOpcode.FUSE_MKDIR, node, bytes(8) + b"name\0", room=128).error == errno.EBADF
+    file, _ = guest.create(b"file")
+    for handle in (0, 2, 3, 7, 1 << 31, ALL):
+        for opcode in (FuseOpcode.FUSE_READ, FuseOpcode.FUSE_READDIR, FuseOpcode.FUSE_READDIRPLUS):
+            body = FUSE_READ_IN.struct.pack(handle, 0, 16, 0, 0, 0, 0)
+            assert guest.ask(opcode, file, body, data_room=300).error == errno.EBADF
+        for opcode in (FuseOpcode.FUSE_RELEASE, FuseOpcode.FUSE_RELEASEDIR, FuseOpcode.FUSE_FLUSH):
+            assert guest.ask(opcode, file, struct.pack("<QQQ", handle, 0, 0)).error == errno.EBADF
+
+
+nodes = st.integers(0, 12) | st.sampled_from([1 << 32, 1 << 63, ALL])
+names = st.sampled_from(
+    [b"folder", b"file", b"way out", b"way to", b"new", b"..", b".", b"../outside", b"x" * 300, b""]
+)
+hostile = st.lists(
+    st.one_of(
+        st.binary(max_size=60),
+        names.map(lambda name: name + b"\0"),
+        st.integers(0, ALL).map(lambda number: struct.pack("<Q", number)),
+        st.integers(0, 6).map(lambda number: struct.pack("<Q", number)),
+    ),
+    max_size=8,
+).map(b"".join)
+requests = st.tuples(st.integers(0, 60), nodes, hostile, st.sampled_from([0, 8, 104, 128, 144, 300, 5000]))
+
+
+@pytest.mark.parametrize("readonly", [False, True])
+@contained
+def test_random_requests(tmp_path: Path, readonly: bool) -> None:
+    """Every request of any bytes gets an answer that is well formed, and nothing outside is touched."""
+    root, device, guest = share(tmp_path, readonly=readonly)
+    for name in (b"folder", b"way out", b"way to"):
+        guest.lookup(name)
+
+    @settings(max_examples=400, database=None, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(st.lists(requests, min_size=1, max_size=8), st.sampled_from(FRAMINGS[:4]))
+    def attack(sequence: list[tuple[int, int, bytes, int]], framing: Framing) -> None:
+        guest.framing = framing
+        for opcode, node, arguments, room in sequence:
+            reply = guest.ask(opcode, node, arguments, room=room)
+            if reply.written:
+                assert reply.length == reply.written <= 16 + room
+                assert reply.unique == guest.unique
+                assert 0 <= reply.error < 4096
+                assert reply.error == 0 or reply.written == 16
+                assert SECRET not in reply.raw
+        guest.init()
+        check_outside(tmp_path)
+        if readonly:
+            assert sorted(os.listdir(root)) == ["folder", "way out", "way to"]
+
+    attack()
+    guest.framing = LINUX
+    assert guest.getattr(1).nlink >= 1
+    device.close()
+
+
+words = st.tuples(
+    st.sampled_from([0, 0x4000_0000, 0x4001_0000, 0x4001_0020, 0x4080_0FF0, 0x4100_0000, ALL]) | st.integers(0, ALL),
+    st.sampled_from([0, 1, 16, 40, 80, 104, 4096, 1 << 20, 0xFFFF_FFFF]),
+    st.integers(0, 7) | st.just(0xFFFF),
+    st.integers(0, 9),
+)
+
+
+@contained
+def test_random_chains(tmp_path: Path) -> None:
+    """Descriptors of any address, length, flags and next: an answer or BadChain, whatever the shape."""
+    _, device, guest = share(tmp_path)
+    handle = device._handlers[guest.queue]
+    body = FUSE_READ_IN.struct.pack(1, 0, 1 << 20, 0, 0, 0, 0)
+    outcomes = set()
+
+    @settings(max_examples=1500, database=None, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(st.lists(words, min_size=1, max_size=9), st.integers(0, 60))
+    def attack(chain: list[tuple[int, int, int, int]], opcode: int) -> None:
+        guest.bytes[0x10000:0x10028] = FUSE_IN_HEADER.struct.pack(80, opcode, 2, 1, 0, 0, 0, 0, 0)
+        guest.bytes[0x10028:0x10050] = body
+        flat = [part for address, size, flags, after in chain for part in (address, size | flags << 32 | after << 48)]
+        try:
+            assert 0 <= handle(tuple(flat)) <= 0xFFFF_FFFF
+            outcomes.add("answered")
+        except BadChain:
+            outcomes.add("refused")
+
+    attack()
+    assert outcomes == {"answered", "refused"}
+    check_outside(tmp_path)
