@@ -98,7 +98,8 @@ def command_script(run: GuestRun) -> bytes:
     quote = shlex.quote
     variables = " ".join(quote(f"{name}={value}") for name, value in run.environment.items())
     words = " ".join(quote(word) for word in run.command)
-    return os.fsencode(f"cd {quote(run.cwd)} || cd /\nexec /run/subos/bin/busybox env -i {variables} {words}\n")
+    # The host's env, not busybox's: that one prefers its own applets to the programs on PATH.
+    return os.fsencode(f"cd {quote(run.cwd)} || cd /\nexec /usr/bin/env -i {variables} {words}\n")
 
 
 @dataclass(frozen=True)
