@@ -202,8 +202,11 @@ def qemu_arguments(config: MachineConfig) -> list[str]:
 
 def _boot(config: MachineConfig) -> list[str]:
     if config.image is not None:
-        disk = f"file={escape(config.image.path)},format={config.image.format},if=none,id=disk"
-        return ["-drive", disk, "-device", "virtio-blk-pci,drive=disk,bootindex=1", "-vga", "std"]
+        # Not -drive: in its file names a colon has a meaning.
+        file = f"driver=file,node-name=disk-file,filename={escape(config.image.path)},locking=auto"
+        disk = f"driver={config.image.format},node-name=disk,file=disk-file"
+        device = "virtio-blk-pci,drive=disk,bootindex=1"
+        return ["-blockdev", file, "-blockdev", disk, "-device", device, "-vga", "std"]
     if config.kernel is None:
         raise ValueError("a machine needs a kernel or an image")
     arguments = ["-vga", "none", "-kernel", str(config.kernel), "-append", config.append]

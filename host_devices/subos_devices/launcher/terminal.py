@@ -11,6 +11,7 @@ import termios
 import tty
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
 from .machine import Machine
 
@@ -63,7 +64,7 @@ async def run_on_terminal(machine: Machine) -> int:
         return await _run(machine, [send_input(0, console, end=False)], [copy_output(console, 1)])
 
 
-_Pump = Coroutine[None, None, None]
+_Pump = Coroutine[Any, Any, None]
 
 
 async def _run(machine: Machine, inputs: list[_Pump], outputs: list[_Pump]) -> int:
@@ -71,7 +72,8 @@ async def _run(machine: Machine, inputs: list[_Pump], outputs: list[_Pump]) -> i
     sinks = asyncio.gather(*outputs)
     status = asyncio.create_task(machine.exit_status())
     try:
-        await asyncio.wait({status, sinks}, return_when=asyncio.FIRST_COMPLETED)
+        both: list[asyncio.Future[Any]] = [status, sinks]
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
         if sinks.done():
             sinks.result()  # Nobody reads the output: the command need not go on.
         await asyncio.wait({status})
@@ -80,9 +82,10 @@ async def _run(machine: Machine, inputs: list[_Pump], outputs: list[_Pump]) -> i
         await sinks
         return status.result()
     finally:
-        for task in (*sources, sinks, status):
+        tasks: list[asyncio.Future[Any]] = [*sources, sinks, status]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*sources, sinks, status, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 @contextmanager
