@@ -85,8 +85,10 @@ def claim(name: str) -> Iterator[Path]:
         for stale in folder.iterdir():
             if stale.name != "lock":
                 stale.unlink() if not stale.is_dir() else shutil.rmtree(stale)
-        yield folder
-        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
     finally:
         os.close(lock)
 
