@@ -46,7 +46,8 @@ INDIRECT = DescFlag.INDIRECT << 32
 LINEAR = LENGTH | NEXT | WRITE  # what is kept of a word when its chain is laid out in order
 
 _DESC = struct.Struct("<QQ")
-_TABLES = {INDIRECT | 16 * n: struct.Struct(f"<{2 * n}Q").unpack_from for n in range(1, 9)}
+LONGEST_TABLE = 16 * 8  # bytes
+_TABLES = {INDIRECT | size: struct.Struct(f"<{size // 8}Q").unpack_from for size in range(16, LONGEST_TABLE + 1, 16)}
 """Indirect tables short enough to be read by one precompiled unpack, by the word that names them."""
 
 LONGEST_CHAIN = 1024  # descriptors; longer than a small queue is Linux's habit with indirect tables
@@ -102,7 +103,7 @@ class Virtqueue:
         self._avail = memory.view(avail, avail_ring_size(size)).cast("H")
         ring = memory.view(used, used_ring_size(size))
         self._used = ring.cast("H")
-        self._used_elements = ring[4 : 4 + 8 * size].cast("I")
+        self._used_elements = ring[4 : 4 + 8 * size].cast("Q")  # id | len << 32
         self._used_event = 2 + size  # as an index into _avail
         self._avail_event = 2 + 4 * size  # as an index into _used
         self.next_avail = base & 0xFFFF
@@ -125,9 +126,7 @@ class Virtqueue:
 
     def push(self, head: int, written: int) -> None:
         """Gives a chain back, `written` bytes in its writable buffers filled. `signal` tells the driver."""
-        slot = 2 * (self._used_index & (self.size - 1))
-        self._used_elements[slot] = head
-        self._used_elements[slot + 1] = written
+        self._used_elements[self._used_index & (self.size - 1)] = head | written << 32
         self._used_index = (self._used_index + 1) & 0xFFFF
         if not STRONG:
             with fence:
@@ -190,15 +189,13 @@ class Virtqueue:
         (`more` is then True). Whatever `handle` raises leaves its chain taken and unanswered.
         """
         avail, used, elements, table = self._avail, self._used, self._used_elements, self._table
-        memory, base = self.memory.primary, self.memory.base
+        memory, base, limit = self.memory.primary, self.memory.base, self.memory.size - LONGEST_TABLE
         size, mask, event_idx, call = self.size, self.size - 1, self.event_idx, self.call
-        used_event, avail_event = self._used_event, self._avail_event
-        last, used_index = self.next_avail, self._used_index
-        signalled = self._signalled
+        ring, used_event, avail_event = avail[2 : 2 + size], self._used_event, self._avail_event
+        last, used_index, told = self.next_avail, self._used_index, self._signalled
         unpack_descriptor, tables, strong, lock = _DESC.unpack_from, _TABLES.get, STRONG, fence
         notify = os.eventfd_write if call >= 0 else _unheard
         first = used_index
-        budget = DRAIN_BUDGET
         self.more = False
         try:
             while True:
@@ -208,14 +205,22 @@ class Virtqueue:
                         used[avail_event] = last
                     else:
                         used[0] = 0
-                    with lock:
+                    with lock:  # one fence for both: before reading what the driver wants, and what it has added
                         pass
+                    if used_index != told:
+                        if event_idx:
+                            wanted = (used_index - avail[used_event] - 1) & 0xFFFF < (used_index - told) & 0xFFFF
+                        else:
+                            wanted = not avail[0] & AVAIL_NO_INTERRUPT
+                        if wanted:
+                            notify(call, 1)
+                        told = used_index
                     if avail[1] == last:
                         break
                     continue
                 if (available - last) & 0xFFFF > size:
                     raise RingError(f"queue {self.index}: the available index jumped from {last} to {available}")
-                if budget <= 0:
+                if (used_index - first) & 0xFFFF >= DRAIN_BUDGET:
                     self.more = True
                     break
                 if not event_idx:
@@ -224,38 +229,29 @@ class Virtqueue:
                     with lock:
                         pass
                 while last != available:
-                    head: int = avail[2 + (last & mask)]
+                    head = ring[last & mask]
                     if head >= size:
                         raise RingError(f"queue {self.index}: descriptor {head} of {size}")
                     last = (last + 1) & 0xFFFF
                     address, word = unpack_descriptor(table, 16 * head)
                     unpack = tables(word & 0xFFFF_FFFF_FFFF)
                     offset = address - base
-                    if unpack is not None and 0 <= offset <= self.memory.size - (word & LENGTH):
+                    if unpack is not None and 0 <= offset <= limit:
                         written = handle(unpack(memory, offset))
                     else:
                         written = handle(self._words(head))
-                    slot = 2 * (used_index & mask)
-                    elements[slot] = head
-                    elements[slot + 1] = written
-                    used_index = (used_index + 1) & 0xFFFF
+                    elements[used_index & mask] = head | written << 32
+                    previous, used_index = used_index, (used_index + 1) & 0xFFFF
                     if not strong:
                         with lock:
                             pass
                     used[1] = used_index
-                    with lock:
-                        pass
-                    if event_idx:
-                        if (used_index - avail[used_event] - 1) & 0xFFFF < (used_index - signalled) & 0xFFFF:
-                            notify(call, 1)
-                        signalled = used_index
-                    else:
-                        if not avail[0] & AVAIL_NO_INTERRUPT:
-                            notify(call, 1)
-                        signalled = used_index
-                    budget -= 1
+                    # Unfenced, so it may be missed; the fenced look at the end of the batch makes up for it.
+                    if avail[used_event] == previous if event_idx else not avail[0] & AVAIL_NO_INTERRUPT:
+                        notify(call, 1)
+                        told = used_index
         finally:
-            self.next_avail, self._used_index, self._signalled = last, used_index, signalled
+            self.next_avail, self._used_index, self._signalled = last, used_index, told
             self.served += (used_index - first) & 0xFFFF
 
     # --- descriptors
