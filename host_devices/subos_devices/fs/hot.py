@@ -32,7 +32,8 @@ its buffers for the host file system's alignment."""
 _unpack_io = Struct("<QQII").unpack_from  # how fuse_read_in and fuse_write_in begin: fh, offset, size, flags
 _unpack_open = Struct("<II").unpack_from  # fuse_open_in
 _unpack_handle = Struct("<Q").unpack_from  # how fuse_release_in begins
-_pack_attr, _pack_entry = FUSE_ATTR_OUT.pack_into, FUSE_ENTRY_OUT.pack_into
+_pack_attr = Struct("<Q8x3Q3q9I4x").pack_into  # fuse_attr_out and fuse_entry_out without the fields that are 0 here
+_pack_entry = Struct("<4Q8x3Q3q9I4x").pack_into
 _pack_open = FUSE_OPEN_OUT.pack_into
 _pack_written = Struct("<Q").pack_into  # fuse_write_out: size and padding in one
 _NOFLUSH = int(FuseOpened.FOPEN_NOFLUSH)
@@ -81,9 +82,9 @@ class HotOperations:
             ino = self.share.inode(dev, ino)
         # fmt: off
         _pack_entry(
-            mem, o, nodeid, self.generations[nodeid], self.valid, self.valid, 0, 0, ino, size, st.st_blocks,
+            mem, o, nodeid, self.generations[nodeid], self.valid, self.valid, ino, size, st.st_blocks,
             atime, mtime, ctime, st.st_atime_ns % NS, st.st_mtime_ns % NS, st.st_ctime_ns % NS,
-            mode, nlink, uid, gid, st.st_rdev, st.st_blksize, 0,
+            mode, nlink, uid, gid, st.st_rdev, st.st_blksize,
         )
         # fmt: on
         return ENTRY_SIZE
@@ -96,9 +97,9 @@ class HotOperations:
             ino = self.share.inode(dev, ino)
         # fmt: off
         _pack_attr(
-            mem, o, self.valid, 0, 0, ino, size, st.st_blocks,
+            mem, o, self.valid, ino, size, st.st_blocks,
             atime, mtime, ctime, st.st_atime_ns % NS, st.st_mtime_ns % NS, st.st_ctime_ns % NS,
-            mode, nlink, uid, gid, st.st_rdev, st.st_blksize, 0,
+            mode, nlink, uid, gid, st.st_rdev, st.st_blksize,
         )
         # fmt: on
         return ATTR_SIZE
