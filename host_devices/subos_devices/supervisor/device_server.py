@@ -194,10 +194,10 @@ class DeviceServer:
             finally:
                 self._loop.remove_reader(connection)
                 self._stream = None
+                stream.close()
                 for vring in self.session.vrings:
                     if vring.started and self.worker is not None:
                         await self.worker.stop(vring.index, STOP_TIMEOUT)
-                stream.close()
                 self.session.close()
                 self.session = Session(registry.build(self.spec))
                 if self.worker is not None:

@@ -77,12 +77,11 @@ class WorkerLink:
         self._next_stop += 1
         done = self._stops[self._next_stop] = self._loop.create_future()
         self._send({"op": "stop", "index": index, "id": self._next_stop})
-        try:
-            await asyncio.wait_for(asyncio.shield(done), timeout)
-        except TimeoutError:
+        # Not wait_for: until Python 3.12 it loses a cancellation that comes together with the result.
+        await asyncio.wait([done], timeout=timeout)
+        if not done.done():
             self.kill()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(done, timeout)  # its death resolves this
+            await asyncio.wait([done], timeout=timeout)  # its death resolves this
 
     def kill(self) -> None:
         """SIGKILL; `on_death` follows when the kernel has taken the process apart."""

@@ -135,6 +135,12 @@ def _become(keep: socket.socket, parent: int, name: str, *also: int) -> None:
     """What a new process sheds: its parent's descriptors, signal handlers and terminal."""
     die_with_parent(parent)
     _libc.prctl(PR_SET_NAME, name.encode()[:15], 0, 0, 0)
+    # The parent's streams and log handlers may write to numbers that are closed now and guest memory's later
+    # (pytest's do).
+    sys.stdout = sys.stderr = open(2, "w", buffering=1, closefd=False, errors="backslashreplace")  # noqa: SIM115
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("subos: %(message)s"))
+    logging.getLogger().handlers[:] = [handler]
     kept = sorted({0, 1, 2, keep.fileno(), *also})
     for low, high in zip(kept, [*kept[1:], 1 << 20], strict=True):
         if low + 1 < high:

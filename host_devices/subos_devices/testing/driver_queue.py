@@ -105,24 +105,25 @@ class DriverQueue:
     ) -> Pending:
         """Makes one request available: a buffer for the device to read from each of `readable`, then one to write
         for each size in bytes of `writable`. Call `kick` when all are added. Raises RingFull."""
-        data = list(readable)
+        data, sizes = list(readable), list(writable)
+        indirect = self.indirect if indirect is None else indirect
+        if not data and not sizes:
+            raise ValueError("a request has at least one buffer")
+        if (needed := 1 if indirect else len(data) + len(sizes)) > len(self._free):
+            raise RingFull(f"queue {self.index}: {needed} descriptors wanted, {len(self._free)} free")
         reads = [(self._alloc(len(part)), len(part)) for part in data]
-        writes = [(self._alloc(size), size) for size in writable]
+        writes = [(self._alloc(size), size) for size in sizes]
         for (address, _), part in zip(reads, data, strict=True):
             self.ram.write(address, part)
         chain = [(*buffer, 0) for buffer in reads] + [(*buffer, int(DescFlag.WRITE)) for buffer in writes]
-        if not chain:
-            raise ValueError("a request has at least one buffer")
         table = None
-        if self.indirect if indirect is None else indirect:
+        if indirect:
             table = (self._alloc(16 * len(chain)), 16 * len(chain))
             for position, (address, length, flags) in enumerate(chain):
                 more = DescFlag.NEXT if position + 1 < len(chain) else 0
                 descriptor = virtq_desc(address, length, flags | more, position + 1 if more else 0)
                 self.ram.write(table[0] + 16 * position, VIRTQ_DESC.pack(descriptor))
             chain = [(*table, int(DescFlag.INDIRECT))]
-        if len(chain) > len(self._free):
-            raise RingFull(f"queue {self.index}: {len(chain)} descriptors wanted, {len(self._free)} free")
         slots = [self._free.pop() for _ in chain]
         for slot, following, (address, length, flags) in zip(slots, [*slots[1:], -1], chain, strict=True):
             if following >= 0:
@@ -227,8 +228,9 @@ class DriverQueue:
         os.close(self.call_fd)
         self.call_fd = _eventfd()
 
-    def reset(self) -> None:
-        """As after a reset of the device: empty rings, all indices 0, nothing in flight."""
+    def reset(self, index: int = 0) -> None:
+        """As after a reset of the device: empty rings, nothing in flight. A guest begins at `index` 0; begin near
+        65536, with `start(queue, base=index)`, to see indices wrap around."""
         self.ram.write(self.desc, bytes(16 * self.size))
         self.ram.write(self.avail, bytes(avail_ring_size(self.size)))
         self.ram.write(self.used, bytes(used_ring_size(self.size)))
@@ -236,6 +238,7 @@ class DriverQueue:
             self._release(pending)
         for fd in (self.kick_fd, self.call_fd, self.err_fd):
             _drain(fd)
+        self._avail[1] = self._used[1] = index
         self._forget()
 
     def close(self) -> None:
@@ -247,7 +250,7 @@ class DriverQueue:
     def _forget(self) -> None:
         self.in_flight, self._finished = {}, []
         self._free = list(range(self.size))[::-1]
-        self._last_used = self._kicked = 0
+        self._last_used = self._kicked = self.used_index
 
     def _alloc(self, size: int) -> int:
         return self.ram.alloc(size, region=self.region)

@@ -1,0 +1,146 @@
+"""A worker dies, hangs or loops: the front end notices nothing, and nothing is lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from subos_devices.testing import FrontEnd, GuestRam, NoAnswer, Supervised, supervise
+from subos_protocol.vhost_user import FrontendRequest
+from support.processes import descriptors, is_alive, maps
+from support.strangers import Reverser
+from support.waiting import eventually
+
+
+def test_a_worker_is_killed_while_requests_flow() -> None:
+    with supervise() as supervised, FrontEnd.connect(supervised.add("rng")) as vm:
+        queue = vm.queue(0, size=64)
+        for _ in range(3):
+            pid = supervised.status()["pid"]
+            for number in range(600):
+                while len(queue.in_flight) == queue.size:
+                    assert len(queue.wait().buffers[0]) == 64
+                queue.add(writable=[64])
+                queue.kick()
+                if number == 300:
+                    os.kill(pid, signal.SIGKILL)
+            while queue.in_flight:
+                queue.wait()
+            queue.collect()
+            eventually(lambda pid=pid: supervised.status()["pid"] not in (None, 0, pid))  # type: ignore[misc]
+        assert supervised.status()["restarts"] == 3
+        assert supervised.status()["connected"]
+
+
+def test_requests_made_while_there_is_no_worker_are_answered_by_the_next() -> None:
+    with supervise() as supervised, FrontEnd.connect(supervised.add(Reverser)) as vm:
+        first, second = vm.queue(0), vm.queue(1)
+        assert first.request([b"abc"], [3]) == [b"cba"]
+        pid = supervised.status()["pid"]
+        os.kill(pid, signal.SIGSTOP)
+        one, two = first.add([b"one"], [3]), second.add([b"two"], [3])
+        first.kick()
+        second.kick()
+        os.kill(pid, signal.SIGKILL)
+        assert first.wait(one).buffers == [b"eno"]
+        assert second.wait(two).buffers == [b"owt"]
+
+
+def test_chains_that_a_dead_worker_kept_are_served_again() -> None:
+    with supervise() as supervised, FrontEnd.connect(supervised.add(Reverser, batch=2)) as vm:
+        queue = vm.queue(1)
+        kept = queue.add([b"kept"], [4])
+        queue.kick()
+        with pytest.raises(NoAnswer):
+            queue.wait(timeout=0.2)
+        os.kill(supervised.status()["pid"], signal.SIGKILL)
+        assert queue.request([b"more"], [4]) == [b"erom"]
+        assert queue.wait(kept).buffers == [b"tpek"]
+
+
+def test_a_hung_worker_delays_no_answer_and_is_replaced() -> None:
+    with supervise() as supervised, FrontEnd.connect(supervised.add(Reverser), timeout=20) as vm:
+        queue = vm.queue(0)
+        assert queue.request([b"abc"], [3]) == [b"cba"]
+        pid = supervised.status()["pid"]
+        os.kill(pid, signal.SIGSTOP)
+        # None of these waits for it, not even for the moment that it has to let go of a ring.
+        vm.ask(FrontendRequest.GET_FEATURES)
+        assert vm.config(0, 8) == b"reverser"
+        vm.set_memory()
+        vm.enable(queue, False)
+        vm.enable(queue, True)
+        assert supervised.status()["restarts"] == 0
+        # This one must wait for it, but not for long.
+        assert vm.stop(queue) == 1
+        assert not is_alive(pid)
+        vm.start(queue, base=1)
+        assert queue.request([b"def"], [3]) == [b"fed"]
+        assert supervised.status()["restarts"] == 1
+
+
+def test_a_memory_table_is_taken_while_the_worker_is_dead() -> None:
+    with supervise() as supervised, FrontEnd.connect(supervised.add(Reverser)) as vm:
+        queue = vm.queue(0)
+        crash_until_backed_off(supervised, vm)
+        vm.set_memory()
+        vm.replace_call(queue)
+        queue.reset()
+        queue.request([b"never", b"mind"], [9])
+
+
+def test_a_poisonous_request_is_retried_ever_slower_and_control_goes_on() -> None:
+    with supervise() as supervised, FrontEnd.connect(supervised.add(Reverser)) as vm:
+        queue = vm.queue(0)
+        crash_until_backed_off(supervised, vm)
+        assert vm.config(0, 8) == b"reverser"
+        # The guest gives up, and resets the device: with the request gone, all is well again.
+        vm.reboot()
+        assert queue.request([b"abc"], [3]) == [b"cba"]
+
+
+def crash_until_backed_off(supervised: Supervised, vm: FrontEnd) -> None:
+    """The device dies of one request again and again, until its next worker waits for a while."""
+    vm.queues[0].add([b"crash"], [8])
+    vm.queues[0].kick()
+    eventually(lambda: supervised.status()["restarts"] >= 4)
+
+
+def test_twenty_reconnections_leak_nothing() -> None:
+    with supervise() as supervised, GuestRam() as ram:
+        path = supervised.add(Reverser)
+
+        def converse() -> None:
+            with FrontEnd.connect(path, ram=ram) as vm:
+                assert vm.queue(0).request([b"abc"], [3]) == [b"cba"]
+                assert vm.queue(1).request([b"abc"], [3]) == [b"cba"]
+                vm.reboot()
+                vm.set_memory()
+                vm.replace_call(vm.queues[1])
+                assert vm.queues[1].request([b"abc"], [3]) == [b"cba"]
+            eventually(lambda: not supervised.status()["connected"])
+
+        converse()
+        pid = supervised.status()["pid"]
+        ours, workers = descriptors(), eventually(lambda: not maps(pid, "guest-ram") and descriptors(pid))
+        for _ in range(20):
+            converse()
+        assert descriptors() == ours
+        assert supervised.status()["pid"] == pid
+        eventually(lambda: not maps(pid, "guest-ram"))
+        assert descriptors(pid) == workers
+
+
+def test_a_front_end_that_comes_back_finds_its_rings_as_they_were() -> None:
+    with supervise() as supervised:
+        path = supervised.add(Reverser)
+        with FrontEnd.connect(path) as vm:
+            queue = vm.queue(0)
+            assert queue.request([b"abc"], [3]) == [b"cba"]
+            vm.enable(queue, False)
+            pending = queue.add([b"def"], [3])
+            queue.kick()
+            vm.reconnect(path)
+            assert queue.wait(pending).buffers == [b"fed"]

@@ -1,0 +1,30 @@
+"""What processes hold: descriptors, memory, life."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def descriptors(pid: int | str = "self") -> list[str]:
+    """What each open descriptor of a process is, without numbers that differ from one opening to the next."""
+    found = []
+    for entry in os.scandir(f"/proc/{pid}/fd"):
+        try:
+            target = os.readlink(entry.path)
+        except FileNotFoundError:
+            continue  # the one that lists this folder
+        found.append(target.partition(":[")[0])
+    return sorted(found)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False
+
+
+def maps(pid: int, name: str) -> int:
+    """How many mappings of files called `name` a process has."""
+    return Path(f"/proc/{pid}/maps").read_text().count(name)

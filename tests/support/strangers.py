@@ -1,0 +1,81 @@
+"""A device as somebody else would write one: two queues, a configuration space, an option."""
+
+from __future__ import annotations
+
+from subos_devices.errors import UserError
+from subos_devices.vhost_user.device import Device, DeviceSpec, Worker
+from subos_devices.vhost_user.virtqueue import Virtqueue, Words
+from subos_protocol.virtio import DeviceId
+
+
+class Reverser(Device):
+    """Queue 0 answers with the request's bytes reversed, at once; queue 1 keeps requests until it has `batch` of them.
+
+    A request of b"crash" is a bug in this device.
+    """
+
+    device_id = DeviceId.CONSOLE
+    num_queues = 2
+    has_config = True
+
+    def __init__(self, spec: DeviceSpec) -> None:
+        super().__init__(spec)
+        try:
+            self.batch = int(spec.options.get("batch") or 1)
+        except ValueError:
+            raise UserError("batch is no number", "batch=3") from None
+        self.space = bytearray(b"reverser" + bytes(8))
+
+    def config(self) -> bytes:
+        return bytes(self.space)
+
+    def set_config(self, offset: int, data: bytes) -> None:
+        if data == b"crash":
+            raise RuntimeError("a bug in this device")
+        self.space[offset : offset + len(data)] = data
+
+    def start(self, worker: Worker) -> None:
+        self.kept: list[tuple[int, int]] = []
+
+    def process(self, queue: Virtqueue) -> None:
+        if queue.index == 0:
+            queue.drain(lambda words: self.answer(queue, words))
+            return
+        while chain := queue.pop():
+            self.kept.append((chain.head, reverse(chain.readable, chain.writable)))
+        if len(self.kept) >= self.batch:
+            for head, written in self.kept:
+                queue.push(head, written)
+            self.kept.clear()
+            queue.signal()
+
+    def answer(self, queue: Virtqueue, words: Words) -> int:
+        return reverse(*queue.split(words))
+
+    def queue_stopped(self, queue: Virtqueue) -> None:
+        if queue.index == 1:
+            self.kept.clear()
+
+
+def reverse(readable: list[memoryview], writable: list[memoryview]) -> int:
+    data = b"".join(readable)
+    if data == b"crash":
+        raise RuntimeError("a bug in this device")
+    answer, written = data[::-1], 0
+    for buffer in writable:
+        part = answer[written : written + len(buffer)]
+        buffer[: len(part)] = part
+        written += len(part)
+    return written
+
+
+class Unwilling(Device):
+    """Cannot be started."""
+
+    device_id = DeviceId.CONSOLE
+
+    def start(self, worker: Worker) -> None:
+        raise UserError("the device's file is not there", "make it")
+
+    def process(self, queue: Virtqueue) -> None:
+        raise AssertionError("never started")
