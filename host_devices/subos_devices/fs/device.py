@@ -54,9 +54,17 @@ class FsDevice(Device):
             raise UserError(f"{spec.name}: cache={cache} is no way to cache", f"there are {', '.join(CACHE_POLICIES)}")
         self.path = path
         self.cache = CACHE_POLICIES[str(cache)]
-        self.readonly = bool(spec.options.get("readonly", False))
-        self.xattr = bool(spec.options.get("xattr", True))
+        self.readonly = self._flag("readonly", False)
+        self.xattr = self._flag("xattr", True)
         self._handlers: dict[Virtqueue, Callable[[Words], int]] = {}
+
+    def _flag(self, name: str, default: bool) -> bool:
+        """A yes or no option; from a command line it comes as text."""
+        value = self.spec.options.get(name)
+        found = {None: default, True: True, False: False, "yes": True, "no": False}.get(value)
+        if found is None:
+            raise UserError(f"{self.spec.name}: {name}={value} is neither yes nor no", f"write {name}=yes or {name}=no")
+        return found
 
     def start(self, worker: Worker) -> None:
         """Opens the directory. Every node that the guest knows costs a descriptor, so their limit goes as high as
