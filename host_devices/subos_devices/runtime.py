@@ -14,6 +14,7 @@ import os
 import re
 import shutil
 import socket
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -62,6 +63,26 @@ def is_running(name: str) -> bool:
     return False
 
 
+def _lock(folder: Path) -> int:
+    """Makes the folder and locks it. Raises UserError while somebody else has."""
+    while True:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        try:
+            lock = os.open(folder / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        except FileNotFoundError:
+            continue  # its last holder removed it just now
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            raise UserError(
+                f"a VM called {folder.name!r} is running", "choose another --name, or see subos-devices status"
+            ) from None
+        if os.fstat(lock).st_nlink:
+            return lock
+        os.close(lock)  # removed between our open and our lock
+
+
 @contextlib.contextmanager
 def claim(name: str) -> Iterator[Path]:
     """Makes and holds the folder of `name`, and removes it at the end. What a dead VM left there goes first.
@@ -71,17 +92,11 @@ def claim(name: str) -> Iterator[Path]:
     folder = vm_folder(name)
     base = folder.parent
     base.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if base.stat().st_uid != os.geteuid() or base.is_symlink():
+    owner = base.lstat()
+    if owner.st_uid != os.geteuid() or not stat.S_ISDIR(owner.st_mode):
         raise UserError(f"{base} belongs to somebody else", "set XDG_RUNTIME_DIR to a folder of yours")
-    folder.mkdir(mode=0o700, exist_ok=True)
-    lock = os.open(folder / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    lock = _lock(folder)
     try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"a VM called {name!r} is running", "choose another --name, or see subos-devices status"
-            ) from None
         for stale in folder.iterdir():
             if stale.name != "lock":
                 stale.unlink() if not stale.is_dir() else shutil.rmtree(stale)

@@ -38,6 +38,7 @@ class Attachment:
         Raises UserError; nothing is left plugged, running or on disk then.
         """
         self._end = asyncio.Event()
+        self._detaching = False
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(number, self._end.set)
@@ -63,7 +64,8 @@ class Attachment:
         return any(server.connected for server in self._supervisor.devices.values())
 
     def _disconnected(self) -> None:
-        if not self._connected():
+        """QEMU has ended, unless we are unplugging ourselves."""
+        if not self._detaching and not self._connected():
             self._end.set()
 
     async def _status(self, _request: dict[str, Any]) -> dict[str, Any]:
@@ -79,7 +81,11 @@ class Attachment:
         for name in names:
             if name not in self._plugs:
                 raise UserError(f"no device called {name!r} is attached", f"there are {', '.join(self._plugs)}")
-        await self._unplug(names)
+        self._detaching = True
+        try:
+            await self._unplug(names)
+        finally:
+            self._detaching = False
         if not self._plugs:
             self._end.set()
         return list(names)

@@ -138,12 +138,14 @@ class DeviceServer:
                     self._fault(vring, error.message)  # a newer memory table has left it outside
 
     def _hear(self, message: dict[str, Any]) -> None:
+        # A worker may be in a hostile guest's hands: nothing it says may steer the terminal it is shown on.
+        said = "".join(letter if letter.isprintable() else "?" for letter in str(message.get("message")))
         match message["op"]:
             case "ready":
                 if not self._ready.done():
                     self._ready.set_result(None)
             case "failed":
-                error = UserError(str(message.get("message")), str(message.get("hint", "")))
+                error = UserError(said, str(message.get("hint", "")))
                 if not self._ready.done():
                     self._ready.set_exception(error)
                 else:
@@ -151,9 +153,9 @@ class DeviceServer:
             case "fault":
                 index = message.get("index")
                 if isinstance(index, int) and 0 <= index < len(self.session.vrings):
-                    self._fault(self.session.vrings[index], str(message.get("message")))
+                    self._fault(self.session.vrings[index], said)
             case "log":
-                log.warning("%s: %s", self.spec.name, message.get("message"))
+                log.warning("%s: %s", self.spec.name, said)
 
     def _fault(self, vring: Vring, reason: str) -> None:
         self.faults += 1

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -45,9 +46,15 @@ class Supervisor:
 
         Raises UserError for a name in use, a bad option, or a device that cannot start.
         """
-        if spec.name in self.devices:
-            raise UserError(f"two devices are called {spec.name!r}")
-        server = DeviceServer(spec, listener, self._zygote, lambda: self.on_disconnect())
+        try:
+            if spec.name in self.devices:
+                raise UserError(f"two devices are called {spec.name!r}")
+            server = DeviceServer(spec, listener, self._zygote, lambda: self.on_disconnect())
+        except SubosError:
+            listener.close()
+            for fd in spec.fds.values():
+                os.close(fd)
+            raise
         self.devices[spec.name] = server
         try:
             await server.start()
