@@ -15,7 +15,7 @@ from contextlib import suppress
 from subos_protocol.virtio import DeviceId
 
 from ..errors import UserError
-from ..vhost_user.device import Device, DeviceSpec, Worker
+from ..vhost_user.device import Device, DeviceSpec, Option, Worker
 from ..vhost_user.virtqueue import Virtqueue, Words
 from .requests import request_handler
 from .server import CACHE_POLICIES, FuseServer
@@ -61,7 +61,8 @@ class FsDevice(Device):
     def _flag(self, name: str, default: bool) -> bool:
         """A yes or no option; from a command line it comes as text."""
         value = self.spec.options.get(name)
-        found = {None: default, True: True, False: False, "yes": True, "no": False}.get(value)
+        meanings: dict[Option, bool] = {None: default, True: True, False: False, "yes": True, "no": False}
+        found = meanings.get(value)
         if found is None:
             raise UserError(f"{self.spec.name}: {name}={value} is neither yes nor no", f"write {name}=yes or {name}=no")
         return found
