@@ -26,7 +26,7 @@ PT_NOTE = 4
 XEN_ELFNOTE_PHYS32_ENTRY = 18
 """The 32-bit entry point of a kernel that starts by the PVH protocol (include/xen/interface/elfnote.h)."""
 
-_BANNER = re.compile(rb"Linux version ([^\s%][^\s]*) ")
+_BANNER = re.compile(rb"Linux version ([!-$&-~][!-~]*) ")
 
 
 def read_image(path: Path) -> bytes:

@@ -48,19 +48,29 @@ def download_kernel(progress: Progress = quiet) -> Path:
         )
     kernels = cache_folder("kernels")
     apt = Apt(cache_folder("apt"), progress)
+    try:
+        folder = _fetch_kernel(apt, kernels)
+    except UserError:
+        # The system's package lists are missing, or so old that the mirror no longer has what they name.
+        apt.update()
+        folder = _fetch_kernel(apt, kernels)
+    link = kernels / "current.new"
+    link.unlink(missing_ok=True)
+    link.symlink_to(folder.name)
+    link.rename(kernels / "current")
+    return folder
+
+
+def _fetch_kernel(apt: Apt, kernels: Path) -> Path:
     packages = apt.kernel_packages()
     folder = kernels / packages[0].replace("=", "_")
     if not folder.is_dir():
         with temporary_folder(folder) as new:
             for package in apt.download(packages, new):
-                progress(f"unpacking {package.name}", None)
+                apt.progress(f"unpacking {package.name}", None)
                 apt.call(["dpkg-deb", "-x", str(package), str(new / "root")])
             _index_modules(new / "root")
             (new / "root").rename(folder)
-    link = kernels / "current.new"
-    link.unlink(missing_ok=True)
-    link.symlink_to(folder.name)
-    link.rename(kernels / "current")
     return folder
 
 
@@ -88,15 +98,11 @@ class Apt:
         # As root apt would drop to the user _apt, who may not write to our cache.
         self.options = ["-o", "APT::Sandbox::User=root", "-o", f"Dir::Cache={state}/cache"]
         (state / "cache/archives/partial").mkdir(parents=True, exist_ok=True)
-        self.own_lists = False
 
-    def call(self, command: list[str], status_fd: int = -1) -> str:
+    def call(self, command: list[str]) -> str:
         """Runs a command and returns its output. Raises UserError with its last word."""
         environment = os.environ | {"LC_ALL": "C"}
-        passed = (status_fd,) if status_fd >= 0 else ()
-        result = subprocess.run(
-            command, capture_output=True, text=True, env=environment, pass_fds=passed, stdin=subprocess.DEVNULL
-        )
+        result = subprocess.run(command, capture_output=True, text=True, env=environment, stdin=subprocess.DEVNULL)
         if result.returncode:
             last = result.stderr.strip().splitlines() or [f"exit status {result.returncode}"]
             raise UserError(
@@ -108,26 +114,19 @@ class Apt:
         """Fetches lists of our own, from the machine's own sources with the machine's own keys."""
         lists = self.state / "lists"
         (lists / "partial").mkdir(parents=True, exist_ok=True)
-        self.own_lists = True
         self.options += ["-o", f"Dir::State::Lists={lists}", "-o", "Acquire::Languages=none"]
         self._with_progress("fetching package lists", ["apt-get", "update", "-q", *self.options])
 
     def kernel_packages(self) -> list[str]:
         """`NAME=VERSION` of the newest generic kernel's packages, the image first."""
         architecture = self.call(["dpkg", "--print-architecture"]).strip()
-        for attempt in (self._resolve, self._resolve_updated):
-            # Debian's name, then Ubuntu's. Neither is the cloud kernel, which lacks input and sound.
-            for meta in (f"linux-image-{architecture}", "linux-image-generic"):
-                if packages := attempt(meta):
-                    return packages
+        # Debian's name, then Ubuntu's. Neither is the cloud kernel, which lacks input and sound.
+        for meta in (f"linux-image-{architecture}", "linux-image-generic"):
+            if packages := self._resolve(meta):
+                return packages
         raise UserError(
             "apt knows no generic kernel package", "name a kernel image with --kernel, its modules with --modules"
         )
-
-    def _resolve_updated(self, meta: str) -> list[str]:
-        if not self.own_lists:
-            self.update()
-        return self._resolve(meta)
 
     def _resolve(self, package: str) -> list[str]:
         """The kernel packages that `package` depends on, theirs included."""
@@ -157,19 +156,9 @@ class Apt:
 
     def download(self, packages: list[str], folder: Path) -> list[Path]:
         """Downloads into `folder`, which apt verifies against the signed lists."""
-        try:
-            self._fetch(packages, folder)
-        except UserError:
-            if self.own_lists:
-                raise
-            # A file that the lists name is gone from the mirror: the lists are old.
-            self.update()
-            self._fetch(packages, folder)
-        return sorted(folder.glob("*.deb"))
-
-    def _fetch(self, packages: list[str], folder: Path) -> None:
         what = f"downloading {packages[0].split('=')[0]}"
         self._with_progress(what, ["apt-get", "download", "-q", *self.options, *packages], folder)
+        return sorted(folder.glob("*.deb"))
 
     def _with_progress(self, what: str, command: list[str], folder: Path | None = None) -> None:
         self.progress(what, None)

@@ -1,0 +1,208 @@
+import itertools
+import os
+from pathlib import Path
+
+import pytest
+
+from subos_devices.errors import UserError
+from subos_devices.launcher import qemu
+from subos_devices.launcher.qemu import (
+    ARCHITECTURES,
+    DiskImage,
+    MachineConfig,
+    Port,
+    VhostUserDevice,
+    find_qemu,
+    kernel_arguments,
+    kvm_problem,
+    parse_version,
+    probe_image,
+    qemu_arguments,
+)
+
+PC = ARCHITECTURES["x86_64"]
+
+
+def pairs(arguments: list[str]) -> set[tuple[str, str]]:
+    return set(itertools.pairwise(arguments))
+
+
+def default_guest() -> MachineConfig:
+    return MachineConfig(
+        name="box",
+        architecture=PC,
+        accelerator="tcg",
+        console_log=Path("/run/a,b/console.log"),
+        cpus=3,
+        memory=512,
+        kernel=Path("/k/vmlinuz"),
+        initrd=Path("/k/initrd"),
+        append="quiet",
+        devices=[
+            VhostUserDevice("root", "vhost-user-fs-pci", Path("/run/a,b/r"), {"tag": "subos-root"}),
+            VhostUserDevice("mouse", "vhost-user-input-pci", Path("/run/m")),
+        ],
+        ports=[Port("stdin", 7)],
+        console_fd=8,
+        qmp_fd=9,
+        hotplug_slots=2,
+    )
+
+
+def test_the_default_guest() -> None:
+    arguments = qemu_arguments(default_guest())
+    found = pairs(arguments)
+    assert {
+        ("-m", "512M"),
+        ("-smp", "3"),
+        ("-cpu", "max"),
+        ("-object", "memory-backend-memfd,id=memory,size=512M,share=on"),
+        ("-kernel", "/k/vmlinuz"),
+        ("-initrd", "/k/initrd"),
+        ("-append", "quiet"),
+        ("-chardev", "socket,id=root-socket,path=/run/a,,b/r"),
+        ("-device", "vhost-user-fs-pci,id=root,chardev=root-socket,tag=subos-root"),
+        ("-device", "vhost-user-input-pci,id=mouse,chardev=mouse-socket"),
+        ("-chardev", "file,id=serial,path=/run/a,,b/console.log"),
+        ("-chardev", "socket,id=console,fd=8"),
+        ("-device", "virtconsole,bus=ports.0,chardev=console"),
+        ("-chardev", "socket,id=port-stdin,fd=7"),
+        ("-device", "virtserialport,bus=ports.0,chardev=port-stdin,name=org.subos.stdin"),
+        ("-chardev", "socket,id=qmp,fd=9,server=on,wait=off"),
+        ("-device", "pcie-root-port,id=slot1,chassis=2,bus=pcie.0"),
+    } <= found
+    machine = next(value for name, value in found if name == "-machine")
+    assert machine.startswith("q35,")
+    assert machine.endswith(",memory-backend=memory")
+    assert "-no-reboot" in arguments
+
+
+def test_the_order_of_devices_is_kept() -> None:
+    arguments = " ".join(qemu_arguments(default_guest()))
+    assert arguments.index("id=root,") < arguments.index("id=mouse,") < arguments.index("virtserialport")
+
+
+def test_a_disk_image_is_booted_by_its_firmware() -> None:
+    config = MachineConfig(
+        name="box",
+        architecture=PC,
+        accelerator="kvm",
+        console_log=Path("log"),
+        image=DiskImage(Path("/d/x,y:z.qcow2"), "qcow2"),
+        serial_fd=5,
+        hotplug_slots=0,
+    )
+    arguments = qemu_arguments(config)
+    found = pairs(arguments)
+    assert ("-blockdev", "driver=file,node-name=disk-file,filename=/d/x,,y:z.qcow2,locking=auto") in found
+    assert ("-blockdev", "driver=qcow2,node-name=disk,file=disk-file") in found
+    assert ("-chardev", "socket,id=serial,fd=5,logfile=log") in found
+    assert ("-cpu", "host") in found
+    assert "-kernel" not in arguments
+    assert not any("virtio-serial" in argument or "pcie-root-port" in argument for argument in arguments)
+
+
+def test_a_machine_boots_something() -> None:
+    with pytest.raises(ValueError, match="kernel or an image"):
+        qemu_arguments(MachineConfig("box", PC, "tcg", Path("log")))
+
+
+def test_a_panic_ends_the_machine() -> None:
+    for architecture in ARCHITECTURES.values():
+        words = kernel_arguments(architecture).split()
+        assert "panic=-1" in words
+        assert f"console={architecture.serial}" in words
+
+
+@pytest.mark.parametrize(
+    ("text", "version"),
+    [
+        ("QEMU emulator version 10.0.2 (Debian 1:10.0.2+ds-2~bpo12+1)\nCopyright", (10, 0, 2)),
+        ("QEMU emulator version 8.2.94 (v9.0.0-rc4)", (8, 2, 94)),
+        ("QEMU emulator version 9.1", (9, 1, 0)),
+        ("error while loading shared libraries", None),
+    ],
+)
+def test_versions(text: str, version: tuple[int, int, int] | None) -> None:
+    assert parse_version(text) == version
+
+
+@pytest.fixture
+def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setitem(ARCHITECTURES, "test", qemu.Architecture("test", "m", "ttyS0"))
+    return tmp_path / "qemu-system-test"
+
+
+def install(program: Path, text: str) -> None:
+    program.write_text(f"#!/bin/sh\n{text}\n")
+    program.chmod(0o755)
+
+
+def test_a_qemu_that_will_do_is_found(program: Path) -> None:
+    install(program, "echo QEMU emulator version 8.2.0")
+    assert find_qemu(ARCHITECTURES["test"]) == qemu.Qemu(program, (8, 2, 0))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("echo QEMU emulator version 7.2.11", "QEMU 7.2.11 is too old"),
+        ("echo cannot load libfoo.so >&2; exit 127", "does not work: cannot load libfoo.so"),
+    ],
+)
+def test_a_qemu_that_will_not_do_is_told(program: Path, text: str, said: str) -> None:
+    install(program, text)
+    with pytest.raises(UserError) as caught:
+        find_qemu(ARCHITECTURES["test"])
+    assert said in caught.value.message
+    assert "8.2" in caught.value.message + caught.value.hint
+
+
+def test_no_qemu_is_told(program: Path) -> None:
+    with pytest.raises(UserError, match="qemu-system-test was not found"):
+        find_qemu(ARCHITECTURES["test"])
+
+
+def test_kvm_wants_the_device_and_the_processor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    device, cpuinfo = tmp_path / "kvm", tmp_path / "cpuinfo"
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    cpuinfo.write_text("processor\t: 0\nflags\t\t: fpu sse vmx ept\n")
+    assert kvm_problem(device, cpuinfo) == f"{device}: No such file or directory"
+    device.touch()
+    assert kvm_problem(device, cpuinfo) is None
+    cpuinfo.write_text("processor\t: 0\nflags\t\t: fpu sse\nmodel name\t: vmx\n")
+    assert kvm_problem(device, cpuinfo) == "the processor offers neither vmx nor svm"
+
+
+@pytest.mark.parametrize(
+    ("head", "kind"),
+    [
+        (b"QFI\xfb\0\0\0\x03", "qcow2"),
+        (b"KDMV\1\0\0\0", "vmdk"),
+        (b"vhdxfile", "vhdx"),
+        (b"<<< Oracle VM VirtualBox Disk Image >>>\n", "vdi"),
+        (b"\xeb\x63\x90", "raw"),
+    ],
+)
+def test_a_disk_images_format_is_seen(tmp_path: Path, head: bytes, kind: str) -> None:
+    path = tmp_path / "disk"
+    path.write_bytes(head.ljust(1024, b"\0"))
+    assert probe_image(path) == DiskImage(path, kind)
+
+
+def test_what_is_no_disk_image_is_told(tmp_path: Path) -> None:
+    short = tmp_path / "short"
+    short.write_bytes(b"x")
+    for path, said in ((short, "is not a disk image"), (tmp_path / "none", "No such file"), (tmp_path, "directory")):
+        with pytest.raises(UserError, match=said):
+            probe_image(path)
+
+
+def test_a_read_only_image_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "disk"
+    path.write_bytes(bytes(1024))
+    # Root may write to everything, so the mode will not do.
+    monkeypatch.setattr("os.access", lambda _path, mode: not mode & os.W_OK)
+    with pytest.raises(UserError, match="cannot be written"):
+        probe_image(path)
