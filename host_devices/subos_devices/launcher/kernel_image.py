@@ -26,7 +26,7 @@ PT_NOTE = 4
 XEN_ELFNOTE_PHYS32_ENTRY = 18
 """The 32-bit entry point of a kernel that starts by the PVH protocol (include/xen/interface/elfnote.h)."""
 
-_BANNER = re.compile(rb"Linux version ([!-$&-~][!-~]*) ")
+_BANNER = re.compile(rb"Linux version ([0-9]+\.[!-~]+) ")
 
 
 def read_image(path: Path) -> bytes:
@@ -42,7 +42,7 @@ def read_image(path: Path) -> bytes:
 
 def kernel_version(image: bytes) -> str | None:
     """The release of a kernel (`uname -r`), read from the image itself; None if it is no kernel."""
-    if image[HEADER_MAGIC : HEADER_MAGIC + 4] == b"HdrS":
+    if _is_bzimage(image):
         (offset,) = struct.unpack_from("<H", image, KERNEL_VERSION)
         text = image[offset + 0x200 :][:256].split(b"\0")[0].split(b" ")[0]
         return text.decode("ascii", "replace") if offset and text else None
@@ -53,9 +53,13 @@ def kernel_version(image: bytes) -> str | None:
     return banner[1].decode("ascii", "replace") if banner else None
 
 
+def _is_bzimage(image: bytes) -> bool:
+    return len(image) >= PAYLOAD_OFFSET + 8 and image[HEADER_MAGIC : HEADER_MAGIC + 4] == b"HdrS"
+
+
 def _unwrapped(image: bytes) -> bytes:
     """The kernel inside a compressed file or an EFI zboot image."""
-    if image[:2] == b"MZ" and image[4:8] == b"zimg":
+    if image[:2] == b"MZ" and image[4:8] == b"zimg" and len(image) >= 16:
         offset, size = struct.unpack_from("<II", image, 8)
         return decompress(image[offset : offset + size])
     return decompress(image)
@@ -67,7 +71,7 @@ def pvh_kernel(bzimage: bytes) -> bytes | None:
     QEMU starts such an ELF file directly. The guest is spared decompressing itself, which takes an
     emulated processor longer than all of init.
     """
-    if bzimage[HEADER_MAGIC : HEADER_MAGIC + 4] != b"HdrS":
+    if not _is_bzimage(bzimage):
         return None
     (protocol,) = struct.unpack_from("<H", bzimage, PROTOCOL_VERSION)
     if protocol < 0x208:

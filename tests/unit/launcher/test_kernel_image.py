@@ -51,10 +51,15 @@ def test_an_efi_zboot_image_is_searched_inside() -> None:
     assert kernel_version(image) == "6.1.0-13-arm64"
 
 
-@given(st.binary(max_size=2000))
-def test_what_is_no_kernel_has_no_version(data: bytes) -> None:
-    assert kernel_version(data) is None
-    assert kernel_version(b"\x1f\x8b" + data) is None
+@pytest.mark.parametrize("image", [b"", b"\x7fELF", b"Linux version %s (%s)", b"\x1f\x8bdamaged", bzimage(b"")])
+def test_what_is_no_kernel_has_no_version(image: bytes) -> None:
+    assert kernel_version(image) is None
+
+
+@given(st.binary(max_size=2000), st.sampled_from([b"", b"\x1f\x8b", b"MZ\0\0zimg", bytes(0x202) + b"HdrS"]))
+def test_noise_is_no_kernel_that_boots(noise: bytes, head: bytes) -> None:
+    kernel_version(head + noise)
+    assert pvh_kernel(head + noise) is None
 
 
 def test_the_elf_kernel_inside_a_bzimage_is_found() -> None:
