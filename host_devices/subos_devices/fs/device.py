@@ -24,7 +24,7 @@ from .share import Share, prepare_process
 OPTIONS = {
     "shared_dir": "the directory to share (required)",
     "readonly": "refuse every change (default: no)",
-    "cache": "how long the guest may cache: auto (1 s, the default), always (a day), never",
+    "cache": "how long the guest may cache: auto (1 s, the default), steady (1 s, and data longer), always, never",
     "xattr": "pass extended attributes through (default: yes)",
 }
 

@@ -97,6 +97,8 @@ class CachePolicy:
 
 CACHE_POLICIES = {
     "auto": CachePolicy(1, FuseOpened(0), FuseOpened(0), False),
+    # Pages outlive close() while time and size stay as they were: a program's second start reads nothing.
+    "steady": CachePolicy(1, FuseOpened.FOPEN_KEEP_CACHE, FuseOpened.FOPEN_CACHE_DIR, True),
     "always": CachePolicy(86400, FuseOpened.FOPEN_KEEP_CACHE, FuseOpened.FOPEN_CACHE_DIR, True),
     "never": CachePolicy(0, FuseOpened.FOPEN_DIRECT_IO, FuseOpened(0), False),
 }
