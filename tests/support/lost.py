@@ -1,0 +1,39 @@
+"""A pytest plugin: a VM that was lost is reported as lost, apart from the tests that failed.
+
+A lost VM (`GuestLost`: QEMU ended, the guest panicked or hung) says little about what the test is for. The run still
+ends with a status other than 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any
+
+import pytest
+
+from subos_devices.errors import GuestLost
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(call: pytest.CallInfo[Any]) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if call.excinfo is not None and isinstance(call.excinfo.value, GuestLost):
+        error = call.excinfo.value
+        report.lost = f"{error.message}; {error.hint}" if error.hint else error.message
+    return report
+
+
+def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, tuple[str, dict[str, bool]]] | None:
+    if getattr(report, "lost", None) is None:
+        return None
+    return "lost", "L", ("LOST", {"red": True})
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    reports = terminalreporter.getreports("lost")
+    if reports:
+        terminalreporter.section("VMs that were lost", red=True, bold=True)
+    for report in reports:
+        terminalreporter.line(f"LOST {report.nodeid} ({report.when}): {report.lost}", red=True)
+        for line in report.capstdout.splitlines():
+            terminalreporter.line(f"    {line}")
