@@ -14,6 +14,7 @@ from .cpio import Archive
 from .initramfs import base_file, find_busybox
 from .kernel import Kernel
 from .kernel_image import fastest_image
+from .qemu import this_architecture
 from .shares import Share
 
 FRESH = ("/tmp", "/run")
@@ -31,7 +32,7 @@ class Mode(Enum):
     """How the command meets the outside."""
 
     STREAMS = "streams"  # stdin, stdout and stderr each a virtio-serial port
-    TERMINAL = "terminal"  # on the virtio console hvc0, with its window size
+    TERMINAL = "terminal"  # on a serial port, with a window size
     CONTROL = "control"  # it finds its own port; its output goes to the console log
 
 
@@ -51,7 +52,7 @@ class GuestRun:
 
     @property
     def ports(self) -> tuple[str, ...]:
-        """The virtio-serial ports that the guest wants; TERMINAL wants the virtio console as well."""
+        """The virtio-serial ports that the guest wants; TERMINAL wants the console as well."""
         return {
             Mode.STREAMS: ("stdin", "stdout", "stderr", "status"),
             Mode.TERMINAL: ("window", "status"),
@@ -77,6 +78,7 @@ def description(run: GuestRun, kernel: Kernel) -> bytes:
         f"hostname={quote(run.hostname)}",
         f"version={quote(kernel.version)}",
         f"modules={quote(modules)}",
+        f"terminal=/dev/{this_architecture().terminal}",
         f"rows={run.window[0]} columns={run.window[1]}",
         "mounts() {",
         "\t:",

@@ -34,7 +34,7 @@ class Machine:
     """`async with Machine(…) as machine:` runs QEMU; leaving the block ends it, whatever happened.
 
     The back ends of `config.devices` must be listening. `ports` are the virtio-serial ports to create,
-    `console` adds the virtio console hvc0; each is a connected socket here (`port`), which ends when QEMU
+    `console` adds the terminal's serial port; each is a connected socket here (`port`), which ends when QEMU
     does. `serial` (for disk images) makes the first serial port such a socket too.
     """
 

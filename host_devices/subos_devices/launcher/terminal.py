@@ -50,6 +50,9 @@ async def run_on_streams(machine: Machine) -> int:
 
     Returns the command's exit status when all its output is written. Raises GuestLost, BrokenPipeError.
     """
+    # In the background of a shell, reading the terminal would stop this process, and the VM with it. With the
+    # signal ignored it is an error, which the guest sees as the end of its input.
+    signal.signal(signal.SIGTTIN, signal.SIG_IGN)
     return await _run(
         machine,
         inputs=[send_input(0, machine.port("stdin"))],

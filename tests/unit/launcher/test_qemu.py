@@ -65,7 +65,7 @@ def test_the_default_guest() -> None:
         ("-device", "vhost-user-input-pci,id=mouse,chardev=mouse-socket"),
         ("-chardev", "file,id=serial,path=/run/a,,b/console.log"),
         ("-chardev", "socket,id=console,fd=8"),
-        ("-device", "virtconsole,bus=ports.0,chardev=console"),
+        ("-device", "isa-serial,index=1,chardev=console"),
         ("-chardev", "socket,id=port-stdin,fd=7"),
         ("-device", "virtserialport,bus=ports.0,chardev=port-stdin,name=org.subos.stdin"),
         ("-chardev", "socket,id=qmp,fd=9,server=on,wait=off"),
@@ -130,7 +130,7 @@ def test_versions(text: str, version: tuple[int, int, int] | None) -> None:
 @pytest.fixture
 def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    monkeypatch.setitem(ARCHITECTURES, "test", qemu.Architecture("test", "m", "ttyS0"))
+    monkeypatch.setitem(ARCHITECTURES, "test", qemu.Architecture("test", "m", "ttyS0", "isa-serial", "ttyS1"))
     return tmp_path / "qemu-system-test"
 
 
