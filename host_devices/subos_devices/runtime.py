@@ -109,7 +109,11 @@ def claim(name: str) -> Iterator[Path]:
 
 
 def listen(path: Path, kind: socket.SocketKind = socket.SOCK_STREAM) -> socket.socket:
-    """A listening Unix socket at `path`, for its owner only; a stale one is replaced, a live one is an error."""
+    """A listening Unix socket at `path`, for its owner only; a stale one is replaced, a live one is an error.
+
+    It appears there only when it can be connected to, so that who waits for the file need not try again.
+    """
+    hidden = path.with_name(f".{os.getpid()}")
     listener = socket.socket(socket.AF_UNIX, kind)
     try:
         if path.is_socket():
@@ -122,14 +126,17 @@ def listen(path: Path, kind: socket.SocketKind = socket.SOCK_STREAM) -> socket.s
                     raise UserError(f"somebody already serves {path}", "choose another socket, or end that process")
         old = os.umask(0o177)
         try:
-            listener.bind(os.fspath(path))
+            listener.bind(os.fspath(hidden))
         finally:
             os.umask(old)
         listener.listen(16)
+        os.link(hidden, path)  # unlike a rename, this replaces nobody's file
     except OSError as error:
         listener.close()
         raise UserError(f"the socket {path} cannot be made: {error.strerror or error}") from error
     except UserError:
         listener.close()
         raise
+    finally:
+        hidden.unlink(missing_ok=True)
     return listener

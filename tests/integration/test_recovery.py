@@ -111,6 +111,7 @@ def crash_until_backed_off(supervised: Supervised, vm: FrontEnd) -> None:
 def test_twenty_reconnections_leak_nothing() -> None:
     with supervise() as supervised, GuestRam() as ram:
         path = supervised.add(Reverser)
+        ours = descriptors()
 
         def converse() -> None:
             with FrontEnd.connect(path, ram=ram) as vm:
@@ -124,10 +125,10 @@ def test_twenty_reconnections_leak_nothing() -> None:
 
         converse()
         pid = supervised.status()["pid"]
-        ours, workers = descriptors(), eventually(lambda: not maps(pid, "guest-ram") and descriptors(pid))
+        workers = eventually(lambda: not maps(pid, "guest-ram") and descriptors(pid))
         for _ in range(20):
             converse()
-        assert descriptors() == ours
+        eventually(lambda: descriptors() == ours)
         assert supervised.status()["pid"] == pid
         eventually(lambda: not maps(pid, "guest-ram"))
         assert descriptors(pid) == workers

@@ -92,9 +92,13 @@ async def _serve(args: argparse.Namespace, spec: DeviceSpec, zygote: Zygote) -> 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, end.set)
-    made = [path for path in (args.socket_path, args.driver_socket) if path]
+    made = [args.driver_socket] if args.driver_socket else []
     try:
-        listener = runtime.listen(args.socket_path) if args.socket_path else socket.socket(fileno=args.fd)
+        if args.socket_path:
+            listener = runtime.listen(args.socket_path)
+            made.append(args.socket_path)
+        else:
+            listener = socket.socket(fileno=args.fd)
         async with Supervisor(zygote) as supervisor:
             if not args.persistent:
                 supervisor.on_disconnect = end.set

@@ -192,7 +192,7 @@ class DeviceServer:
             except EOFError:
                 pass
             except (BadMessage, OSError) as error:
-                log.error("%s: the front end's connection is unusable: %s", self.spec.name, error)
+                log.error("%s: the front end's connection is unusable: %s", self.spec.name, str(error))
             finally:
                 self._loop.remove_reader(connection)
                 self._stream = None
@@ -204,7 +204,8 @@ class DeviceServer:
                 self.session = Session(registry.build(self.spec))
                 if self.worker is not None:
                     self.worker.memory(self.session)  # none: the guest's is held no longer
-            self._on_disconnect()
+            if stream.received:  # one that said nothing only looked whether somebody serves here
+                self._on_disconnect()
 
     async def _converse(self, stream: MessageStream) -> None:
         while True:

@@ -58,6 +58,8 @@ class MessageStream:
 
     def __init__(self, sock: socket.socket) -> None:
         self.socket = sock
+        self.received = 0
+        """Messages so far."""
         self._buffer = bytearray()
         self._fds: list[int] = []
 
@@ -95,6 +97,7 @@ class MessageStream:
         message = Message(header.request, header.flags, bytes(self._buffer[HEADER.size :]), self._fds)
         self._buffer.clear()
         self._fds = []
+        self.received += 1
         return message
 
     def send(self, request: int, payload: bytes = b"", flags: int = 0, fds: Sequence[int] = ()) -> None:

@@ -164,16 +164,22 @@ class DeviceWorker:
             self.control.send(json.dumps(message).encode(), socket.MSG_DONTWAIT)
 
     def _obey(self) -> None:
-        try:
-            data, ancillary, _flags, _peer = self.control.recvmsg(
-                MAX_PACKET, socket.CMSG_SPACE(4 * MAX_MEM_REGIONS), socket.MSG_CMSG_CLOEXEC
-            )
-        except ConnectionError:
-            data, ancillary = b"", []
-        if not data:
-            self._running = False
-            return
-        message = json.loads(data)
+        """Does all that was said so far, so that a kick that came later finds it done."""
+        while self._running:
+            try:
+                data, ancillary, _flags, _peer = self.control.recvmsg(
+                    MAX_PACKET, socket.CMSG_SPACE(4 * MAX_MEM_REGIONS), socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
+                )
+            except BlockingIOError:
+                return
+            except ConnectionError:
+                data, ancillary = b"", []
+            if data:
+                self._perform(json.loads(data), receive_fds(ancillary))
+            else:
+                self._running = False
+
+    def _perform(self, message: dict[str, Any], fds: list[int]) -> None:
         operations: dict[str, Callable[[dict[str, Any], list[int]], None]] = {
             "memory": self._memory,
             "start": self._start,
@@ -181,7 +187,7 @@ class DeviceWorker:
             "call": self._call,
             "stop": self._stop,
         }
-        operations[message["op"]](message, receive_fds(ancillary))
+        operations[message["op"]](message, fds)
 
     def _memory(self, message: dict[str, Any], fds: Sequence[int]) -> None:
         running = [ring for ring in self.rings.values() if ring.queue is not None]
