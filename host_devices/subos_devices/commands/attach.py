@@ -66,6 +66,7 @@ def _in_background(attachment: Attachment) -> str:
     """Starts the supervisor in a process of its own. Returns the VM's name once all is plugged. Raises UserError."""
     import json
     import os
+    import signal
 
     from ..errors import SubosError, UserError
 
@@ -73,27 +74,31 @@ def _in_background(attachment: Attachment) -> str:
     pid = os.fork()
     if pid:
         os.close(writer)
-        with open(reader, "rb") as answers:
-            answer = json.loads(answers.read() or b'{"message": "the background process died"}')
+        try:
+            with open(reader, "rb") as answers:
+                answer = json.loads(answers.read() or b'{"message": "the background process died"}')
+        except KeyboardInterrupt:
+            os.kill(pid, signal.SIGINT)  # what is plugged already goes out again
+            os.waitpid(pid, 0)
+            raise
         if "name" in answer:
             return str(answer["name"])
         os.waitpid(pid, 0)
         raise UserError(answer["message"], answer.get("hint", ""))
-    os.close(reader)
 
     def tell(**said: str) -> None:
         with open(writer, "wb") as answers:
             answers.write(json.dumps(said).encode())
 
-    def ready(name: str) -> None:
+    try:
+        os.close(reader)
         os.setsid()
+        # Before there are workers: who reads what this command prints waits until nobody can write any more.
         null = os.open(os.devnull, os.O_RDWR)
         for standard in range(3):
             os.dup2(null, standard)
-        tell(name=name)
-
-    try:
-        _serve(attachment, ready)
+        os.close(null)
+        _serve(attachment, lambda name: tell(name=name))
         os._exit(0)
     except SubosError as error:
         tell(message=error.message, hint=error.hint)

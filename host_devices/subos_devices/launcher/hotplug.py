@@ -33,7 +33,10 @@ async def check_shared_memory(monitor: Qmp) -> None:
 
 
 async def plug(monitor: Qmp, devices: list[VhostUserDevice]) -> None:
-    """Plugs all, or none: what was plugged is taken out again when a later one fails. Raises UserError."""
+    """Plugs all, or none: what was plugged is taken out again when a later one fails. Raises UserError.
+
+    Room for all of them is looked for first: a guest that does not run lets go of nothing.
+    """
     done: list[VhostUserDevice] = []
     try:
         for device in devices:
@@ -41,7 +44,7 @@ async def plug(monitor: Qmp, devices: list[VhostUserDevice]) -> None:
             backend = {"type": "socket", "data": {"addr": address, "server": False}}
             await monitor.execute("chardev-add", id=device.chardev, backend=backend)
             try:
-                await _add_device(monitor, device)
+                await _add_device(monitor, device, wanted=len(devices) - len(done))
             except UserError:
                 await monitor.execute("chardev-remove", id=device.chardev)
                 raise
@@ -68,7 +71,8 @@ async def unplug(monitor: Qmp, device: VhostUserDevice) -> None:
     await monitor.execute("chardev-remove", id=device.chardev)
 
 
-async def _add_device(monitor: Qmp, device: VhostUserDevice) -> None:
+async def _add_device(monitor: Qmp, device: VhostUserDevice, wanted: int) -> None:
+    """`wanted` devices are still to be plugged, this one among them."""
     arguments = {"driver": device.driver, "id": device.id, "chardev": device.chardev, **device.properties}
     try:
         await monitor.execute("device_add", **arguments)
@@ -77,9 +81,9 @@ async def _add_device(monitor: Qmp, device: VhostUserDevice) -> None:
         if "hotplug" not in error.message:  # "Bus 'pcie.0' does not support hotplugging"
             raise
     ports = list(_free_ports(await monitor.execute("query-pci")))
-    if not ports:
+    if len(ports) < wanted:
         raise UserError(
-            "the VM has no free slot to plug a device into",
+            f"the VM has {len(ports)} free slots, and {wanted} devices are to be plugged",
             "start it with one for each device: -device pcie-root-port,id=subos0,chassis=100 (then 1 and 101, …)",
         )
     await monitor.execute("device_add", **arguments, bus=ports[0])

@@ -47,7 +47,7 @@ class Qmp:
                 "is it QMP (-qmp unix:…)? QEMU serves one client at a time: is another connected?",
             ) from None
         except (QMPError, OSError) as error:
-            reason = error.__cause__ or error
+            reason = str(error.__cause__ or error).partition("\n")[0]
             raise UserError(
                 f"{address} is no QMP socket that answers: {reason}",
                 "start QEMU with -qmp unix:PATH,server=on,wait=off, and give that PATH",
