@@ -1,0 +1,126 @@
+"""A VM that somebody else started: QEMU by hand, with a little guest of its own that talks on its serial port."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+
+from subos_devices.errors import GuestLost
+from subos_devices.launcher.cpio import Archive
+from subos_devices.launcher.initramfs import find_busybox, module_order
+from subos_devices.launcher.kernel import Kernel
+from subos_devices.launcher.kernel_image import fastest_image
+from subos_devices.launcher.qemu import choose_accelerator, find_qemu, this_architecture
+
+MEMORY = "384M"
+SHARED = ("-object", f"memory-backend-memfd,id=mem,size={MEMORY},share=on", "-machine", "memory-backend=mem")
+TIMEOUT = 120.0  # seconds
+
+INIT = """\
+#!/bin/busybox sh
+/bin/busybox mkdir -p /proc /sys /dev /mnt
+/bin/busybox --install -s /bin
+export PATH=/bin
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t devtmpfs dev /dev
+while read -r module; do insmod "/modules/$module.ko"; done </modules/order
+"""
+
+SHELL = """\
+stty -echo
+echo the hand-made guest is up
+exec sh
+"""
+
+
+def initramfs(kernel: Kernel, then: str) -> bytes:
+    """A guest that mounts what a system wants, loads the drivers of our devices, and goes on as `then` says."""
+    archive = Archive()
+    archive.character_device("dev/console", 5, 1)
+    archive.file("bin/busybox", find_busybox().read_bytes(), 0o755)
+    archive.file("init", (INIT + then).encode(), 0o755)
+    order = module_order(kernel)
+    archive.file("modules/order", "".join(f"{name}\n" for name in order).encode())
+    for name in order:
+        assert kernel.modules is not None
+        archive.file(f"modules/{name}.ko", kernel.modules.read(name))
+    return archive.finish()
+
+
+class HandMade:
+    """QEMU with a QMP socket at `qmp`, and the guest's shell."""
+
+    def __init__(self, folder: Path, arguments: Sequence[str]) -> None:
+        self.qmp = folder / "qmp.sock"
+        self.process = subprocess.Popen(
+            [
+                find_qemu().program,
+                *("-nodefaults", "-no-user-config", "-display", "none", "-name", "hand-made"),
+                *("-accel", choose_accelerator(), "-m", MEMORY, "-qmp", f"unix:{self.qmp},server=on,wait=off"),
+                *("-serial", "stdio", *arguments),
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self._input, self._output = self.process.stdin.fileno(), self.process.stdout.fileno()
+        os.set_blocking(self._output, False)
+        self._shown = ""
+        self._commands = 0
+
+    def __enter__(self) -> HandMade:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self.process:
+            if self.process.poll() is None:
+                self.process.kill()
+
+    def wait_for(self, pattern: str) -> re.Match[str]:
+        """Reads the console until `pattern` is shown, and forgets all up to its end. Raises GuestLost."""
+        deadline = time.monotonic() + TIMEOUT
+        while not (match := re.search(pattern, self._shown, re.DOTALL)):
+            try:
+                data = os.read(self._output, 65536)
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise GuestLost(f"the hand-made guest did not show {pattern!r}: {self._shown!r}") from None
+                time.sleep(0.02)
+                continue
+            if not data:
+                raise GuestLost(f"the hand-made guest ended: {self._shown!r}")
+            self._shown += data.decode(errors="replace")
+        self._shown = self._shown[match.end() :]
+        return match
+
+    def run(self, command: str) -> str:
+        """What a command of the guest's shell prints. A status other than 0 fails the test."""
+        self._commands += 1
+        number = self._commands
+        os.write(self._input, f'echo "<$(({number}))>"; {command}; echo "<end {number} $?>"\n'.encode())
+        match = self.wait_for(rf"<{number}>\r?\n(.*)<end {number} (\d+)>")
+        said = match[1].replace("\r", "")
+        assert match[2] == "0", f"{command} in the hand-made guest: status {match[2]}\n{said}"
+        return said
+
+
+@contextmanager
+def booted(folder: Path, kernel: Kernel, machine: Sequence[str]) -> Iterator[HandMade]:
+    """A hand-made VM whose shell is ready. `machine` are the arguments that matter to hot-plug."""
+    image = folder / "initramfs"
+    image.write_bytes(initramfs(kernel, SHELL))
+    append = f"console={this_architecture().serial} quiet panic=-1"
+    boot = ("-kernel", str(fastest_image(kernel.image)), "-initrd", str(image), "-append", append, "-no-reboot")
+    with HandMade(folder, [*machine, *boot]) as vm:
+        vm.wait_for("the hand-made guest is up")
+        yield vm

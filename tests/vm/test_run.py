@@ -1,0 +1,301 @@
+"""`subos-devices run`, as a person or a script runs it: streams, terminal, exit status, signals, lost VMs."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import pty
+import re
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import subos_devices
+import subos_protocol
+from subos_devices.errors import GuestLost
+from subos_devices.launcher.kernel import find_kernel
+from support.command import (
+    COMMAND,
+    assert_nothing_is_left,
+    family,
+    running,
+    subos,
+    wait_ended,
+    wait_for_file,
+    wait_for_vm,
+)
+from support.kernels import small_copy
+from support.steps import step
+
+pytestmark = pytest.mark.vm
+
+NOBODY = 65534
+
+
+def test_streams(tmp_path: Path) -> None:
+    """Standard input and its end, output and errors apart, much output, environment, folder, exit status."""
+    folder = tmp_path / "a folder"
+    folder.mkdir()
+    big, stdin = os.urandom(20 << 20), os.urandom(300_001)
+    (folder / "big file").write_bytes(big)
+    shell = 'uname -r >&2; pwd >&2; echo "$GREETING" >&2; sha256sum >&2; cat "big file"; exit 7'
+    done = subos(
+        *("run", "--share", ".", "--", "sh", "-c", shell),
+        check=7,
+        stdin=stdin,
+        cwd=folder,
+        env={"GREETING": "it's  got 'quotes', $HOME and ünïcode"},
+    )
+    assert hashlib.sha256(done.stdout).hexdigest() == hashlib.sha256(big).hexdigest()
+    kernel, where, greeting, digest = done.stderr.decode().splitlines()
+    assert kernel == find_kernel().version
+    assert where == str(folder)
+    assert greeting == "it's  got 'quotes', $HOME and ünïcode"
+    assert digest.split()[0] == hashlib.sha256(stdin).hexdigest()
+
+
+class Terminal:
+    """A terminal with `subos-devices` on it."""
+
+    def __init__(self, *words: str, rows: int, columns: int) -> None:
+        self._master, self.slave = pty.openpty()
+        self.resize(rows, columns)
+        self.process = subprocess.Popen(
+            [*COMMAND, *words],
+            stdin=self.slave,
+            stdout=self.slave,
+            stderr=self.slave,
+            env={**os.environ, "SHELL": "/bin/sh", "PS1": "ready> ", "TERM": "dumb"},
+            preexec_fn=lambda: (os.setsid(), fcntl.ioctl(0, termios.TIOCSCTTY, 0)),
+        )
+        os.set_blocking(self._master, False)
+        self.shown = ""
+
+    def resize(self, rows: int, columns: int) -> None:
+        """The kernel tells the terminal's foreground process by SIGWINCH."""
+        fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("4H", rows, columns, 0, 0))
+
+    def type(self, text: str) -> None:
+        os.write(self._master, text.encode())
+
+    def wait_for(self, pattern: str, timeout: float = 120) -> re.Match[str]:
+        """Reads until `pattern` is shown, and forgets all up to its end. Raises GuestLost."""
+        deadline = time.monotonic() + timeout
+        while not (match := re.search(pattern, self.shown)):
+            try:
+                self.shown += os.read(self._master, 65536).decode(errors="replace")
+            except BlockingIOError:
+                if self.process.poll() is not None or time.monotonic() > deadline:
+                    raise GuestLost(f"{pattern!r} was not shown, only {self.shown!r}") from None
+                time.sleep(0.02)
+        self.shown = self.shown[match.end() :]
+        return match
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        os.close(self._master)
+        os.close(self.slave)
+
+
+@contextlib.contextmanager
+def terminal(*words: str, rows: int, columns: int) -> Iterator[Terminal]:
+    shown = Terminal(*words, rows=rows, columns=columns)
+    try:
+        yield shown
+    finally:
+        shown.close()
+
+
+def test_a_shell_on_the_terminal() -> None:
+    with terminal("run", rows=33, columns=101) as screen:
+        before = termios.tcgetattr(screen.slave)
+        step("the shell's prompt")
+        screen.wait_for("ready> ")
+        assert termios.tcgetattr(screen.slave) != before  # raw: the guest's terminal does the echo
+        step("the window's size")
+        screen.type("stty size; tty\n")
+        screen.wait_for(r"33 101\r\n/dev/ttyS1\r\n")
+        screen.resize(44, 121)
+        screen.type('until [ "$(stty size)" = "44 121" ]; do sleep 0.1; done; echo "resized $((40 + 2))"\n')
+        screen.wait_for("resized 42")
+        step("Ctrl-C is the guest's")
+        screen.type("echo st''arted; sleep 1000\n")
+        screen.wait_for("started")
+        screen.type("\x03")
+        screen.wait_for("ready> ")
+        screen.type("echo status $?\n")
+        screen.wait_for("status 130")
+        step("exit 3")
+        screen.type("exit 3\n")
+        assert screen.process.wait(60) == 3
+        assert termios.tcgetattr(screen.slave) == before
+
+
+def test_a_guest_that_panics() -> None:
+    done = subos("run", "--", "sh", "-c", "echo before; sync; echo c >/proc/sysrq-trigger; sleep 1000")
+    assert done.returncode == 125
+    assert done.stdout == b"before\n"
+    reason = done.stderr.decode().splitlines()[0]
+    assert reason.startswith("subos-devices: the VM was lost: the guest's kernel panicked: ")
+    assert "sysrq" in reason
+
+
+def test_a_configured_vm_whose_qemu_is_killed(tmp_path: Path) -> None:
+    """A file says what the VM is like; a flag wins over it. Without its QEMU the VM is lost."""
+    (tmp_path / "shared").mkdir()
+    config = tmp_path / "vm.toml"
+    config.write_text('name = "configured"\ncpus = 3\nmemory = "700M"\nshare = ["shared:mine"]\nrng = false\n')
+    shell = (
+        "{ nproc; awk '/MemTotal/ { print $2 }' /proc/meminfo; } >shared/new && mv shared/new shared/seen; sleep 1000"
+    )
+    words = ("run", "--config", config, "--cpus", 1, "--", "sh", "-c", shell)
+    with running(*words, cwd=tmp_path, stderr=subprocess.PIPE) as process:
+        status = wait_for_vm("configured", process)
+        assert [device["name"] for device in status["devices"]] == ["subos-root", "mine", "mouse"]
+        wait_for_file(tmp_path / "shared" / "seen", process)
+        cpus, memory = (tmp_path / "shared" / "seen").read_text().split()
+        assert int(cpus) == 1
+        assert 500 * 1024 < int(memory) < 700 * 1024
+        step("kill QEMU")
+        everybody = family(process.pid)
+        os.kill(status["qemu"], signal.SIGKILL)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 125
+    assert said.decode().splitlines()[0] == "subos-devices: the VM was lost: QEMU was ended by SIGKILL"
+    wait_ended(everybody)
+    assert_nothing_is_left("configured")
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_launcher_that_is_asked_to_end(tmp_path: Path, number: signal.Signals, status: int) -> None:
+    """Nothing of the VM is left: SIGINT while the guest runs a command, SIGTERM while it boots."""
+    shell = f"touch {tmp_path}/up; sleep 1000"
+    with running("run", "--name", "asked", "--share", tmp_path, "--", "sh", "-c", shell) as process:
+        wait_for_vm("asked", process)
+        if number == signal.SIGINT:
+            wait_for_file(tmp_path / "up", process)
+        everybody = family(process.pid)
+        names = {Path(f"/proc/{member.pid}/comm").read_text().strip() for member in everybody}
+        assert {"subos-zygote", "subos-fs", "subos-mouse", "subos-rng"} <= names
+        step(f"{number.name} to process {process.pid}")
+        process.send_signal(number)
+        assert process.wait(60) == status
+    wait_ended(everybody)
+    assert_nothing_is_left("asked")
+
+
+def test_a_launcher_that_is_killed(tmp_path: Path) -> None:
+    """Everybody follows it, and the next VM of that name starts."""
+    with running("run", "--name", "again", "--", "sleep", "1000") as process:
+        wait_for_vm("again", process)
+        everybody = family(process.pid)
+        assert len(everybody) == 6  # itself, QEMU, the zygote, and three workers
+        step(f"SIGKILL to process {process.pid}")
+        process.kill()
+        process.wait()
+        wait_ended(everybody)
+    step("the next one of that name")
+    with running("run", "--name", "again", "--", "sleep", "1000") as process:
+        wait_for_vm("again", process)
+        process.terminate()
+        assert process.wait(60) == 143
+    assert_nothing_is_left("again")
+
+
+# --- an ordinary user
+
+
+def as_nobody() -> None:
+    os.setgroups([])
+    os.setgid(NOBODY)
+    os.setuid(NOBODY)
+
+
+def python_of_nobody() -> str:
+    """A Python that an ordinary user may run: ours may lie in root's home."""
+    names = ("python3", "python3.13", "python3.12", "python3.11")
+    for python in filter(None, [sys.executable, "/usr/bin/python3", *map(shutil.which, names)]):
+        try_it = [python, "-c", "import sys; sys.exit(sys.version_info < (3, 11))"]
+        with contextlib.suppress(OSError):
+            if subprocess.run(try_it, preexec_fn=as_nobody, cwd="/", capture_output=True).returncode == 0:
+                return python
+    pytest.skip("no Python 3.11 here that an ordinary user may run")
+
+
+@pytest.fixture
+def nobody_s(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[list[str], Path, Callable[[], None]]]:
+    """The command, a folder of the user's own, and how to become that user."""
+    home = Path("/var/tmp", f"subos-nobody-{os.getpid()}")  # the folders above pytest's own are not for others
+    home.mkdir(mode=0o755)
+    try:
+        for package in (subos_devices, subos_protocol):
+            source = Path(package.__path__[0])
+            shutil.copytree(source, home / source.name, ignore=shutil.ignore_patterns("__pycache__"))
+        small_copy(find_kernel(), home / "kernel")
+        for name in ("cache", "runtime", "work"):
+            (home / name).mkdir()
+            os.chown(home / name, NOBODY, NOBODY)
+        yield [python_of_nobody(), "-m", "subos_devices.cli"], home, as_nobody
+    finally:
+        shutil.rmtree(home)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="these tests run as an ordinary user already")
+def test_an_ordinary_user(nobody_s: tuple[list[str], Path, Callable[[], None]]) -> None:
+    """The issue's own example, and a file of that user's, by somebody who is not root."""
+    command, home, become = nobody_s
+    kernel = next((home / "kernel" / "boot").iterdir())
+    work = home / "work"
+    shell = "uname -r; id -u; echo made in the guest >proof; touch /subos-test-new && echo layered; exit 7"
+    done = subprocess.run(
+        [*command, "run", "--kernel", kernel, "--share", work, "--", "sh", "-c", shell],
+        preexec_fn=become,
+        cwd=work,
+        env={
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": str(home),
+            "HOME": str(home / "work"),
+            "XDG_CACHE_HOME": str(home / "cache"),
+            "XDG_RUNTIME_DIR": str(home / "runtime"),
+        },
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 7, done.stderr
+    assert done.stdout.splitlines() == [find_kernel().version, "0", "layered"]
+    assert (work / "proof").read_text() == "made in the guest\n"
+    assert (work / "proof").stat().st_uid == NOBODY
+    assert not Path("/subos-test-new").exists()
+    assert list((home / "runtime" / "subos").iterdir()) == []
+
+
+# --- the demo
+
+
+def test_the_demo() -> None:
+    done = subos("demo", "--json")
+    report = json.loads(done.stdout)
+    assert [row for row in report["rows"] if not row["ok"]] == []
+    assert done.returncode == 0
+    assert report.keys() == {"ok", "boot_ms", "rows"}
+    assert report["ok"] is True
+    assert isinstance(report["boot_ms"], int)
+    assert {row["device"] for row in report["rows"]} == {"fs", "mouse", "rng"}
+    for row in report["rows"]:
+        assert row.keys() >= {"device", "check", "ok", "ms"}
+        assert isinstance(row["ms"], int)
