@@ -59,7 +59,10 @@ def resolve(args: argparse.Namespace, settings: Sequence[Setting], file: Path | 
     for setting in settings:
         value = values[setting.attribute]
         if setting.minimum is not None and value is not None and value < setting.minimum:
-            raise UserError(f"{setting.name} is {value}, and must be at least {setting.minimum}")
+            raise UserError(
+                f"{setting.name} is {value}, and must be at least {setting.minimum}",
+                f"the default is {setting.default}",
+            )
         if setting.type is list and value is None:
             values[setting.attribute] = []
     return argparse.Namespace(**values)
@@ -75,9 +78,11 @@ def _load(file: Path, settings: Sequence[Setting]) -> dict[str, Any]:
     try:
         table = tomllib.loads(file.read_text())
     except OSError as error:
-        raise UserError(f"the configuration {file} cannot be read: {error.strerror}") from error
+        raise UserError(
+            f"the configuration {file} cannot be read: {error.strerror}", "--config wants a TOML file of settings"
+        ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"the configuration {file} is not TOML: {error}") from error
+        raise UserError(f"the configuration {file} is not TOML: {error}", 'a line of it: memory = "4G"') from error
     known = {setting.name: setting for setting in settings}
     values: dict[str, Any] = {}
     for key, value in table.items():
@@ -95,7 +100,10 @@ def _check(file: Path, setting: Setting, value: Any) -> Any:
     fits: bool = type(value) is wanted
     if not fits or (wanted is list and not all(isinstance(item, str) for item in value)):
         kinds = {str: "a text", int: "a whole number", bool: "true or false", list: "a list of texts"}
-        raise UserError(f"{file}: {setting.name} must be {kinds[wanted]}, not {value!r}")
+        raise UserError(f"{file}: {setting.name} must be {kinds[wanted]}, not {value!r}", f"it is {setting.help}")
     if setting.choices and value not in setting.choices:
-        raise UserError(f"{file}: {setting.name} must be one of {', '.join(setting.choices)}, not {value!r}")
+        raise UserError(
+            f"{file}: {setting.name} must be one of {', '.join(setting.choices)}, not {value!r}",
+            f"it is {setting.help}",
+        )
     return file.parent / Path(value).expanduser() if setting.type is Path else value

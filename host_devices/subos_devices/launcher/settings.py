@@ -34,5 +34,5 @@ def memory_mib(text: str) -> int:
         raise UserError(f"memory is {text!r}, which is no size", "write it as 512M or 4G")
     size = int(match[1]) * (1024 if match[2] in ("g", "G") else 1)
     if size < MINIMUM_MEMORY:
-        raise UserError(f"memory is {size} MiB, and must be at least {MINIMUM_MEMORY}")
+        raise UserError(f"memory is {size} MiB, and must be at least {MINIMUM_MEMORY}", "the default is 2G")
     return size
