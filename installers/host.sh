@@ -5,7 +5,7 @@
 #   installers/host.sh --check COMPONENT...  only name the missing ones
 #   installers/host.sh --python              print the Python to use
 #
-# Components: python qemu busybox compiler make git bootdisk.  Runs as root or by sudo, asks nothing, talks on stderr.
+# Components: python qemu busybox kmod compiler make git bootdisk.  Runs as root or by sudo, asks nothing, talks on stderr.
 # Exit status: 0 all there; 2 wrong usage; 3 something is missing that cannot be installed from here;
 # 4 the package manager failed.
 set -eu
@@ -20,6 +20,7 @@ python        python3,python3-venv  python3                  python             
 qemu-x86_64   qemu-system-x86       qemu-system-x86-core     qemu-system-x86      qemu-x86
 qemu-aarch64  qemu-system-arm       qemu-system-aarch64-core qemu-system-aarch64  qemu-arm
 busybox       busybox-static        busybox                  busybox              busybox-static
+kmod          kmod                  kmod                     kmod                 kmod
 compiler      gcc,libc6-dev         gcc,glibc-devel          gcc                  gcc,glibc-devel
 make          make                  make                     make                 make
 git           git                   git                      git                  git
@@ -32,6 +33,7 @@ why() {
         python) echo "Python 3.11 or newer that can make a virtual environment" ;;
         qemu) echo "QEMU 8.2 or newer for $machine, which runs the guest" ;;
         busybox) echo "a static busybox, the guest's first process" ;;
+        kmod) echo "modprobe, for the guest, and depmod, for the kernel that is downloaded" ;;
         compiler) echo "a C compiler: the tests build a C program in the guest" ;;
         make) echo "the tests run make in the guest" ;;
         git) echo "the tests clone a repository in the guest" ;;
@@ -79,6 +81,7 @@ is_there() {
         python) find_python >/dev/null ;;
         qemu) qemu_is_new_enough ;;
         busybox) busybox_is_static ;;
+        kmod) PATH=$PATH:/usr/sbin:/sbin command -v depmod >/dev/null ;;
         compiler) command -v cc >/dev/null ;;
         make | git) command -v "$1" >/dev/null ;;
         # Only a PC boots such a disk.

@@ -81,8 +81,9 @@ async def _run(plan: VmPlan, zygote: Zygote, command: Sequence[str]) -> int:
 
     def end(number: int) -> None:
         nonlocal ended_by
-        ended_by = number
-        task.cancel()
+        if not ended_by:  # a second signal must not end the cleaning up
+            ended_by = number
+            task.cancel()
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, end, number)
