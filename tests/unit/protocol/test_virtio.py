@@ -30,7 +30,7 @@ def test_a_used_element() -> None:
 
 
 def test_ring_sizes() -> None:
-    """§2.7: 6 + 2 × queue size, and 6 + 8 × queue size."""
+    """§2.7: 6 and 2 bytes an entry, 6 and 8 bytes an entry."""
     assert (avail_ring_size(256), used_ring_size(256)) == (518, 2054)
 
 
