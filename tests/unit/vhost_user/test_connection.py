@@ -144,6 +144,13 @@ def test_any_cutting_gives_the_same_messages(messages: list[tuple[int, bytes, in
     assert descriptors() == before
 
 
+def read_to_the_end(stream: MessageStream) -> None:
+    while True:
+        message = stream.receive()
+        assert isinstance(message, Message)
+        message.close()
+
+
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.tuples(st.binary(min_size=1, max_size=40), st.integers(0, 3)), max_size=8))
 def test_any_bytes_are_messages_or_refused_and_leak_nothing(pieces: list[tuple[bytes, int]]) -> None:
@@ -153,8 +160,5 @@ def test_any_bytes_are_messages_or_refused_and_leak_nothing(pieces: list[tuple[b
             send_with(theirs, piece, *[null.fileno()] * fds)
         theirs.close()
         with pytest.raises((EOFError, BadMessage)):
-            while True:
-                message = stream.receive()
-                assert isinstance(message, Message)
-                message.close()
+            read_to_the_end(stream)
     assert descriptors() == before

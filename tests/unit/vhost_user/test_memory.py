@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from itertools import pairwise
 
 import pytest
 from hypothesis import assume, given, settings
@@ -136,7 +137,7 @@ def test_translation_is_that_of_a_naive_model(
         address = start * 4
         there = [model.get(address + step) for step in range(length)]
         whole = all(place is not None for place in there) and all(
-            b == (a[0], a[1] + 1) for a, b in zip(there, there[1:], strict=False) if a
+            b == (a[0], a[1] + 1) for a, b in pairwise(there) if a
         )
         if length == 0:
             continue

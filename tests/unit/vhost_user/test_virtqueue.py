@@ -125,11 +125,10 @@ def test_the_shapes_of_the_fast_path_are_laid_out_in_order(guest: Guest) -> None
     shapes = []
 
     def look(words: Words) -> int:
-        count = len(words) // 2
         shapes.append([word >> 32 for word in words[1::2]])
         for position, word in enumerate(words[1::2]):
             assert not word & NEXT << 32 or word >> 48 == position + 1
-        return count
+        return 0
 
     for length in range(1, 14):
         guest.driver.add([b"r"], [1] * (length - 1))
