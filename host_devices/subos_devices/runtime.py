@@ -20,6 +20,7 @@ from pathlib import Path
 
 from .errors import UserError
 
+MAX_PATH = 107  # bytes of a Unix socket's path (unix(7))
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,39}")
 
 
@@ -113,6 +114,8 @@ def listen(path: Path, kind: socket.SocketKind = socket.SOCK_STREAM) -> socket.s
 
     It appears there only when it can be connected to, so that who waits for the file need not try again.
     """
+    if len(os.fsencode(path)) > MAX_PATH:
+        raise UserError(f"the socket {path} cannot be made: its path has more than {MAX_PATH} bytes")
     hidden = path.with_name(f".{os.getpid()}")
     listener = socket.socket(socket.AF_UNIX, kind)
     try:

@@ -122,12 +122,12 @@ class WorkerLink:
                 return
             try:
                 message = json.loads(data)
-                operation = message["op"]
-            except (ValueError, TypeError, KeyError):
+                operation, stop = message["op"], int(message.get("id", 0))
+            except (ValueError, TypeError, KeyError, RecursionError, OverflowError):
                 self.kill()  # a worker that speaks otherwise is no longer ours
                 return
             if operation == "stopped":
-                future = self._stops.pop(message.get("id", 0), None)
+                future = self._stops.pop(stop, None)
                 if future is not None and not future.done():
                     future.set_result(None)
             else:

@@ -1,0 +1,175 @@
+"""The supervisor's end of a worker: it never waits, and believes nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, cast
+
+import pytest
+
+from subos_devices.rng import RngDevice
+from subos_devices.supervisor.link import WorkerLink
+from subos_devices.supervisor.zygote import Zygote
+from subos_devices.vhost_user.device import DeviceSpec
+from subos_devices.vhost_user.session import Session, Vring
+from support.processes import descriptors
+
+SPEC = DeviceSpec("rng", "rng0")
+
+
+class Nursery:
+    """In the zygote's place: its workers are sockets that the test holds."""
+
+    def __init__(self) -> None:
+        self.workers: list[socket.socket] = []
+        self.killed: list[int] = []
+
+    def spawn(self, spec: DeviceSpec, control: socket.socket, counters: int, *, respawned: bool, on_pid: Any) -> None:
+        self.workers.append(control.dup())
+        on_pid(4242)
+
+    def kill(self, pid: int) -> None:
+        self.killed.append(pid)
+
+
+class Scene:
+    def __init__(self) -> None:
+        self.nursery = Nursery()
+        self.heard: list[dict[str, Any]] = []
+        self.died = asyncio.Event()
+        self.link = WorkerLink(
+            cast(Zygote, self.nursery),
+            SPEC,
+            0,
+            respawned=False,
+            on_message=self.heard.append,
+            on_death=self.died.set,
+        )
+        [self.worker] = self.nursery.workers
+
+
+@asynccontextmanager
+async def scene() -> AsyncIterator[Scene]:
+    made = Scene()
+    try:
+        yield made
+    finally:
+        if made.link.alive:
+            made.link.close()
+        made.worker.close()
+
+
+def run(test: Callable[[Scene], Awaitable[None]]) -> None:
+    async def whole() -> None:
+        async with asyncio.timeout(10), scene() as made:
+            await test(made)
+
+    before = descriptors()
+    asyncio.run(whole())
+    assert descriptors() == before
+
+
+def test_commands_are_json_with_descriptors_beside_them() -> None:
+    async def test(scene: Scene) -> None:
+        scene.link.enable(Vring(1, enabled=True))
+        assert json.loads(scene.worker.recv(1000)) == {"op": "enable", "index": 1, "on": True}
+        call = os.eventfd(0)
+        scene.link.call(Vring(0, call=call))
+        data, fds, _, _ = socket.recv_fds(scene.worker, 1000, 4)
+        assert (json.loads(data), len(fds)) == ({"op": "call", "index": 0}, 1)
+        for fd in (call, *fds):
+            os.close(fd)
+        scene.link.memory(Session(RngDevice(SPEC)))
+        assert json.loads(scene.worker.recv(1000)) == {"op": "memory", "regions": []}
+
+    run(test)
+
+
+def test_a_ring_that_is_let_go_of() -> None:
+    async def test(scene: Scene) -> None:
+        stopping = asyncio.create_task(scene.link.stop(3, timeout=10))
+        await asyncio.sleep(0)
+        said = json.loads(scene.worker.recv(1000))
+        assert (said["op"], said["index"]) == ("stop", 3)
+        scene.worker.send(json.dumps({"op": "stopped", "id": said["id"] + 1}).encode())
+        scene.worker.send(json.dumps({"op": "stopped", "id": said["id"]}).encode())
+        await stopping
+        assert scene.nursery.killed == []
+
+    run(test)
+
+
+def test_a_ring_that_is_not_let_go_of_costs_the_workers_life() -> None:
+    async def test(scene: Scene) -> None:
+        await scene.link.stop(0, timeout=0.01)
+        assert scene.nursery.killed == [4242]
+
+    run(test)
+
+
+def test_a_stop_ends_with_the_worker() -> None:
+    async def test(scene: Scene) -> None:
+        stopping = asyncio.create_task(scene.link.stop(0, timeout=10))
+        await asyncio.sleep(0)
+        scene.worker.close()
+        await stopping
+        await scene.died.wait()
+        assert not scene.link.alive
+        await scene.link.stop(0, timeout=10)  # nothing to wait for any more
+        scene.link.enable(Vring(0))
+
+    run(test)
+
+
+def test_a_cancelled_stop_is_cancelled_although_the_answer_comes() -> None:
+    async def test(scene: Scene) -> None:
+        stopping = asyncio.create_task(scene.link.stop(0, timeout=10))
+        await asyncio.sleep(0)
+        said = json.loads(scene.worker.recv(1000))
+        scene.worker.send(json.dumps({"op": "stopped", "id": said["id"]}).encode())
+        scene.link._readable()  # both at once: the answer is in, and the task has not run yet
+        stopping.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await stopping
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    "nonsense", [b"{", b"[]", b"3", b"null", b'{"up": 1}', b"\xff\xfe", b"[" * 5000, b'{"op": "stopped", "id": []}']
+)
+def test_a_worker_that_speaks_otherwise_is_killed(nonsense: bytes) -> None:
+    async def test(scene: Scene) -> None:
+        scene.worker.send(nonsense)
+        while not scene.nursery.killed:
+            await asyncio.sleep(0)
+        assert scene.heard == []
+
+    run(test)
+
+
+def test_a_worker_that_does_not_listen_is_killed() -> None:
+    async def test(scene: Scene) -> None:
+        for _ in range(100_000):
+            scene.link.enable(Vring(0))
+            if scene.nursery.killed:
+                return
+        raise AssertionError("the socket never filled up")
+
+    run(test)
+
+
+def test_what_it_says_is_passed_on() -> None:
+    async def test(scene: Scene) -> None:
+        scene.worker.send(b'{"op": "ready"}')
+        scene.worker.send(b'{"op": "log", "message": "hello"}')
+        scene.worker.close()
+        await scene.died.wait()
+        assert [message["op"] for message in scene.heard] == ["ready", "log"]
+
+    run(test)

@@ -1,0 +1,127 @@
+"""The zygote: workers are born, end and are killed; nobody else is."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from subos_devices.supervisor.zygote import Zygote
+from subos_devices.testing.serving import children
+from subos_devices.vhost_user.device import DeviceSpec
+from subos_devices.vhost_user.worker import Counters
+from support.processes import descriptors, is_alive
+from support.waiting import eventually
+
+
+@pytest.fixture
+def zygote() -> Iterator[Zygote]:
+    before = descriptors()
+    zygote = Zygote.start()
+    yield zygote
+    zygote.close()
+    assert not is_alive(zygote.pid)
+    assert descriptors() == before
+
+
+class Worker:
+    """One that was asked for; `control` is the supervisor's end."""
+
+    def __init__(self, zygote: Zygote, kind: str, *, name: str = "w", **fds: int) -> None:
+        self.zygote = zygote
+        self.pid = 0
+        self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.control.settimeout(10)
+        counters = Counters.create()
+        with theirs:
+            spec = DeviceSpec(kind, name, {}, fds)
+            zygote.spawn(spec, theirs, counters, respawned=False, on_pid=self.born)
+        os.close(counters)
+
+    def born(self, pid: int) -> None:
+        self.pid = pid
+
+    def said(self) -> dict[str, object]:
+        message: dict[str, object] = json.loads(self.control.recv(1000) or b'{"op": "gone"}')
+        return message
+
+    def wait(self) -> int:
+        hear(self.zygote, lambda: self.pid)
+        return self.pid
+
+
+def hear(zygote: Zygote, until: Callable[[], object]) -> None:
+    while not until():
+        assert select.select([zygote.channel], [], [], 10)[0], "the zygote says nothing"
+        assert zygote.hear()
+
+
+def test_a_worker_lives_until_its_supervisor_lets_go(zygote: Zygote) -> None:
+    worker = Worker(zygote, "rng")
+    assert worker.said() == {"op": "ready"}
+    assert worker.wait() in children(zygote.pid)
+    worker.control.close()
+    eventually(lambda: not children(zygote.pid))
+
+
+def test_workers_die_with_the_zygote(zygote: Zygote) -> None:
+    workers = [Worker(zygote, "rng") for _ in range(3)]
+    pids = [worker.wait() for worker in workers]
+    assert len(set(pids)) == 3
+    os.kill(zygote.pid, signal.SIGKILL)
+    eventually(lambda: not any(map(is_alive, pids)))
+    for worker in workers:
+        worker.control.close()
+    eventually(lambda: not zygote.hear())
+    zygote.restart()
+    worker = Worker(zygote, "rng")
+    assert worker.said() == {"op": "ready"}
+    worker.control.close()
+
+
+def test_only_its_own_workers_are_killed(zygote: Zygote) -> None:
+    bystander = subprocess.Popen(["sleep", "60"])
+    try:
+        first, second = Worker(zygote, "rng"), Worker(zygote, "rng")
+        zygote.kill(bystander.pid)
+        zygote.kill(first.wait())
+        assert first.said() == {"op": "ready"}
+        assert first.said() == {"op": "gone"}
+        zygote.kill(first.pid)  # reaped, perhaps somebody else's by now
+        assert second.said() == {"op": "ready"}
+        third = Worker(zygote, "rng")
+        assert third.said() == {"op": "ready"}
+        assert bystander.poll() is None
+        assert is_alive(second.wait())
+        for worker in (first, second, third):
+            worker.control.close()
+    finally:
+        bystander.kill()
+        bystander.wait()
+
+
+def test_a_device_that_cannot_be_built_says_so(zygote: Zygote) -> None:
+    worker = Worker(zygote, "no.such.module:Class")
+    said = worker.said()
+    assert said["op"] == "failed"
+    assert "cannot be loaded" in str(said["message"])
+    assert worker.said() == {"op": "gone"}
+    worker.control.close()
+
+
+def test_a_worker_holds_what_it_was_given_and_nothing_else(zygote: Zygote) -> None:
+    with socket.socket(socket.AF_UNIX) as secret, open("/proc/self/status") as ours:
+        worker = Worker(zygote, "rng", driver=ours.fileno())
+        assert worker.said() == {"op": "ready"}
+        held = descriptors(worker.wait())
+        assert secret.fileno() >= 0
+        assert held.count("socket") == 1
+        assert [name for name in held if name.endswith("/status")] == [f"/proc/{os.getpid()}/status"]
+        assert {name for name in held if "memfd" in name} == {"/memfd:subos-counters (deleted)"}
+        worker.control.close()
