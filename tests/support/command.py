@@ -145,8 +145,17 @@ def wait_for_file(path: Path, process: subprocess.Popen[bytes]) -> None:
         time.sleep(0.02)
 
 
+def listed() -> dict[str, dict[str, Any]]:
+    """What `status --json` says of each VM, by name."""
+    return {machine["name"]: machine for machine in json.loads(subos("status", "--json", check=0).stdout)}
+
+
+def status_of(name: str) -> dict[str, Any]:
+    """What `status --json` says of a VM that runs."""
+    return listed()[name]
+
+
 def assert_nothing_is_left(name: str) -> None:
     """Of a VM that has ended: no folder, no socket, no place in the list."""
     assert not runtime.vm_folder(name).exists()
-    listed = json.loads(subos("status", "--json", check=0).stdout)
-    assert name not in [machine["name"] for machine in listed]
+    assert name not in listed()

@@ -16,7 +16,7 @@ import pytest
 from subos_devices import runtime
 from subos_devices.launcher import qmp
 from subos_devices.launcher.kernel import find_kernel
-from support.command import assert_nothing_is_left, family, refused, subos, wait_ended
+from support.command import assert_nothing_is_left, family, refused, status_of, subos, wait_ended
 from support.hand_made import SHARED, HandMade, booted
 from support.steps import step
 
@@ -67,14 +67,14 @@ def test_attach_and_detach(tmp_path: Path, machine: str) -> None:
         vm.run("until grep -q 'SubOS Mouse' /proc/bus/input/devices; do sleep 0.1; done")
         event = vm.run("cd /sys/class/input; grep -l 'SubOS Mouse' event*/device/name | cut -d/ -f1; cd /").strip()
         # The shell opens the device before it makes the file: from then on no event is missed.
-        vm.run(f"head -c 24 </dev/input/{event} >/seen & until [ -e /seen ]; do sleep 0.1; done")
+        vm.run(f"(head -c 24 </dev/input/{event} >/seen &); until [ -e /seen ]; do sleep 0.1; done")
         subos("input", "hand-made", "move", 4660, 22136, check=0)
         # struct input_event of 64 bits: the time, then type EV_ABS, code ABS_X and the value 0x1234
-        assert vm.run("wait; tail -c 8 /seen | hexdump -ve '1/1 \"%02x\"'; echo") == "0300000034120000\n"
+        seen = "until [ $(wc -c </seen) = 24 ]; do sleep 0.1; done; tail -c 8 /seen"
+        assert vm.run(f"{seen} | hexdump -ve '1/1 \"%02x\"'; echo") == "0300000034120000\n"
 
         step("status")
-        [status] = json.loads(subos("status", "--json", check=0).stdout)
-        assert status["name"] == "hand-made"
+        status = status_of("hand-made")
         assert {device["name"]: device["driver"] for device in status["devices"]} == {"tag": True, "mouse": True}
         everybody = family(status["pid"])
         assert len(everybody) == 4  # the supervisor, its zygote, two workers
@@ -100,8 +100,7 @@ def test_a_vm_whose_qemu_ends_takes_its_devices_along(tmp_path: Path) -> None:
     """No guest is needed: nobody drives the mouse."""
     with HandMade(tmp_path, [*next(iter(MACHINES.values())), "-S"]) as vm:
         subos("attach", "--qmp", vm.qmp, "--name", "ending", "--mouse", check=0)
-        [status] = json.loads(subos("status", "--json", check=0).stdout)
-        everybody = family(status["pid"])
+        everybody = family(status_of("ending")["pid"])
         step("QEMU ends")
         vm.process.kill()
         wait_ended(everybody)
@@ -155,8 +154,9 @@ def other_socket(tmp_path: Path) -> Iterator[Path]:
 
 def test_a_socket_that_is_not_qmp(other_socket: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
+    before = set(runtime.base_folder().glob("*"))
     for path in (other_socket, tmp_path / "file", tmp_path / "absent"):
         said = refused("attach", "--qmp", path, "--mouse")
         assert said.message.startswith(f"{path} is no QMP socket that answers: ")
         assert "-qmp unix:PATH" in said.hint
-    assert [path.name for path in runtime.base_folder().glob("*")] == []
+    assert set(runtime.base_folder().glob("*")) == before

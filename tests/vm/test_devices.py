@@ -15,7 +15,7 @@ import pytest
 from subos_devices import runtime
 from subos_devices.input import script
 from subos_devices.supervisor import control
-from support.command import subos
+from support.command import status_of, subos
 from support.guest import Guest
 from support.processes import is_alive
 from support.steps import step
@@ -78,7 +78,7 @@ def test_every_action_arrives_in_order(guest: Guest, folder: Path) -> None:
         script.parse(
             [
                 "move 100 200, click, move 32767 0, press right, move 5 6, release right,",
-                "click middle, scroll 3, scroll -2 --horizontal, move 100% 50%",
+                "scroll 3, press middle, scroll -2 --horizontal, release middle, move 100% 50%",
             ]
         )
     )
@@ -179,7 +179,7 @@ def test_an_rng_whose_process_is_killed(guest: Guest) -> None:
 
 def test_status_lists_the_vm(guest: Guest) -> None:
     name = guest.vm.plan.name
-    [machine] = json.loads(subos("status", "--json", check=0).stdout)
+    machine = status_of(name)
     assert (machine["name"], machine["pid"], machine["qemu"]) == (name, os.getpid(), guest.vm.machine.pid)
     rows = {device["name"]: device for device in machine["devices"]}
     assert {key: row["kind"] for key, row in rows.items()} == {

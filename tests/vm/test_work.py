@@ -111,8 +111,8 @@ def test_pip_install(guest: Guest, folder: Path) -> None:
 
     step("pip install --target in the guest")
     guest.check(sys.executable, *pip, "--target", str(folder / "target"), str(wheel), timeout=180)
-    shell = f"PYTHONPATH={folder}/target {sys.executable} -S -c 'import greeting; greeting.main()'"
-    assert guest.check("sh", "-c", shell) == "hello from the wheel\n"
+    greeting = (f"PYTHONPATH={folder}/target", sys.executable, "-S", "-c", "import greeting; greeting.main()")
+    assert guest.check("env", *greeting) == "hello from the wheel\n"
 
     step("make a virtual environment on the share, and install into it")
     guest.check(sys.executable, "-m", "venv", "--without-pip", str(folder / "venv"), timeout=180)
