@@ -113,6 +113,17 @@ def test_the_input_command_moves_the_guest_s_mouse(guest: Guest, folder: Path) -
     assert (state["x"], state["y"]) == (1234, 4321)
 
 
+def assert_alternating(events: list[list[object]], button: str) -> None:
+    """Pressed, released, pressed, … but for what the kernel itself dropped, because we read too slowly."""
+    last: object = None
+    for kind, code, value in events:
+        if code == "SYN_DROPPED":
+            last = None
+        elif code == button:
+            assert value != last, f"{kind} {code} is {value} twice"
+            last = value
+
+
 def test_a_mouse_whose_process_is_killed_under_events(guest: Guest, folder: Path) -> None:
     """QEMU and the guest go on; no button stays down, and the last position is the one that was sent last."""
     boot, qemu = boot_id(guest), guest.vm.machine.pid
@@ -144,8 +155,7 @@ def test_a_mouse_whose_process_is_killed_under_events(guest: Guest, folder: Path
     seen = watch.end()
     assert (seen["state"]["x"], seen["state"]["y"]) == (11111, 22222)
     assert set(seen["state"]["pressed"]) <= {"BTN_SIDE", "BTN_EXTRA"}  # the end's own
-    down = [event for event in seen["events"] if event[:2] == ["EV_KEY", "BTN_LEFT"]]
-    assert [event[2] for event in down] == [1, 0] * (len(down) // 2)
+    assert_alternating(seen["events"], "BTN_LEFT")
     assert guest.vm.supervisor.devices["mouse"].restarts == restarts + KILLS
     assert (boot_id(guest), guest.vm.machine.pid) == (boot, qemu)
     assert is_alive(qemu)
