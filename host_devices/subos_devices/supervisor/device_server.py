@@ -167,7 +167,8 @@ class DeviceServer:
         self.worker = None
         if not self._ready.done():
             self._ready.set_exception(UserError(f"the worker of {self.spec.name} died while it started"))
-            return
+        if self._ready.exception() is not None:
+            return  # it never served; `start` says why
         now = self._loop.time()
         self._deaths = 0 if now - self._born > STEADY else self._deaths + 1
         delay = BACKOFF[min(self._deaths, len(BACKOFF) - 1)]

@@ -52,7 +52,9 @@ def folder(tmp_path: Path) -> Path:
 
 def machine(folder: Path, script: str, *ports: str, console: bool = False) -> Machine:
     program = folder / "qemu"
-    program.write_text(f"#!{sys.executable}\n{PRELUDE}{script}")
+    # Through a shell, for an interpreter whose path has a space: to Python the second line is a string.
+    shell = f"#!/bin/sh\n'''exec' '{sys.executable}' \"$0\" \"$@\"\n'''\n"
+    program.write_text(f"{shell}{PRELUDE}{script}")
     program.chmod(0o755)
     config = MachineConfig("box", ARCHITECTURES["x86_64"], "tcg", folder / "log", kernel=Path("k"))
     return Machine(Qemu(program, (10, 0, 0)), config, ports, console=console, qmp_socket=folder / "qmp.sock")
