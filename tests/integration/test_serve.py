@@ -16,6 +16,7 @@ import pytest
 from subos_devices.testing import Disconnected, FrontEnd, serve
 from subos_devices.testing.serving import children, end
 from support.processes import descriptors, is_alive
+from support.strangers import Slow
 from support.waiting import eventually
 
 
@@ -72,6 +73,13 @@ def test_a_signal_ends_it_although_its_worker_hangs(tmp_path: Path) -> None:
         assert process.wait(10) == 0
         eventually(lambda: not is_alive(zygote) and not is_alive(worker))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_signal_ends_it_although_its_device_never_starts() -> None:
+    with serve(Slow) as served:
+        eventually(served.workers)
+        served.process.send_signal(signal.SIGTERM)
+        assert served.process.wait(10) == 0
 
 
 def test_its_children_follow_it_when_it_is_killed(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 from subos_devices.errors import UserError
 from subos_devices.vhost_user.device import Device, DeviceSpec, Worker
 from subos_devices.vhost_user.virtqueue import Virtqueue, Words
@@ -55,6 +57,18 @@ class Reverser(Device):
     def queue_stopped(self, queue: Virtqueue) -> None:
         if queue.index == 1:
             self.kept.clear()
+
+
+class Slow(Device):
+    """Never finishes starting."""
+
+    device_id = DeviceId.CONSOLE
+
+    def start(self, worker: Worker) -> None:
+        signal.pause()
+
+    def process(self, queue: Virtqueue) -> None:
+        raise AssertionError("never started")
 
 
 def reverse(readable: list[memoryview], writable: list[memoryview]) -> int:

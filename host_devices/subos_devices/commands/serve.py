@@ -102,8 +102,14 @@ async def _serve(args: argparse.Namespace, spec: DeviceSpec, zygote: Zygote) -> 
         async with Supervisor(zygote) as supervisor:
             if not args.persistent:
                 supervisor.on_disconnect = end.set
-            await supervisor.add(spec, listener)
-            await end.wait()
+            served = asyncio.ensure_future(supervisor.add(spec, listener))
+            ended = asyncio.ensure_future(end.wait())
+            await asyncio.wait((served, ended), return_when=asyncio.FIRST_COMPLETED)
+            if served.done():
+                served.result()
+                await ended
+            else:
+                served.cancel()  # a device that takes long to start must not keep Ctrl-C waiting
     finally:
         for path in made:
             with contextlib.suppress(FileNotFoundError):
