@@ -34,6 +34,7 @@ class FsDevice(Device):
 
     device_id = DeviceId.FS
     num_queues = 2
+    patience = 5.0  # an fsync of a slow disk; a killed worker costs the guest its open files
 
     def __init__(self, spec: DeviceSpec) -> None:
         super().__init__(spec)

@@ -32,13 +32,14 @@ from ..vhost_user.session import (
 )
 from ..vhost_user.worker import Counters
 from .link import WorkerLink
+from .throttle import Throttle
 from .zygote import Zygote
 
-STOP_TIMEOUT = 1.0  # seconds that a worker has to let go of a ring
 BACKOFF = (0.0, 0.0, 0.05, 0.25, 1.0, 5.0)  # seconds before a respawn, by deaths in a row
 STEADY = 10.0  # seconds of life after which a worker's death begins a new row
 
 log = logging.getLogger("subos")
+log.addFilter(Throttle())
 
 
 class DeviceServer:
@@ -68,6 +69,7 @@ class DeviceServer:
         self._loop = asyncio.get_running_loop()
         self._ready: asyncio.Future[None] = self._loop.create_future()
         self._deaths = 0
+        self._failure = ""
         self._born = 0.0
         self._respawn: asyncio.TimerHandle | None = None
         self._readable = asyncio.Event()
@@ -79,6 +81,7 @@ class DeviceServer:
         await self._ready
         self._listener.setblocking(False)
         self._task = self._loop.create_task(self._serve())
+        self._task.add_done_callback(self._served)
 
     async def close(self) -> None:
         if self._task is not None:
@@ -148,8 +151,9 @@ class DeviceServer:
                 error = UserError(said, str(message.get("hint", "")))
                 if not self._ready.done():
                     self._ready.set_exception(error)
-                else:
-                    log.error("%s: the device cannot start again: %s", self.spec.name, error.message)
+                elif said != self._failure:
+                    log.error("%s: the device cannot start again: %s", self.spec.name, said)
+                    self._failure = said
             case "fault":
                 index = message.get("index")
                 if isinstance(index, int) and 0 <= index < len(self.session.vrings):
@@ -198,15 +202,23 @@ class DeviceServer:
                 self._loop.remove_reader(connection)
                 self._stream = None
                 stream.close()
-                for vring in self.session.vrings:
-                    if vring.started and self.worker is not None:
-                        await self.worker.stop(vring.index, STOP_TIMEOUT)
+                running = [vring for vring in self.session.vrings if vring.started]
+                for vring in running:
+                    vring.started = False  # a worker that is respawned meanwhile must not begin them again
+                for vring in running:
+                    await self._stop_ring(vring)
                 self.session.close()
-                self.session = Session(registry.build(self.spec))
+                self.session = Session(self.session.device)
                 if self.worker is not None:
                     self.worker.memory(self.session)  # none: the guest's is held no longer
             if stream.received:  # one that said nothing only looked whether somebody serves here
                 self._on_disconnect()
+
+    def _served(self, task: asyncio.Task[None]) -> None:
+        """`_serve` never ends by itself: a fault of ours must not pass for a quiet device."""
+        if not task.cancelled() and task.exception() is not None:
+            log.error("%s: a fault of ours ended it", self.spec.name, exc_info=task.exception())
+            self._on_disconnect()
 
     async def _converse(self, stream: MessageStream) -> None:
         while True:
@@ -244,8 +256,7 @@ class DeviceServer:
             case RingStarted(index):
                 self._start_ring(vrings[index], base=vrings[index].base)
             case RingStopped(index):
-                if worker is not None:
-                    await worker.stop(index, STOP_TIMEOUT)
+                await self._stop_ring(vrings[index])
                 vrings[index].base = self._used_index(vrings[index])
             case RingEnabled(index):
                 if worker is not None:
@@ -257,6 +268,11 @@ class DeviceServer:
     def _start_ring(self, vring: Vring, base: int) -> None:
         if self.worker is not None and self.session.memory is not None:
             self.worker.start(vring, self.session.memory, base=base, event_idx=self.session.event_idx)
+
+    async def _stop_ring(self, vring: Vring) -> None:
+        patience = self.session.device.patience
+        if self.worker is not None and not await self.worker.stop(vring.index, patience):
+            log.error("%s: its worker neither lets go of a ring nor dies", self.spec.name)
 
     def _used_index(self, vring: Vring) -> int:
         """`used.idx` as the last worker left it: chains are given back in order, so the next begins there."""

@@ -15,6 +15,8 @@ from ..vhost_user.session import Session, Vring
 from ..vhost_user.worker import MAX_PACKET
 from .zygote import Zygote
 
+PACKETS_AT_ONCE = 32  # of one worker, before the event loop looks at the others
+
 
 class WorkerLink:
     """One worker process. `on_message` gets what it says; `on_death` is called once, when its socket closes.
@@ -34,6 +36,7 @@ class WorkerLink:
     ) -> None:
         self.pid = 0  # told by the zygote a little later
         self.alive = True
+        self._doomed = False
         self._zygote = zygote
         self._on_message = on_message
         self._on_death = on_death
@@ -48,6 +51,8 @@ class WorkerLink:
 
     def _born(self, pid: int) -> None:
         self.pid = pid
+        if self._doomed:
+            self.kill()
 
     # --- commands
 
@@ -69,11 +74,11 @@ class WorkerLink:
     def call(self, vring: Vring) -> None:
         self._send({"op": "call", "index": vring.index}, [] if vring.call < 0 else [vring.call])
 
-    async def stop(self, index: int, timeout: float) -> None:
-        """Returns once nothing of the worker's touches the ring: it said so, or `timeout` seconds passed and
-        it was killed (QEMU is waiting, with its big lock held)."""
+    async def stop(self, index: int, timeout: float) -> bool:
+        """True once nothing of the worker's touches the ring: it said so, or `timeout` seconds passed and
+        it was killed (QEMU is waiting, with its big lock held). False for a worker that does not even die."""
         if not self.alive:
-            return
+            return True
         self._next_stop += 1
         done = self._stops[self._next_stop] = self._loop.create_future()
         self._send({"op": "stop", "index": index, "id": self._next_stop})
@@ -82,9 +87,11 @@ class WorkerLink:
         if not done.done():
             self.kill()
             await asyncio.wait([done], timeout=timeout)  # its death resolves this
+        return done.done()
 
     def kill(self) -> None:
         """SIGKILL; `on_death` follows when the kernel has taken the process apart."""
+        self._doomed = True
         if self.pid:
             self._zygote.kill(self.pid)
 
@@ -108,7 +115,9 @@ class WorkerLink:
             pass  # it died; _readable says so next
 
     def _readable(self) -> None:
-        while self.alive:
+        for _ in range(PACKETS_AT_ONCE):
+            if not self.alive:
+                return
             try:
                 data = self._socket.recv(MAX_PACKET)
             except BlockingIOError:

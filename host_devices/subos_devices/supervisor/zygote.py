@@ -22,6 +22,7 @@ import select
 import signal
 import socket
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -34,6 +35,7 @@ from ..vhost_user.device import DeviceSpec
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 PR_SET_NAME = 15
+PATIENCE = 1.0  # seconds that a zygote has to end once nobody wants it
 MAX_PACKET = 65536
 MAX_FDS = 64
 
@@ -56,18 +58,7 @@ class Zygote:
         parent = os.getpid()
         pid = os.fork()
         if pid == 0:
-            status = 1
-            try:
-                # A group of its own: what a signal does to the launcher's whole group is the launcher's to decide.
-                os.setpgid(0, 0)
-                _become(theirs, parent, "subos-zygote")
-                _serve(theirs)
-                status = 0
-            except BaseException:  # what called `start` must never run twice
-                traceback.print_exc()
-                sys.stderr.flush()
-            finally:
-                os._exit(status)
+            _live(theirs, parent)
         theirs.close()
         ours.setblocking(False)
         return cls(pid, ours)
@@ -111,17 +102,30 @@ class Zygote:
                 log.debug("worker %s ended with status %s", message["exited"], message["status"])
 
     def restart(self) -> None:
-        """Forks another zygote in the place of one that has died. Its workers are larger: the launcher has grown."""
+        """Another zygote in the place of one that has died. A new interpreter: the launcher has threads by now, and
+        must not fork without exec."""
         self.close()
-        fresh = Zygote.start()
-        self.pid, self.channel = fresh.pid, fresh.channel
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            theirs.set_inheritable(True)
+            command = [sys.executable, "-m", __name__, str(theirs.fileno()), str(os.getpid())]
+            variables = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+            self.pid = os.posix_spawn(sys.executable, command, variables)
+        ours.setblocking(False)
+        self.channel = ours
         self._unborn.clear()
 
     def close(self) -> None:
-        """Ends the zygote, and with it every worker."""
+        """Ends the zygote, and with it every worker. One that does not end by itself within PATIENCE is killed."""
         self.channel.close()
+        deadline = time.monotonic() + PATIENCE
         with contextlib.suppress(ChildProcessError):
-            os.waitpid(self.pid, 0)
+            while os.waitpid(self.pid, os.WNOHANG) == (0, 0):
+                if time.monotonic() > deadline:
+                    os.kill(self.pid, signal.SIGKILL)
+                    os.waitpid(self.pid, 0)
+                    return
+                time.sleep(0.001)
 
 
 def die_with_parent(parent: int) -> None:
@@ -154,6 +158,22 @@ def _become(keep: socket.socket, parent: int, name: str, *also: int) -> None:
     for number in (signal.SIGTERM, signal.SIGCHLD, signal.SIGWINCH, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def _live(control: socket.socket, parent: int) -> None:
+    """In the new process: never returns."""
+    status = 1
+    try:
+        # A group of its own: what a signal does to the launcher's whole group is the launcher's to decide.
+        os.setpgid(0, 0)
+        _become(control, parent, "subos-zygote")
+        _serve(control)
+        status = 0
+    except BaseException:  # what called `start` must never run twice
+        traceback.print_exc()
+        sys.stderr.flush()
+    finally:
+        os._exit(status)
 
 
 def _serve(control: socket.socket) -> None:
@@ -241,3 +261,7 @@ def _run_worker(message: dict[str, Any], fds: list[int], zygote: int) -> None:
         sys.stderr.flush()
     finally:
         os._exit(status)
+
+
+if __name__ == "__main__":
+    _live(socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2]))

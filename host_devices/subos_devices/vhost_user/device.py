@@ -58,6 +58,9 @@ class Device(ABC):
     num_queues: ClassVar[int] = 1
     features: int = 0
     """The device type's own feature bits (0 to 23); the transport's are added for it."""
+    patience: ClassVar[float] = 1.0
+    """Seconds that one request may take. QEMU waits so long for a ring that it takes back, with the VM standing
+    still, before the worker is killed."""
     has_config: ClassVar[bool] = False
     """True where the configuration space is ours (`config`, `set_config`), not QEMU's."""
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Callable
+from time import monotonic
 from typing import NamedTuple
 
 from subos_protocol.virtio import (
@@ -51,7 +52,8 @@ _TABLES = {INDIRECT | size: struct.Struct(f"<{size // 8}Q").unpack_from for size
 """Indirect tables short enough to be read by one precompiled unpack, by the word that names them."""
 
 LONGEST_CHAIN = 1024  # descriptors; longer than a small queue is Linux's habit with indirect tables
-DRAIN_BUDGET = 256  # chains before `drain` lets the worker look at its other descriptors
+DRAIN_SLICE = 8  # chains between two looks at the clock
+DRAIN_TIME = 0.005  # seconds after which `drain` lets the worker look at its other descriptors
 
 
 def _unheard(_call: int, _value: int) -> None:
@@ -185,7 +187,7 @@ class Virtqueue:
     def drain(self, handle: Callable[[Words], int]) -> None:
         """Calls `handle(words)`, which returns the bytes written, for every available chain.
 
-        Ends when the ring is empty and the driver will kick again, or after DRAIN_BUDGET chains
+        Ends when the ring is empty and the driver will kick again, or after some DRAIN_TIME seconds
         (`more` is then True). Whatever `handle` raises leaves its chain taken and unanswered.
         """
         avail, used, elements, table = self._avail, self._used, self._used_elements, self._table
@@ -195,7 +197,7 @@ class Virtqueue:
         last, used_index, told = self.next_avail, self._used_index, self._signalled
         unpack_descriptor, tables, strong, lock = _DESC.unpack_from, _TABLES.get, STRONG, fence
         notify = os.eventfd_write if call >= 0 else _unheard
-        first = used_index
+        first, deadline = used_index, 0.0
         self.more = False
         try:
             while True:
@@ -220,15 +222,19 @@ class Virtqueue:
                     continue
                 if (available - last) & 0xFFFF > size:
                     raise RingError(f"queue {self.index}: the available index jumped from {last} to {available}")
-                if (used_index - first) & 0xFFFF >= DRAIN_BUDGET:
-                    self.more = True
-                    break
+                if used_index != first:  # not the first slice: is it somebody else's turn?
+                    now = monotonic()
+                    if deadline and now > deadline:
+                        self.more = True
+                        break
+                    deadline = deadline or now + DRAIN_TIME
                 if not event_idx:
                     used[0] = USED_NO_NOTIFY
                 if not strong:
                     with lock:
                         pass
-                while last != available:
+                until = available if (available - last) & 0xFFFF <= DRAIN_SLICE else (last + DRAIN_SLICE) & 0xFFFF
+                while last != until:
                     head = ring[last & mask]
                     if head >= size:
                         raise RingError(f"queue {self.index}: descriptor {head} of {size}")

@@ -18,6 +18,7 @@ from `used.idx`: whatever was taken and not given back is then available again.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import mmap
 import os
@@ -50,8 +51,10 @@ class Counters:
     @staticmethod
     def create() -> int:
         """A memfd of zeros."""
-        fd = os.memfd_create("subos-counters", os.MFD_CLOEXEC)
+        fd = os.memfd_create("subos-counters", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         os.ftruncate(fd, COUNTERS_SIZE)
+        # A worker that shortened it would end the supervisor with SIGBUS.
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
         return fd
 
     @property
@@ -79,6 +82,7 @@ class Ring:
     enabled: bool
     queue: Virtqueue | None = None
     counted: int = 0
+    resumed: bool = False
 
 
 @dataclass
@@ -201,7 +205,9 @@ class DeviceWorker:
             self._activate(ring)
 
     def _start(self, message: dict[str, Any], fds: list[int]) -> None:
-        self._drop(message["index"])
+        running = self._drop(message["index"])
+        if running is not None:
+            message["base"] = running.description["base"]  # it goes on where it is
         ring = Ring(message, fds[0], fds[1] if len(fds) > 1 else -1, message["enabled"])
         self.rings[message["index"]] = ring
         self._callbacks[ring.kick] = partial(self._process, ring)
@@ -238,7 +244,7 @@ class DeviceWorker:
         self._drop(message["index"])
         self.tell(op="stopped", id=message["id"])
 
-    def _drop(self, index: int) -> None:
+    def _drop(self, index: int) -> Ring | None:
         ring = self.rings.pop(index, None)
         if ring is not None:
             self._deactivate(ring)
@@ -246,6 +252,7 @@ class DeviceWorker:
             os.close(ring.kick)
             if ring.call >= 0:
                 os.close(ring.call)
+        return ring
 
     def _activate(self, ring: Ring) -> None:
         said = ring.description
@@ -268,14 +275,14 @@ class DeviceWorker:
         ring.queue, ring.counted = queue, 0
         self.device.queue_started(queue)
         self._process(ring)
-        if self.respawned:
-            queue.interrupt()
+        if self.respawned or ring.resumed:
+            queue.interrupt()  # nobody knows what the driver was told last
 
     def _deactivate(self, ring: Ring) -> None:
         if ring.queue is None:
             return
         self._count(0)
-        queue, ring.queue = ring.queue, None
+        queue, ring.queue, ring.resumed = ring.queue, None, True
         self.device.queue_stopped(queue)
         ring.description["base"] = queue.used_index
 
