@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
 
 import pytest
 
 from subos_devices.testing import FrontEnd, GuestRam, NoAnswer, Supervised, supervise
+from subos_devices.vhost_user.worker import Counters
 from subos_protocol.vhost_user import FrontendRequest
 from support.processes import descriptors, is_alive, maps
-from support.strangers import Reverser
+from support.strangers import Reverser, Sleeper
 from support.waiting import eventually
 
 
@@ -79,6 +81,38 @@ def test_a_hung_worker_delays_no_answer_and_is_replaced() -> None:
         vm.start(queue, base=1)
         assert queue.request([b"def"], [3]) == [b"fed"]
         assert supervised.status()["restarts"] == 1
+
+
+def test_a_slow_worker_is_waited_for_when_its_ring_is_taken_back() -> None:
+    with supervise() as supervised, FrontEnd.connect(supervised.add(Sleeper), timeout=20) as vm:
+        queue = vm.queue(0, size=128)
+        for _ in range(120):  # 2.4 seconds of work, in one batch
+            queue.add([b"abc"], [3])
+        queue.kick()
+        assert queue.wait().buffers == [b"cba"]
+        assert 0 < vm.stop(queue) < 120
+        assert supervised.status()["restarts"] == 0
+
+
+def test_a_front_end_that_leaves_a_device_whose_folder_is_gone_may_be_followed_by_another(tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    with supervise() as supervised:
+        path = supervised.add("fs", shared_dir=str(shared))
+        with FrontEnd.connect(path):
+            shared.rmdir()
+        eventually(lambda: not supervised.status()["connected"])
+        with FrontEnd.connect(path) as vm:
+            assert vm.ask(FrontendRequest.GET_FEATURES)
+
+
+def test_a_worker_cannot_shorten_what_the_supervisor_reads() -> None:
+    fd = Counters.create()
+    try:
+        with pytest.raises(PermissionError):
+            os.ftruncate(fd, 0)
+    finally:
+        os.close(fd)
 
 
 def test_a_memory_table_is_taken_while_the_worker_is_dead() -> None:

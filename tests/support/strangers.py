@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 
 from subos_devices.errors import UserError
 from subos_devices.vhost_user.device import Device, DeviceSpec, Worker
@@ -57,6 +58,19 @@ class Reverser(Device):
     def queue_stopped(self, queue: Virtqueue) -> None:
         if queue.index == 1:
             self.kept.clear()
+
+
+class Sleeper(Device):
+    """Takes 20 ms for each request."""
+
+    device_id = DeviceId.CONSOLE
+
+    def process(self, queue: Virtqueue) -> None:
+        def serve(words: Words) -> int:
+            time.sleep(0.02)
+            return reverse(*queue.split(words))
+
+        queue.drain(serve)
 
 
 class Slow(Device):

@@ -18,7 +18,7 @@ from subos_protocol.vhost_user import HeaderFlag
 from .. import registry
 from ..errors import UserError
 from ..vhost_user.connection import Message, MessageStream
-from ..vhost_user.device import DeviceSpec
+from ..vhost_user.device import Device, DeviceSpec
 from ..vhost_user.errors import BadMessage, TransportError
 from ..vhost_user.session import (
     CallChanged,
@@ -208,11 +208,19 @@ class DeviceServer:
                 for vring in running:
                     await self._stop_ring(vring)
                 self.session.close()
-                self.session = Session(self.session.device)
+                self.session = Session(self._fresh_device())
                 if self.worker is not None:
                     self.worker.memory(self.session)  # none: the guest's is held no longer
             if stream.received:  # one that said nothing only looked whether somebody serves here
                 self._on_disconnect()
+
+    def _fresh_device(self) -> Device:
+        """For the next front end; the last one's where what it needs is gone (a folder, say): it may come back."""
+        try:
+            return registry.build(self.spec)
+        except UserError as error:
+            log.warning("%s: %s", self.spec.name, error.message)
+            return self.session.device
 
     def _served(self, task: asyncio.Task[None]) -> None:
         """`_serve` never ends by itself: a fault of ours must not pass for a quiet device."""
