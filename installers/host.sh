@@ -72,8 +72,13 @@ qemu_is_new_enough() {
 
 # ldd answers "not a dynamic executable" or, for a position-independent one, "statically linked".
 busybox_is_static() {
-    busybox=$(command -v busybox) || return 1
-    LC_ALL=C ldd "$busybox" 2>&1 | grep -q -e 'not a dynamic' -e 'statically linked'
+    for name in busybox.static busybox-static busybox; do
+        busybox=$(command -v "$name") || continue
+        if LC_ALL=C ldd "$busybox" 2>&1 | grep -q -e 'not a dynamic' -e 'statically linked'; then
+            return
+        fi
+    done
+    return 1
 }
 
 is_there() {
