@@ -88,8 +88,12 @@ void vhost_user_connect(const char *socket_path)
     strcpy(address.sun_path, socket_path);
     channel = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     setsockopt(channel, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
-    if (connect(channel, (struct sockaddr *)&address, sizeof address))
-        die("%s: %s", socket_path, strerror(errno));
+    /* Some back ends bind first and listen a moment later. */
+    for (int tries = 100; connect(channel, (struct sockaddr *)&address, sizeof address); tries--) {
+        if (errno != ECONNREFUSED || !tries)
+            die("%s: %s", socket_path, strerror(errno));
+        usleep(10000);
+    }
 }
 
 pid_t vhost_user_peer(void)
