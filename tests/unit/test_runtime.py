@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import argparse
+import fcntl
 import os
 import socket
 import stat
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from subos_devices import runtime
+from subos_devices.commands import input as input_command
 from subos_devices.errors import UserError
+from subos_devices.supervisor import control
 from support.processes import descriptors
 
 
@@ -75,6 +81,83 @@ def test_what_a_dead_vm_left_goes_first(folder: Path) -> None:
     assert not runtime.is_running("work")
     with runtime.claim("work") as mine:
         assert [path.name for path in mine.iterdir()] == ["lock"]
+
+
+def test_folders_of_the_dead_go_with_the_next_claim(folder: Path) -> None:
+    """A killed launcher's default name, vm-PID, never comes again."""
+    for name in ("vm-1", "vm-2/deep", "begun"):
+        (folder / name).mkdir(parents=True, mode=0o700)
+    for name in ("vm-1", "vm-2"):
+        (folder / name / "lock").write_text("")
+    (folder / "vm-2/deep/file").write_text("")
+    (folder / "vm-1/link").symlink_to(folder / "vm-2/deep")
+    with runtime.claim("alive") as alive:
+        (alive / "control.sock").write_text("")
+        with runtime.claim("work"):
+            assert runtime.vm_names() == ["alive", "work"]
+            assert (alive / "control.sock").exists()
+
+
+def test_the_lock_is_the_last_to_go(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From then on all that lies there may be a successor's."""
+    removed: list[str] = []
+    unlink = os.unlink
+
+    def watch(path: str | Path, **options: int) -> None:
+        removed.append(os.path.basename(path))
+        unlink(path, **options)
+
+    with runtime.claim("work") as mine:
+        for number in range(40):  # in whatever order the folder lists them
+            (mine / f"{number}.sock").write_text("")
+        (mine / "share").mkdir()
+        (mine / "share/file").write_text("")
+        monkeypatch.setattr(os, "unlink", watch)
+    assert len(removed) == 42
+    assert removed[-1] == "lock"
+    assert not mine.exists()
+
+
+def test_who_only_looks_does_not_hold_the_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `status` does in a loop: it holds a lock for a moment."""
+    (folder / "work").mkdir(parents=True)
+    look = os.open(folder / "work" / "lock", os.O_CREAT | os.O_RDONLY)
+    fcntl.flock(look, fcntl.LOCK_SH)
+    monkeypatch.setattr(time, "sleep", lambda _: os.close(look))
+    with runtime.claim("work"):
+        pass
+
+
+def test_claims_at_once_leave_each_other_alone(folder: Path) -> None:
+    """Each cleans up after the dead when it begins, and is taken for dead by nobody."""
+
+    def come_and_go(name: str) -> None:
+        for turn in range(50):
+            with runtime.claim(name) as mine:
+                (mine / "control.sock").write_text(str(turn))
+                assert runtime.is_running(name)
+                assert (mine / "control.sock").read_text() == str(turn)
+
+    names = [f"vm-{number}" for number in range(4)]
+    with ThreadPoolExecutor(len(names)) as threads:
+        assert list(threads.map(come_and_go, names)) == [None] * len(names)
+    assert runtime.vm_names() == []
+
+
+def test_another_users_folder_is_believed_by_nobody(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Anybody can make /tmp/subos-UID, and say there what he likes."""
+    with runtime.claim("work") as mine:
+        (mine / "mouse.driver.sock").write_text("")
+        monkeypatch.setattr(os, "geteuid", lambda: folder.stat().st_uid + 1)
+        for look in (
+            runtime.vm_names,
+            lambda: runtime.is_running("work"),
+            lambda: control.ask("work", "status"),
+            lambda: input_command.run(argparse.Namespace(socket=None, words=["work", "click"])),
+        ):
+            with pytest.raises(UserError, match="belongs to somebody else") as caught:
+                look()
+            assert "XDG_RUNTIME_DIR" in caught.value.hint
 
 
 def test_a_link_in_the_folders_place_is_refused(folder: Path, tmp_path: Path) -> None:
