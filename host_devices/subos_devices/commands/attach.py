@@ -64,6 +64,7 @@ def _serve(attachment: Attachment, ready: Callable[[str], None]) -> None:
 
 def _in_background(attachment: Attachment) -> str:
     """Starts the supervisor in a process of its own. Returns the VM's name once all is plugged. Raises UserError."""
+    import contextlib
     import json
     import os
     import signal
@@ -86,10 +87,15 @@ def _in_background(attachment: Attachment) -> str:
         os.waitpid(pid, 0)
         raise UserError(answer["message"], answer.get("hint", ""))
 
-    def tell(**said: str) -> None:
-        with open(writer, "wb") as answers:
-            answers.write(json.dumps(said).encode())
+    parent = open(writer, "wb")  # noqa: SIM115
 
+    def tell(**said: str) -> None:
+        """What the parent waits for: said once, and to nobody where it has not waited."""
+        if not parent.closed:
+            with contextlib.suppress(OSError), parent:
+                parent.write(json.dumps(said).encode())
+
+    status = 1
     try:
         os.close(reader)
         os.setsid()
@@ -99,9 +105,10 @@ def _in_background(attachment: Attachment) -> str:
             os.dup2(null, standard)
         os.close(null)
         _serve(attachment, lambda name: tell(name=name))
-        os._exit(0)
+        status = 0
     except SubosError as error:
         tell(message=error.message, hint=error.hint)
     except BaseException as error:
         tell(message=f"{type(error).__name__}: {error}", hint="run it with --foreground to see more")
-    os._exit(1)
+    finally:  # what called us must never run twice
+        os._exit(status)

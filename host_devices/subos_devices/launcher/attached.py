@@ -38,7 +38,7 @@ class Attachment:
         Raises UserError; nothing is left plugged, running or on disk then.
         """
         self._end = asyncio.Event()
-        self._detaching = False
+        self._detaching = asyncio.Lock()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(number, self._end.set)
@@ -52,20 +52,33 @@ class Attachment:
                 self._plugs = {device.name: device_plan.vhost_user_device(folder, device) for device in self.devices}
                 async with qmp.connected(self.qmp) as monitor:
                     await hotplug.plug(monitor, list(self._plugs.values()))
-                handlers = {"status": self._status, "detach": self._detach}
-                self._name = name
-                async with control.serve(folder, handlers):
-                    ready(name)
-                    await self._end.wait()
-                if self._plugs and self._connected():
-                    await self._unplug(list(self._plugs))  # a signal: leave the VM as it was
+                try:
+                    handlers = {"status": self._status, "detach": self._detach}
+                    self._name = name
+                    async with control.serve(folder, handlers):
+                        ready(name)
+                        await self._end.wait()
+                        async with self._detaching:
+                            pass  # one that is under way is not cut off
+                finally:
+                    await self._take_back()
+
+    async def _take_back(self) -> None:
+        """Leaves the VM as it was: QEMU may abort where a connection closes before its device is out."""
+        if self._plugs:
+            try:
+                async with qmp.connected(self.qmp) as monitor:
+                    await hotplug.unplug_all(monitor, self._plugs.values())
+            except UserError:
+                if self._connected():  # otherwise QEMU has ended
+                    raise
 
     def _connected(self) -> bool:
         return any(server.connected for server in self._supervisor.devices.values())
 
     def _disconnected(self) -> None:
         """QEMU has ended, unless we are unplugging ourselves."""
-        if not self._detaching and not self._connected():
+        if not self._detaching.locked() and not self._connected():
             self._end.set()
 
     async def _status(self, _request: dict[str, Any]) -> dict[str, Any]:
@@ -77,22 +90,18 @@ class Attachment:
         }
 
     async def _detach(self, request: dict[str, Any]) -> list[str]:
-        names = request.get("devices") or list(self._plugs)
-        for name in names:
-            if name not in self._plugs:
-                raise UserError(f"no device called {name!r} is attached", f"there are {', '.join(self._plugs)}")
-        self._detaching = True
-        try:
-            await self._unplug(names)
-        finally:
-            self._detaching = False
-        if not self._plugs:
-            self._end.set()
-        return list(names)
-
-    async def _unplug(self, names: list[str]) -> None:
-        async with qmp.connected(self.qmp) as monitor:
+        async with self._detaching:
+            names = list(dict.fromkeys(request.get("devices") or self._plugs))
             for name in names:
-                await hotplug.unplug(monitor, self._plugs[name])
-                del self._plugs[name]
-                await self._supervisor.remove(name)
+                if name not in self._plugs:
+                    raise UserError(f"no device called {name!r} is attached", f"there are {', '.join(self._plugs)}")
+            try:
+                async with qmp.connected(self.qmp) as monitor:
+                    for name in names:
+                        await hotplug.unplug(monitor, self._plugs[name])
+                        del self._plugs[name]
+                        await self._supervisor.remove(name)
+            finally:
+                if not self._connected():  # all are out, or QEMU ended meanwhile
+                    self._end.set()
+        return names

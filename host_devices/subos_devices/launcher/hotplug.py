@@ -7,15 +7,18 @@ DEVICE_DELETED names it, and its chardev says "busy" until then.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from ..errors import UserError
 from .qemu import VhostUserDevice
-from .qmp import Qmp
+from .qmp import Qmp, QmpError
 
 UNPLUG_TIMEOUT = 20.0  # seconds; a guest under TCG acknowledges in less than one
 GIB = 1 << 30
+
+log = logging.getLogger("subos")
 
 
 async def check_shared_memory(monitor: Qmp) -> None:
@@ -33,30 +36,35 @@ async def check_shared_memory(monitor: Qmp) -> None:
 
 
 async def plug(monitor: Qmp, devices: list[VhostUserDevice]) -> None:
-    """Plugs all, or none: what was plugged is taken out again when a later one fails. Raises UserError.
+    """Plugs all, or none: what was plugged is taken out again when anything fails. Raises UserError.
 
     Room for all of them is looked for first: a guest that does not run lets go of nothing.
     """
     done: list[VhostUserDevice] = []
     try:
         for device in devices:
+            await _clear_chardev(monitor, device)
             address = {"type": "unix", "data": {"path": str(device.socket)}}
             backend = {"type": "socket", "data": {"addr": address, "server": False}}
             await monitor.execute("chardev-add", id=device.chardev, backend=backend)
-            try:
-                await _add_device(monitor, device, wanted=len(devices) - len(done))
-            except UserError:
-                await monitor.execute("chardev-remove", id=device.chardev)
-                raise
             done.append(device)
-    except UserError:
-        for device in reversed(done):
-            await unplug(monitor, device)
+            await _add_device(monitor, device, wanted=len(devices) - len(done) + 1)
+    except BaseException:
+        await unplug_all(monitor, reversed(done))
         raise
 
 
+async def unplug_all(monitor: Qmp, devices: Iterable[VhostUserDevice]) -> None:
+    """Takes out all that can be; what cannot is logged."""
+    for device in devices:
+        try:
+            await unplug(monitor, device)
+        except UserError as error:
+            log.error("%s stays plugged: %s", device.id, error.message)
+
+
 async def unplug(monitor: Qmp, device: VhostUserDevice) -> None:
-    """Takes one device out and waits until the guest has let go of it. Raises UserError."""
+    """Takes one device out and waits until the guest has let go of it, if it has not before. Raises UserError."""
     try:
         await monitor.wait_for(
             lambda: monitor.execute("device_del", id=device.id),
@@ -68,7 +76,27 @@ async def unplug(monitor: Qmp, device: VhostUserDevice) -> None:
         raise UserError(
             f"the guest did not let go of {device.id}", "unmount the share in the guest, then detach again"
         ) from None
+    except QmpError as error:
+        if error.kind != "DeviceNotFound":  # that is: the guest let go late, or it was never plugged
+            raise
     await monitor.execute("chardev-remove", id=device.chardev)
+
+
+async def _clear_chardev(monitor: Qmp, device: VhostUserDevice) -> None:
+    """Removes the chardev of an earlier device that the guest let go of too late. Raises UserError if it is in use."""
+    for chardev in await monitor.execute("query-chardev"):
+        if chardev["label"] != device.chardev:
+            continue
+        in_use = UserError(
+            f"the VM has a device {device.id} already",
+            "detach that one first, if it still works (subos-devices status); a share may have another tag",
+        )
+        if not chardev["filename"].startswith("disconnected:"):
+            raise in_use
+        try:
+            await monitor.execute("chardev-remove", id=device.chardev)
+        except QmpError as error:
+            raise in_use from error
 
 
 async def _add_device(monitor: Qmp, device: VhostUserDevice, wanted: int) -> None:
