@@ -15,6 +15,6 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     from ..supervisor import control
 
-    gone = control.ask(args.name, "detach", devices=args.devices)
+    gone = control.ask(args.name, "detach", timeout=None, devices=args.devices)
     print(f"detached from {args.name}: {', '.join(gone)}")
     return 0

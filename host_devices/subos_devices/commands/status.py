@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from typing import Any
 
 
@@ -15,11 +16,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
-    from .. import runtime
     from ..supervisor import control
 
-    names = [args.name] if args.name else [name for name in runtime.vm_names() if runtime.is_running(name)]
-    machines = [control.ask(name, "status") for name in names]
+    machines = [control.ask(args.name, "status")] if args.name else _all()
     if args.json:
         print(json.dumps(machines, indent=2))
     elif not machines:
@@ -27,6 +26,21 @@ def run(args: argparse.Namespace) -> int:
     for machine in [] if args.json else machines:
         _show(machine)
     return 0
+
+
+def _all() -> list[dict[str, Any]]:
+    """What each VM says that answers."""
+    from .. import runtime
+    from ..errors import UserError
+    from ..supervisor import control
+
+    machines = []
+    for name in filter(runtime.is_running, runtime.vm_names()):
+        try:
+            machines.append(control.ask(name, "status"))
+        except UserError as error:  # it may be starting or ending: the others are shown all the same
+            print(f"subos-devices: {error.message}", file=sys.stderr)
+    return machines
 
 
 def _show(machine: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -24,6 +25,8 @@ SOCKET = "control.sock"
 TIMEOUT = 30.0  # seconds that a client waits for an answer
 MAX_LINE = 1 << 20  # bytes
 
+log = logging.getLogger("subos")
+
 Handler = Callable[[dict[str, Any]], Awaitable[Any]]
 
 
@@ -35,7 +38,7 @@ async def serve(folder: Path, handlers: Mapping[str, Handler]) -> AsyncIterator[
     async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while line := await reader.readline():
-                writer.write(json.dumps(await _answer(line, handlers)).encode() + b"\n")
+                writer.write(await _answer(line, handlers) + b"\n")
                 await writer.drain()
         except (ValueError, ConnectionError):
             pass  # a line that is too long, or a client that has gone
@@ -57,24 +60,34 @@ async def serve(folder: Path, handlers: Mapping[str, Handler]) -> AsyncIterator[
         await asyncio.gather(*conversations, return_exceptions=True)
 
 
-async def _answer(line: bytes, handlers: Mapping[str, Handler]) -> dict[str, Any]:
+async def _answer(line: bytes, handlers: Mapping[str, Handler]) -> bytes:
     try:
         request = json.loads(line)
         operation = request["op"]
         handler = handlers[operation]
-    except (ValueError, TypeError, KeyError):
-        return {"ok": False, "message": "no such request", "hint": f"there are {', '.join(handlers)}"}
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return _refusal("no such request", f"there are {', '.join(handlers)}")
     try:
-        return {"ok": True, "result": await handler(request)}
+        return json.dumps({"ok": True, "result": await handler(request)}).encode()
     except SubosError as error:
-        return {"ok": False, "message": error.message, "hint": error.hint}
+        return _refusal(error.message, error.hint)
+    except Exception as error:  # the client is answered whatever happens, and the VM runs on
+        log.exception("a fault of ours at the request %s", operation)
+        return _refusal(f"a fault of ours: {type(error).__name__}: {error}", "the VM runs on; please report this")
 
 
-def ask(name: str, operation: str, **fields: object) -> Any:
-    """The result of one request to the VM `name`. Raises UserError where it does not run, or says no."""
+def _refusal(message: str, hint: str) -> bytes:
+    return json.dumps({"ok": False, "message": message, "hint": hint}).encode()
+
+
+def ask(name: str, operation: str, *, timeout: float | None = TIMEOUT, **fields: object) -> Any:
+    """The result of one request to the VM `name`. Raises UserError where it does not run, or says no.
+
+    `timeout` is in seconds; None is for requests that wait for the guest, each of whose devices may take a while.
+    """
     path = vm_folder(name) / SOCKET
     with socket.socket(socket.AF_UNIX) as client:
-        client.settimeout(TIMEOUT)
+        client.settimeout(timeout)
         try:
             client.connect(os.fspath(path))
             client.sendall(json.dumps({"op": operation, **fields}).encode() + b"\n")
