@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..errors import UserError
 from ..runtime import listen
 from ..supervisor.supervisor import Supervisor
 from ..vhost_user.device import DeviceSpec, Option
@@ -17,7 +18,6 @@ from .shares import ROOT_TAG, Share
 
 QEMU_DRIVERS = {"fs": "vhost-user-fs-pci", "mouse": "vhost-user-input-pci", "rng": "vhost-user-rng-pci"}
 FS_QUEUE_SIZE = 1024  # descriptors; Linux sizes its requests by it, so a small one means small reads
-MODULES_TAG = "subos-modules"
 
 
 @dataclass(frozen=True)
@@ -49,18 +49,22 @@ def root_device() -> PlannedDevice:
 
 
 def plan(shares: Sequence[Share], *, mouse: bool, rng: bool, cache: str | None = None) -> list[PlannedDevice]:
-    """The devices that a person asked for."""
+    """The devices that a person asked for. Raises UserError where two would have one name."""
     devices = [share_device(share, cache) for share in shares]
     if mouse:
         devices.append(PlannedDevice("mouse", "mouse", driven=True))
     if rng:
         devices.append(PlannedDevice("rng", "rng"))
+    names = [device.name for device in devices]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"two devices would be called {name!r}", "give the share another tag: --share PATH:TAG")
     return devices
 
 
 def socket_path(folder: Path, device: PlannedDevice) -> Path:
     """Where QEMU finds the device."""
-    return folder / f"{device.name}.sock"
+    return folder / f"{device.name}.vhost.sock"  # a share's tag may be any word, "control" and "qmp" too
 
 
 def vhost_user_device(folder: Path, device: PlannedDevice) -> VhostUserDevice:

@@ -1,0 +1,30 @@
+"""Devices of a VM, as planned: their names and their sockets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from subos_devices.errors import UserError
+from subos_devices.launcher import devices
+from subos_devices.launcher.shares import Share
+from subos_devices.supervisor.control import SOCKET
+
+
+def test_no_tag_names_a_socket_of_the_vms_own(tmp_path: Path) -> None:
+    words = ("control", "qmp", "mouse.driver", "console")
+    planned = devices.plan([Share(tmp_path, word) for word in words], mouse=True, rng=True)
+    paths = [devices.socket_path(tmp_path, device) for device in planned]
+    paths += [devices.driver_path(tmp_path, device.name) for device in planned if device.driven]
+    paths += [tmp_path / SOCKET, tmp_path / "qmp.sock", tmp_path / "lock"]
+    assert len(set(paths)) == len(words) + 2 + 1 + 3
+
+
+@pytest.mark.parametrize("tag", ["mouse", "rng"])
+def test_two_devices_of_one_name_are_refused(tmp_path: Path, tag: str) -> None:
+    share = Share(tmp_path, tag)
+    with pytest.raises(UserError, match=f"two devices would be called '{tag}'") as caught:
+        devices.plan([share], mouse=True, rng=True)
+    assert "--share PATH:TAG" in caught.value.hint
+    assert [device.kind for device in devices.plan([share], mouse=False, rng=False)] == ["fs"]
