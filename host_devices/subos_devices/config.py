@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import os
+import re
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +20,10 @@ from .errors import UserError
 
 @dataclass(frozen=True)
 class Setting:
-    """`type` is str, int, bool, Path or list (of str: the flag may be repeated). Paths in a file are relative to it."""
+    """`type` is str, int, bool, Path or list (of str: the flag may be repeated).
+
+    In a file, a Path and each item of a list of `paths` (which begins with one) is relative to that file.
+    """
 
     name: str
     type: type
@@ -27,6 +32,7 @@ class Setting:
     default: Any = None
     choices: tuple[str, ...] = ()
     minimum: int | None = None
+    paths: bool = False
 
     @property
     def attribute(self) -> str:
@@ -106,4 +112,12 @@ def _check(file: Path, setting: Setting, value: Any) -> Any:
             f"{file}: {setting.name} must be one of {', '.join(setting.choices)}, not {value!r}",
             f"it is {setting.help}",
         )
-    return file.parent / Path(value).expanduser() if setting.type is Path else value
+    if setting.type is Path:
+        return Path(_beside(file, value))
+    return [_beside(file, item) for item in value] if setting.paths else value
+
+
+def _beside(file: Path, text: str) -> str:
+    """`text`, which begins with a path, as it is meant in `file`: "~" is a home, also where a colon ends it."""
+    expanded = re.sub(r"^~[^/:]*", lambda match: os.path.expanduser(match[0]), text)
+    return os.path.join(file.parent, expanded)

@@ -14,6 +14,9 @@ ROOT_TAG = "subos-root"
 TAG_SIZE = 36
 """Bytes in virtio_fs_config.tag (virtio specification 1.3, section 5.11.4)."""
 
+GUESTS_OWN = ("/dev", "/proc", "/sys", "/run/subos")
+"""What the guest mounts or makes itself, and cannot boot without."""
+
 _TAG = re.compile(r"[A-Za-z0-9._-]+")
 
 
@@ -55,8 +58,12 @@ def _parse(text: str, index: int) -> Share:
     if not os.access(folder, os.R_OK | os.X_OK):
         raise UserError(f"the share {path} cannot be read by you", "name a folder that you may list")
     absolute = Path(os.path.abspath(folder))
-    if absolute == Path("/"):
+    resolved = absolute.resolve()  # the guest has the same symlinks: to mount on /var/run is to mount on /run
+    if resolved == Path("/"):
         raise UserError("/ is the guest's root already, and read-only", "share the folder that you want to write")
+    for own in map(Path, GUESTS_OWN):
+        if resolved in (own, *own.parents):
+            raise UserError(f"the share {path} would hide the guest's own {own}", "share a folder inside it")
     return Share(absolute, _checked_tag(tag or _default_tag(absolute, index)), read_only)
 
 

@@ -11,6 +11,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("src", "with:colon", "odd:ro", "a b"):
         (tmp_path / name).mkdir()
     (tmp_path / "file").touch()
+    (tmp_path / "to-root").symlink_to("/")
+    (tmp_path / "to-run").symlink_to("/run")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -47,6 +49,12 @@ def test_one_share(here: Path, text: str, name: str, tag: str, read_only: bool) 
         (["src:t", "a b:t"], "the tag t is used twice"),
         (["src", "src/../src:b"], "is shared twice"),
         (["/"], "/ is the guest's root already"),
+        (["to-root"], "/ is the guest's root already"),
+        (["/run"], "the share /run would hide the guest's own /run/subos"),
+        (["to-run:t"], "the share to-run would hide the guest's own /run/subos"),
+        (["/dev"], "would hide the guest's own /dev"),
+        (["/proc:t:ro"], "would hide the guest's own /proc"),
+        (["/sys/"], "would hide the guest's own /sys"),
     ],
 )
 def test_what_cannot_be_shared_is_told_with_a_hint(here: Path, texts: list[str], said: str) -> None:
