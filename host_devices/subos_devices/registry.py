@@ -22,8 +22,10 @@ def load(kind: str) -> type[Device]:
         raise UserError(f"no device is called {kind!r}", f"there are {', '.join(KINDS)}, or package.module:Class")
     try:
         found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"the device {kind!r} cannot be loaded: {error}") from error
+    except Exception as error:  # it is somebody else's code, or no module's name at all
+        raise UserError(
+            f"the device {kind!r} cannot be loaded: {error}", "package.module:Class, where PYTHONPATH leads to package"
+        ) from error
     if not (isinstance(found, type) and issubclass(found, Device)):
         raise UserError(f"{target} is not a Device", "derive it from subos_devices.vhost_user.device.Device")
     return found

@@ -84,6 +84,10 @@ REQUESTS = {
     "a VM that does not run": (["detach", "absent"], "no VM called 'absent' answers"),
     "a mouse that is not there": (["input", "absent", "click"], "no VM called 'absent' is running"),
     "an unknown kind of device": (["serve", "teapot", "--socket-path", "{0}/sock"], "no device is called 'teapot'"),
+    "a device in no module": (["serve", ":X", "--socket-path", "{0}/sock"], "the device ':X' cannot be loaded"),
+    "a device in a file": (["serve", "./x.py:D", "--socket-path", "{0}/sock"], "the device './x.py:D' cannot be"),
+    "a share called as another device": (["run", "--share", "{0}/one:mouse"], "two devices would be called 'mouse'"),
+    "a share over the guest's own": (["run", "--share", "/proc"], "the share /proc would hide the guest's own /proc"),
     "nothing to serve": (["serve", "fs", "--socket-path", "{0}/sock"], "serve fs needs --shared-dir"),
 }
 

@@ -12,6 +12,7 @@ actions, several separated by commas:
   press [BUTTON], release [BUTTON]   what is still pressed at the end is released
   scroll N [--horizontal]            detents; up and right are positive
   wait SECONDS
+There is no keyboard yet, and so no "type".
 
 examples:
   subos-devices input work move 50% 50%

@@ -139,6 +139,8 @@ def play(path: Path, actions: Iterable[Action]) -> None:
 
 
 def _is_action(sentence: list[str]) -> bool:
+    if sentence and sentence[0] == "type":
+        raise UserError("the VM has no keyboard yet, so nothing can be typed", f"a mouse can {', '.join(_VERBS)}")
     if sentence and sentence[0] not in _VERBS:
         raise UserError(f"{sentence[0]!r} is no action", f"there are {', '.join(_VERBS)}")
     return bool(sentence)

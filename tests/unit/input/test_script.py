@@ -52,7 +52,7 @@ def test_words(words, actions):
         ("", "no action"),
         (",", "no action"),
         ("jump", "'jump' is no action"),
-        ("type hello", "'type' is no action"),
+        ("type hello", "the VM has no keyboard yet"),
         ("move 1", "move takes X and Y"),
         ("move", "move takes X and Y"),
         ("move 1 x", "'x' is no coordinate"),
