@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import logging
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -37,13 +38,17 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit codes: the command's own; 1 for a failure, 2 for a request that cannot be met, 125 for a lost VM,
     130 for Ctrl-C."""
+    _open_standard_streams()
     arguments = list(sys.argv[1:] if argv is None else argv)
     args = build_parser().parse_args(arguments)
     logging.basicConfig(
         format="subos: %(message)s", level=logging.DEBUG if args.debug else logging.WARNING, stream=sys.stderr
     )
     try:
-        return int(args.run(args))
+        try:
+            return int(args.run(args))
+        finally:
+            _flush()
     except SubosError as error:
         print(f"subos-devices: {error.message}", file=sys.stderr)
         if error.hint:
@@ -56,6 +61,31 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         return 141
+    except OSError as error:
+        reason = error.strerror or str(error)
+        print(f"subos-devices: {f'{error.filename}: ' if error.filename else ''}{reason}", file=sys.stderr)
+        if args.debug:
+            raise
+        return 1
+
+
+def _open_standard_streams() -> None:
+    """A closed one becomes /dev/null: else the next socket would get its number, and be taken for it."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest free number, which is this one
+            setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115 (open to the end)
+
+
+def _flush() -> None:
+    """Raises OSError where output cannot be written, once: the interpreter's own attempt at the end then succeeds."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), 1)
+        raise OSError(error.errno, error.strerror, "standard output") from error
 
 
 if __name__ == "__main__":
