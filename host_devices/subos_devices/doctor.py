@@ -38,8 +38,9 @@ def examine() -> Iterator[Finding]:
     for check in CHECKS:
         try:
             yield check()
-        except SubosError as error:
-            yield Finding(check.__name__.lstrip("_").replace("_", " "), False, error.message, error.hint)
+        except (SubosError, OSError, subprocess.SubprocessError) as error:
+            hint = error.hint if isinstance(error, SubosError) else ""
+            yield Finding(check.__name__.lstrip("_").replace("_", " "), False, str(error), hint)
 
 
 def _python() -> Finding:

@@ -11,23 +11,25 @@ from pathlib import Path
 
 from subos_devices.errors import UserError
 
+WRITABLE = "set XDG_CACHE_HOME to a folder that you may write"
+
 
 def cache_folder(*names: str) -> Path:
     """`$XDG_CACHE_HOME/subos` (else `~/.cache/subos`), or a folder in it, which is created.
 
-    Raises UserError when it cannot be written.
+    Raises UserError when it cannot be made.
     """
     base = os.environ.get("XDG_CACHE_HOME", "")
     # The XDG base directory specification: a relative path is to be ignored.
-    root = Path(base) if os.path.isabs(base) else Path("~/.cache").expanduser()
+    try:
+        root = Path(base) if os.path.isabs(base) else Path("~/.cache").expanduser()
+    except RuntimeError as error:
+        raise UserError("you have no home folder to keep a cache in", WRITABLE) from error
     folder = root.joinpath("subos", *names)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(
-            f"the cache {folder} cannot be written: {error.strerror}",
-            "set XDG_CACHE_HOME to a folder that you may write",
-        ) from error
+        raise UserError(f"the cache {folder} cannot be made: {error.strerror}", WRITABLE) from error
     return folder
 
 
@@ -45,8 +47,15 @@ def key_of(*parts: object) -> str:
 
 @contextmanager
 def temporary_folder(beside: Path) -> Iterator[Path]:
-    """A folder on the file system of `beside`, so that what it holds can be renamed to there."""
-    with tempfile.TemporaryDirectory(dir=beside.parent, prefix=".new-") as name:
+    """A folder on the file system of `beside`, so that what it holds can be renamed to there.
+
+    Raises UserError where the cache cannot be written.
+    """
+    try:
+        fresh = tempfile.TemporaryDirectory(dir=beside.parent, prefix=".new-")
+    except OSError as error:
+        raise UserError(f"the cache {beside.parent} cannot be written: {error.strerror}", WRITABLE) from error
+    with fresh as name:
         yield Path(name)
 
 
