@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 from typing import BinaryIO, Optional
 
-from subos_protocol.control import MAXIMUM_LINE, PORT, Reply, Request, RequestHead
+from subos_protocol.control import MAXIMUM_BYTES, MAXIMUM_LINE, PORT, TIMEOUT, TOO_MUCH, Reply, Request, RequestHead
 from subos_protocol.errors import Malformed
 
 VIRTIO_PORTS = Path("/sys/class/virtio-ports")
@@ -70,9 +70,11 @@ def run(request: Request, stdin: bytes) -> Reply:
     try:
         stdout, stderr = process.communicate(stdin, timeout=request.timeout)
     except subprocess.TimeoutExpired:
-        failure = "timeout"
+        failure = TIMEOUT
         _kill_session(process.pid)
         stdout, stderr = process.communicate()
+    if max(len(stdout), len(stderr)) > MAXIMUM_BYTES:
+        return Reply(process.returncode, error=failure or TOO_MUCH)
     return Reply(process.returncode, stdout, stderr, failure)
 
 

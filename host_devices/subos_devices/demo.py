@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import secrets
-import signal
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from .input import script
 from .launcher import devices
 from .launcher.control import Completed, GuestControl, agent_command
 from .launcher.vm import RunningVm
+from .text import printable
 
 MIB = 1 << 20
 WATCH = "/run/subos-demo-mouse"  # in the guest: what its event device reports
@@ -62,7 +62,7 @@ async def run_check(scene: Scene, check: Check) -> Row:
         detail, ok = await function(scene), True
     except (SubosError, OSError, ValueError, TimeoutError) as error:
         detail, ok = str(error) or type(error).__name__, False
-    return Row(device, text, ok, round((time.monotonic() - began) * 1000), detail)
+    return Row(device, text, ok, round((time.monotonic() - began) * 1000), printable(detail))
 
 
 # --- fs
@@ -117,7 +117,7 @@ async def _mouse_recovers(scene: Scene) -> str:
     worker, restarts = server.worker, server.restarts
     if worker is None:
         raise CheckFailed("the mouse has no worker")
-    os.kill(worker.pid, signal.SIGKILL)
+    worker.kill()
     await _play(scene, script.parse(["click right"]))
     await _until_seen(scene, ["EV_KEY", "BTN_RIGHT", 1], ["EV_KEY", "BTN_RIGHT", 0])
     _same(server.restarts, restarts + 1, "restarts of the worker")

@@ -20,8 +20,12 @@ from .errors import Malformed
 PORT = "org.subos.control"
 MAXIMUM_LINE = 1 << 22
 """Bytes: a request holds an argument vector and an environment, which Linux limits to 2 MiB."""
-MAXIMUM_BYTES = 1 << 30
-"""Of one input or output."""
+MAXIMUM_BYTES = 1 << 26
+"""Of one input or output: whoever receives it holds it in memory."""
+TIMEOUT = "timeout"
+"""A reply's error: the command took too long, and was ended."""
+TOO_MUCH = "too much output"
+"""A reply's error: the command printed more than MAXIMUM_BYTES, which is dropped."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,7 @@ class RequestHead:
 class Reply:
     """`status` is the exit status, or minus the number of the signal that ended the command.
 
-    `error` says why there was no command or no end of it: "timeout", or the reason it did not start.
+    `error` says why there is no result: TIMEOUT, TOO_MUCH, or the reason why the command did not start.
     """
 
     status: int

@@ -6,7 +6,7 @@ Nothing of this machine is changed: the guest writes into a temporary folder onl
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ..demo import Row
@@ -17,33 +17,48 @@ if TYPE_CHECKING:
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = subparsers.add_parser("demo", help="boot a guest and see every device work", description=__doc__)
     parser.add_argument(
-        "--json", action="store_true", help='print JSON: {"ok": bool, "boot_ms": n, "rows": [{"device", "check", …}]}'
+        "--json",
+        action="store_true",
+        help='print JSON: {"ok": bool, "boot_ms": n, "rows": [{"device", "check", "ok", "ms", "detail"}]}; '
+        'where there is no such guest, "boot_ms" may be null, and "error" says why',
     )
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    import argparse
-    import tempfile
+    import json
+    from contextlib import closing
 
+    from ..errors import SubosError
+    from ..supervisor.zygote import Zygote
+
+    report: dict[str, Any] = {"ok": False, "boot_ms": None, "rows": []}
+    try:
+        with closing(Zygote.start()) as zygote:  # before asyncio and the launcher are loaded: workers stay small
+            status = _run(zygote, report, args.json)
+    except (SubosError, OSError) as error:
+        if args.json:
+            print(json.dumps({**report, "error": str(error)}, indent=2))
+        raise
+    if args.json and status < 128:  # nobody waits for the report of a demo that a signal has ended
+        print(json.dumps(report, indent=2))
+    return status
+
+
+def _run(zygote: Zygote, report: dict[str, Any], as_json: bool) -> int:
+    from .. import signals
     from ..config import resolve
     from ..launcher.packages import show_progress
     from ..launcher.settings import SETTINGS
     from ..launcher.vm import VmPlan
-    from ..supervisor.zygote import Zygote
 
-    with tempfile.TemporaryDirectory(prefix="subos-demo-") as folder:
-        settings = resolve(argparse.Namespace(share=[folder]), SETTINGS, None)
-        plan = VmPlan.from_settings(settings, show_progress)
-        zygote = Zygote.start()
-        import asyncio
-
-        return asyncio.run(_demo(plan, zygote, folder, args.json))
+    plan = VmPlan.from_settings(resolve(argparse.Namespace(), SETTINGS, None), show_progress)
+    return signals.run(_demo(plan, zygote, report, as_json))
 
 
-async def _demo(plan: VmPlan, zygote: Zygote, folder: str, as_json: bool) -> int:
-    import json
+async def _demo(plan: VmPlan, zygote: Zygote, report: dict[str, Any], as_json: bool) -> int:
     import sys
+    import tempfile
     import time
     from dataclasses import asdict
     from pathlib import Path
@@ -60,26 +75,28 @@ async def _demo(plan: VmPlan, zygote: Zygote, folder: str, as_json: bool) -> int
     say(f"booting Linux {kernel} on this machine's own files ({plan.accelerator}) …")
     began = time.monotonic()
     command, variables = agent_command()
-    rows: list[Row] = []
-    async with start(plan, zygote, command=command, mode=Mode.CONTROL, environment=variables) as vm:
-        guest = GuestControl(vm.machine)
-        await guest.wait_booted()
-        boot_ms = round((time.monotonic() - began) * 1000)
-        say(f"up after {boot_ms / 1000:.1f} s; now each device:")
-        for check in demo.CHECKS:
-            say(f"  {check[0]}: {check[1]} …")
-            rows.append(await demo.run_check(demo.Scene(vm, guest, Path(folder)), check))
-        await guest.close()
-    ok = all(row.ok for row in rows)
-    if as_json:
-        print(json.dumps({"ok": ok, "boot_ms": boot_ms, "rows": [asdict(row) for row in rows]}, indent=2))
-    else:
+    rows: list[demo.Row] = []
+    with tempfile.TemporaryDirectory(prefix="subos-demo-") as folder:
+        plan = plan.sharing(folder)
+        async with start(plan, zygote, command=command, mode=Mode.CONTROL, environment=variables) as vm:
+            guest = GuestControl(vm.machine)
+            await guest.wait_booted()
+            report["boot_ms"] = round((time.monotonic() - began) * 1000)
+            say(f"up after {report['boot_ms'] / 1000:.1f} s; now each device:")
+            for check in demo.CHECKS:
+                say(f"  {check[0]}: {check[1]} …")
+                rows.append(await demo.run_check(demo.Scene(vm, guest, Path(folder)), check))
+                report["rows"].append(asdict(rows[-1]))
+            await guest.close()
+    report["ok"] = all(row.ok for row in rows)
+    if not as_json:
         _show(rows)
-    return 0 if ok else 1
+    return 0 if report["ok"] else 1
 
 
 def _show(rows: list[Row]) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(title="What the guest saw", title_justify="left")
@@ -90,5 +107,5 @@ def _show(rows: list[Row]) -> None:
     table.add_column("seen")
     for row in rows:
         result = "[green]ok[/]" if row.ok else "[red]FAILED[/]"
-        table.add_row(row.device, row.check, result, str(row.ms), row.detail)
+        table.add_row(row.device, row.check, result, str(row.ms), escape(row.detail))
     Console().print(table)

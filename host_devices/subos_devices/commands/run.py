@@ -16,7 +16,7 @@ from ..config import add_flags, resolve
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ..launcher.vm import RunningVm, VmPlan
+    from ..launcher.vm import VmPlan
     from ..supervisor.zygote import Zygote
 
 EXAMPLES = """\
@@ -25,6 +25,8 @@ examples:
   subos-devices run --share . -- make -j2 test       a command, on a folder that it may write
   subos-devices run --image debian.qcow2 --share ~/src:src
                                                      a disk; in it: mount -t virtiofs src /mnt
+
+a guest that hangs: press Ctrl-] three times within a second, and the VM ends
 
 exit status: the command's; 125 when the VM is lost; 2 when the request cannot be met
 """
@@ -47,77 +49,41 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
+    from contextlib import closing
+
+    from ..supervisor.zygote import Zygote
+
+    with closing(Zygote.start()) as zygote:  # before asyncio and the launcher are loaded, so that workers stay small
+        return _run(args, zygote)
+
+
+def _run(args: argparse.Namespace, zygote: Zygote) -> int:
+    from .. import signals
     from ..errors import UserError
     from ..launcher.packages import show_progress
     from ..launcher.settings import SETTINGS
     from ..launcher.vm import VmPlan
-    from ..supervisor.zygote import Zygote
 
     settings = resolve(args, SETTINGS, args.config)
     if settings.image is not None and args.arguments:
         raise UserError("a COMMAND needs the default guest", "leave out --image, or run it in the guest yourself")
     plan = VmPlan.from_settings(settings, show_progress)
-    zygote = Zygote.start()  # before there is an event loop, so that workers stay small
-    import asyncio
-
-    try:
-        return asyncio.run(_run(plan, zygote, args.arguments))
-    except BaseExceptionGroup as group:  # one of the pumps failed, and took the others with it
-        raise group.exceptions[0] from group
+    return signals.run(_boot(plan, zygote, args.arguments))
 
 
-async def _run(plan: VmPlan, zygote: Zygote, command: Sequence[str]) -> int:
-    import asyncio
+async def _boot(plan: VmPlan, zygote: Zygote, command: Sequence[str]) -> int:
     import os
-    import signal
 
     from ..launcher import terminal
     from ..launcher.guest_run import Mode
     from ..launcher.vm import start
 
-    task = asyncio.current_task()
-    assert task is not None
-    ended_by = 0
-
-    def end(number: int) -> None:
-        nonlocal ended_by
-        if not ended_by:  # a second signal must not end the cleaning up
-            ended_by = number
-            task.cancel()
-
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        asyncio.get_running_loop().add_signal_handler(number, end, number)
     interactive = terminal.is_interactive()
-    try:
-        if plan.image is not None:
-            async with start(plan, zygote) as vm:
-                return await _watch_image(vm, interactive)
-        words = list(command) or [os.environ.get("SHELL", "/bin/sh")]
-        mode = Mode.TERMINAL if interactive else Mode.STREAMS
-        async with start(plan, zygote, command=words, mode=mode, window=terminal.window_size()) as vm:
-            pump = terminal.run_on_terminal if interactive else terminal.run_on_streams
-            return await pump(vm.machine)
-    except asyncio.CancelledError:
-        return 128 + ended_by
-
-
-async def _watch_image(vm: RunningVm, interactive: bool) -> int:
-    """A disk image runs until it powers off; its serial port is the terminal, if there is one."""
-    import asyncio
-    import contextlib
-
-    from ..launcher import terminal
-
-    serial = vm.machine.port("serial")
-    with terminal.raw_terminal() if interactive else contextlib.nullcontext():
-        pumps = [asyncio.ensure_future(terminal.copy_output(serial, 1))]
-        pumps.append(asyncio.ensure_future(terminal.send_input(0, serial, end=False)))
-        try:
-            status = await vm.machine.wait()
-        finally:
-            for pump in pumps:
-                pump.cancel()
-            await asyncio.gather(*pumps, return_exceptions=True)
-    if status:
-        raise await vm.machine.lost()
-    return 0
+    if plan.image is not None:
+        async with start(plan, zygote) as vm:
+            return await terminal.run_on_serial(vm.machine, interactive)
+    words = list(command) or [os.environ.get("SHELL", "/bin/sh")]
+    mode = Mode.TERMINAL if interactive else Mode.STREAMS
+    async with start(plan, zygote, command=words, mode=mode, window=terminal.window_size()) as vm:
+        pump = terminal.run_on_terminal if interactive else terminal.run_on_streams
+        return await pump(vm.machine)

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from subos_devices.errors import SubosError
-from subos_protocol.control import MAXIMUM_LINE, ReplyHead, Request
+from subos_devices.text import printable
+from subos_protocol.control import MAXIMUM_BYTES, MAXIMUM_LINE, TIMEOUT, TOO_MUCH, ReplyHead, Request
 from subos_protocol.errors import Malformed
 
 from .machine import Machine
@@ -62,6 +63,8 @@ class GuestControl:
 
         Raises CommandNotStarted, CommandTimeout, ControlError, GuestLost.
         """
+        if len(stdin) > MAXIMUM_BYTES:
+            raise ControlError(f"the input of {argv[0]} has more than {MAXIMUM_BYTES >> 20} MiB")
         table = None if environment is None else dict(environment)
         request = Request(list(argv), stdin, cwd, table, timeout)
         async with self._lock:
@@ -75,15 +78,18 @@ class GuestControl:
             except asyncio.CancelledError:
                 self._broken = "a command was given up midway"
                 raise
-            except (asyncio.IncompleteReadError, ConnectionError, Malformed) as error:
+            except (asyncio.LimitOverrunError, Malformed) as error:
+                self._broken = "the guest answered nonsense"
+                raise ControlError(f"the guest answered nonsense: {error}") from error
+            except (asyncio.IncompleteReadError, ConnectionError) as error:
                 self._broken = "the connection ended"
-                if isinstance(error, Malformed):
-                    raise ControlError(f"the guest answered nonsense: {error}") from error
                 raise await self._machine.lost() from error
-        if head.error == "timeout":
+        if head.error == TIMEOUT:
             raise CommandTimeout(f"{argv[0]} did not end within {timeout:g} s")
+        if head.error == TOO_MUCH:
+            raise ControlError(f"{argv[0]} printed more than {MAXIMUM_BYTES >> 20} MiB")
         if head.error:
-            raise CommandNotStarted(f"the guest {head.error}")
+            raise CommandNotStarted(f"the guest {printable(head.error)}")
         return Completed(head.status, stdout, stderr)
 
     async def _exchange(self, request: Request) -> tuple[ReplyHead, bytes, bytes]:

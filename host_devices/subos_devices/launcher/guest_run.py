@@ -33,7 +33,7 @@ class Mode(Enum):
 
     STREAMS = "streams"  # stdin, stdout and stderr each a virtio-serial port
     TERMINAL = "terminal"  # on a serial port, with a window size
-    CONTROL = "control"  # it finds its own port; its output goes to the console log
+    CONTROL = "control"  # it finds its own port; its output goes to the console, with the kernel's
 
 
 @dataclass(frozen=True)

@@ -8,15 +8,16 @@ import os
 import re
 import signal
 import socket
-import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 from subos_devices.errors import GuestLost
+from subos_devices.runtime import listen
+from subos_devices.text import printable
 
 from .qemu import MachineConfig, Port, Qemu, qemu_arguments
 
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 PR_SET_PDEATHSIG = 1
 QUIT_SECONDS = 5
 """How long QEMU may take to end on request before it is killed."""
+TAIL = 1 << 16
+"""Bytes of the guest's console, and of QEMU's messages, that are kept to explain a lost VM."""
+STATUS = re.compile(rb"(\d{1,3})\n")
 
 _libc = ctypes.CDLL(None)
 
@@ -35,7 +39,8 @@ class Machine:
 
     The back ends of `config.devices` must be listening. `ports` are the virtio-serial ports to create,
     `console` adds the terminal's serial port; each is a connected socket here (`port`), which ends when QEMU
-    does. `serial` (for disk images) makes the first serial port such a socket too.
+    does. `serial` (for disk images) makes the first serial port such a socket too; otherwise the machine itself
+    reads it, and remembers the end.
     """
 
     def __init__(
@@ -50,10 +55,11 @@ class Machine:
         self.qemu = qemu
         self.config = config
         self.qmp_socket = qmp_socket
-        self._names = (*ports, *(["console"] if console else []), *(["serial"] if serial else []))
+        self._names = (*ports, *(["console"] if console else []), "serial", "errors")
+        self._tails = {name: bytearray() for name in ("errors", *([] if serial else ["serial"]))}
+        self._readers: list[asyncio.Task[None]] = []
         self._ports: dict[str, socket.socket] = {}
         self._process: asyncio.subprocess.Process | None = None
-        self._errors: IO[bytes] | None = None
         self._qmp: Qmp | None = None
 
     @property
@@ -77,30 +83,36 @@ class Machine:
                 self._ports[name], theirs[name] = socket.socketpair()
                 self._ports[name].setblocking(False)
             if self.qmp_socket is not None:
-                theirs["qmp"] = _listen(self.qmp_socket)
-            await self._start(self._with_descriptors({name: end.fileno() for name, end in theirs.items()}))
+                theirs["qmp"] = listen(self.qmp_socket)
+            await self._start({name: end.fileno() for name, end in theirs.items()})
         except BaseException:
-            self._close()
+            await self._close()
             raise
         finally:
             for end in theirs.values():
                 end.close()
+        self._readers = [asyncio.create_task(self._remember(name)) for name in self._tails]
         return self
 
+    async def _remember(self, name: str) -> None:
+        """Reads a socket to its end. What comes from a guest has no end, so the last of it must do."""
+        loop, tail = asyncio.get_running_loop(), self._tails[name]
+        with suppress(ConnectionError):
+            while data := await loop.sock_recv(self.port(name), TAIL):
+                tail += data
+                del tail[:-TAIL]
+
     def _with_descriptors(self, fds: dict[str, int]) -> MachineConfig:
-        special = ("console", "serial", "qmp")
+        special = ("console", "serial", "errors", "qmp")
         return replace(
             self.config,
             ports=[Port(name, fd) for name, fd in fds.items() if name not in special],
             console_fd=fds.get("console"),
-            serial_fd=fds.get("serial"),
+            serial_fd=fds["serial"],
             qmp_fd=fds.get("qmp"),
         )
 
-    async def _start(self, config: MachineConfig) -> None:
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the machine)
-        descriptors = [port.fd for port in config.ports]
-        descriptors += [fd for fd in (config.console_fd, config.serial_fd, config.qmp_fd) if fd is not None]
+    async def _start(self, fds: dict[str, int]) -> None:
         launcher = os.getpid()
 
         def follow_launcher() -> None:
@@ -110,11 +122,11 @@ class Machine:
 
         self._process = await asyncio.create_subprocess_exec(
             self.qemu.program,
-            *qemu_arguments(config),
+            *qemu_arguments(self._with_descriptors(fds)),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
-            stderr=self._errors,
-            pass_fds=descriptors,
+            stderr=fds["errors"],
+            pass_fds=[fd for name, fd in fds.items() if name != "errors"],
             preexec_fn=follow_launcher,
             # Ctrl-C is the launcher's to handle: it ends the machine in order.
             start_new_session=True,
@@ -126,13 +138,14 @@ class Machine:
         try:
             await self.stop()
         finally:
-            self._close()
+            await self._close()
 
-    def _close(self) -> None:
+    async def _close(self) -> None:
+        for reader in self._readers:
+            reader.cancel()
+        await asyncio.gather(*self._readers, return_exceptions=True)
         for end in self._ports.values():
             end.close()
-        if self._errors is not None:
-            self._errors.close()
         if self.qmp_socket is not None:
             self.qmp_socket.unlink(missing_ok=True)
 
@@ -173,32 +186,28 @@ class Machine:
         """Waits for the command's exit status, which comes after all its output. Raises GuestLost."""
         line = b""
         loop = asyncio.get_running_loop()
-        while not line.endswith(b"\n"):
+        while not line.endswith(b"\n") and len(line) < 16:
             try:
-                data = await loop.sock_recv(self.port("status"), 64)
+                data = await loop.sock_recv(self.port("status"), 16)
             except ConnectionError:
                 data = b""
             if not data:
                 raise await self.lost()
             line += data
-        return int(line)
+        match = STATUS.fullmatch(line)
+        if match is None or int(match[1]) > 255:
+            raise GuestLost("the VM was lost: the guest reported nonsense, and no exit status")
+        return int(match[1])
 
     async def lost(self) -> GuestLost:
         """The error that says why the machine ended. It waits for QEMU's end."""
         code = await self.wait()
-        errors = b""
-        if self._errors is not None:
-            self._errors.seek(0)
-            errors = self._errors.read()
-        try:
-            console = self.config.console_log.read_bytes()
-        except OSError:
-            console = b""
-        return GuestLost(f"the VM was lost: {lost_reason(code, errors, console)}", self._lost_hint(console))
-
-    def _lost_hint(self, console: bytes) -> str:
+        await asyncio.wait(self._readers, timeout=QUIT_SECONDS)  # QEMU's end is the end of what it has to say
+        errors, console = bytes(self._tails["errors"]), bytes(self._tails.get("serial", b""))
+        reason = lost_reason(code, errors, console)
         lines = console.decode("utf-8", "replace").splitlines()
-        return "the end of its console: " + " | ".join(line.strip() for line in lines[-3:]) if lines else ""
+        hint = printable("the end of its console: " + " | ".join(line.strip() for line in lines[-3:])) if lines else ""
+        return GuestLost(f"the VM was lost: {printable(reason)}", hint)
 
 
 def lost_reason(code: int, errors: bytes, console: bytes) -> str:
@@ -214,15 +223,3 @@ def lost_reason(code: int, errors: bytes, console: bytes) -> str:
     if code > 0:
         return f"QEMU said: {messages[-1]}" if messages else f"QEMU ended with status {code}"
     return "it shut down before its command ended"
-
-
-def _listen(path: Path) -> socket.socket:
-    """A socket at `path`, bound before QEMU runs: who looks for it never comes too early."""
-    listener = socket.socket(socket.AF_UNIX)
-    try:
-        listener.bind(os.fspath(path))
-        listener.listen(1)
-    except BaseException:
-        listener.close()
-        raise
-    return listener

@@ -30,6 +30,7 @@ class Architecture:
     """QEMU's name and machine; `serial` is the kernel's name of the first serial port.
 
     `terminal_device` is a further serial port, for a person at a terminal, and `terminal` its name in the guest.
+    `boots_disks`: QEMU has a firmware of its own for this machine.
     """
 
     qemu: str
@@ -37,6 +38,7 @@ class Architecture:
     serial: str
     terminal_device: str
     terminal: str
+    boots_disks: bool = True
 
 
 # The PC's floppy, parallel port and the like are gone with -nodefaults; what is off here costs the
@@ -45,7 +47,7 @@ ARCHITECTURES = {
     "x86_64": Architecture(
         "x86_64", "q35,hpet=off,vmport=off,smm=off,usb=off,sata=off,smbus=off", "ttyS0", "isa-serial,index=1", "ttyS1"
     ),
-    "aarch64": Architecture("aarch64", "virt,gic-version=max", "ttyAMA0", "pci-serial", "ttyS0"),
+    "aarch64": Architecture("aarch64", "virt,gic-version=max", "ttyAMA0", "pci-serial", "ttyS0", boots_disks=False),
 }
 
 
@@ -151,15 +153,13 @@ class DiskImage:
 class MachineConfig:
     """A virtual machine. `memory` is in MiB; `qmp_fd` is a listening socket's number.
 
-    Either `kernel` (with `initrd` and `append`) or `image` is booted. `console_fd` is a connected socket
-    for the terminal's serial port; None leaves it out. Kernel messages go to the file `console_log`, or with
-    an image to `serial_fd`, a connected socket, when it is there.
+    Either `kernel` (with `initrd` and `append`) or `image` is booted. `serial_fd` is a connected socket for the
+    first serial port, with the kernel's messages, and `console_fd` one for the terminal's; None leaves them out.
     """
 
     name: str
     architecture: Architecture
     accelerator: str
-    console_log: Path
     cpus: int = 2
     memory: int = 2048
     kernel: Path | None = None
@@ -192,7 +192,7 @@ def qemu_arguments(config: MachineConfig) -> list[str]:
         *("-m", f"{config.memory}M"),
         # Our back ends map the guest's memory: without share=on they would see nothing, silently.
         *("-object", f"memory-backend-memfd,id=memory,size={config.memory}M,share=on"),
-        *("-display", "none", "-no-reboot"),
+        *("-display", "none"),
     ]
     arguments += _boot(config)
     if config.qmp_fd is not None:
@@ -216,17 +216,16 @@ def _boot(config: MachineConfig) -> list[str]:
         return ["-blockdev", file, "-blockdev", disk, "-device", device, "-vga", "std"]
     if config.kernel is None:
         raise ValueError("a machine needs a kernel or an image")
-    arguments = ["-vga", "none", "-kernel", str(config.kernel), "-append", config.append]
+    # Only here: an installer on a disk reboots, and goes on.
+    arguments = ["-no-reboot", "-vga", "none", "-kernel", str(config.kernel), "-append", config.append]
     return [*arguments, "-initrd", str(config.initrd)] if config.initrd else arguments
 
 
 def _consoles(config: MachineConfig) -> list[str]:
     arguments = []
     if config.serial_fd is not None:
-        arguments += ["-chardev", f"socket,id=serial,fd={config.serial_fd},logfile={escape(config.console_log)}"]
-    else:
-        arguments += ["-chardev", f"file,id=serial,path={escape(config.console_log)}"]
-    arguments += ["-serial", "chardev:serial"]
+        # Not a file: the guest could fill the disk that it is on.
+        arguments += ["-chardev", f"socket,id=serial,fd={config.serial_fd}", "-serial", "chardev:serial"]
     if config.ports:
         arguments += ["-device", "virtio-serial-pci,id=ports,max_ports=31"]
     if config.console_fd is not None:

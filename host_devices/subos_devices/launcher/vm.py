@@ -66,7 +66,13 @@ class VmPlan:
             raise UserError(f"a VM called {name!r} is running", "choose another --name, or see subos-devices status")
         runtime.vm_folder(name)
         memory = memory_mib(settings.memory)
-        qemu = find_qemu()
+        architecture = this_architecture()
+        if settings.image is not None and not architecture.boots_disks:
+            raise UserError(
+                f"--image does not work on {architecture.qemu} yet: QEMU would need a firmware file to boot a disk",
+                "start QEMU with its firmware yourself, and give it the devices by subos-devices attach",
+            )
+        qemu = find_qemu(architecture)
         accelerator = choose_accelerator(settings.accel)
         kernel = image = None
         if settings.image is not None:
@@ -77,6 +83,12 @@ class VmPlan:
             kernel = find_kernel(settings.kernel, settings.modules, progress)
             devices = [device_plan.root_device(), *devices]
         return cls(name, qemu, accelerator, settings.cpus, memory, shares, devices, kernel, image)
+
+    def sharing(self, folder: str) -> VmPlan:
+        """This plan with one more share. Raises UserError."""
+        shares = parse_shares([folder])
+        devices = device_plan.plan(shares, mouse=False, rng=False, cache=None)
+        return replace(self, shares=[*self.shares, *shares], devices=[*self.devices, *devices])
 
 
 @dataclass(frozen=True)
@@ -144,7 +156,6 @@ def _machine_config(plan: VmPlan, folder: Path) -> MachineConfig:
         name=plan.name,
         architecture=this_architecture(),
         accelerator=plan.accelerator,
-        console_log=folder / "console.log",
         cpus=plan.cpus,
         memory=plan.memory,
         image=plan.image,

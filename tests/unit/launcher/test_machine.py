@@ -2,10 +2,13 @@
 
 import asyncio
 import contextlib
+import errno
+import fcntl
 import os
 import pty
 import select
 import signal
+import socket
 import sys
 import termios
 from collections.abc import Coroutine
@@ -14,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from subos_devices.errors import GuestLost
+from subos_devices.errors import GuestLost, UserError
 from subos_devices.launcher import terminal
 from subos_devices.launcher.control import (
     CommandNotStarted,
@@ -24,8 +27,9 @@ from subos_devices.launcher.control import (
     agent_command,
     agent_folders,
 )
-from subos_devices.launcher.machine import Machine, lost_reason
+from subos_devices.launcher.machine import TAIL, Machine, lost_reason
 from subos_devices.launcher.qemu import ARCHITECTURES, MachineConfig, Qemu
+from support.waiting import eventually
 
 PRELUDE = """\
 import os, re, signal, socket, sys, time
@@ -33,8 +37,7 @@ def port(name):
     number = re.search(rf"socket,id=(?:port-)?{name},fd=(\\d+)", " ".join(sys.argv))
     return socket.socket(fileno=int(number[1]))
 def log(text):
-    path = re.search(r"file,id=serial,path=(\\S+)", " ".join(sys.argv))[1]
-    open(path, "w").write(text)
+    port("serial").sendall(text.encode())
 """
 
 AGENT = """\
@@ -50,18 +53,19 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def machine(folder: Path, script: str, *ports: str, console: bool = False) -> Machine:
+def machine(folder: Path, script: str, *ports: str, console: bool = False, serial: bool = False) -> Machine:
     program = folder / "qemu"
     # Through a shell, for an interpreter whose path has a space: to Python the second line is a string.
     shell = f"#!/bin/sh\n'''exec' '{sys.executable}' \"$0\" \"$@\"\n'''\n"
     program.write_text(f"{shell}{PRELUDE}{script}")
     program.chmod(0o755)
-    config = MachineConfig("box", ARCHITECTURES["x86_64"], "tcg", folder / "log", kernel=Path("k"))
-    return Machine(Qemu(program, (10, 0, 0)), config, ports, console=console, qmp_socket=folder / "qmp.sock")
+    config = MachineConfig("box", ARCHITECTURES["x86_64"], "tcg", kernel=Path("k"))
+    socket_ = folder / "qmp.sock"
+    return Machine(Qemu(program, (10, 0, 0)), config, ports, console=console, serial=serial, qmp_socket=socket_)
 
 
 def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    return asyncio.run(asyncio.wait_for(coroutine, 60))
+    return asyncio.run(asyncio.wait_for(coroutine, 20))
 
 
 def ended(pid: int) -> bool:
@@ -120,6 +124,48 @@ def test_a_lost_machine_says_why(folder: Path, script: str, said: str) -> None:
         run(body())
     assert said in caught.value.message
     assert caught.value.exit_code == 125
+
+
+STATUSES = ["abc\n", "256\n", "-1\n", "\n", "1\n2\n", "1" * 1000]
+
+
+@pytest.mark.parametrize("said", STATUSES, ids=lambda said: repr(said[:8]))
+def test_a_status_that_is_none(folder: Path, said: str) -> None:
+    async def body() -> None:
+        async with machine(folder, f"port('status').sendall({said.encode()!r}); time.sleep(600)", "status") as vm:
+            await vm.exit_status()
+
+    with pytest.raises(GuestLost, match="the guest reported nonsense"):
+        run(body())
+
+
+@pytest.mark.parametrize("where", ["port('serial').sendall", "sys.stderr.buffer.write"])
+def test_a_flood_is_not_kept(folder: Path, where: str) -> None:
+    """Neither in memory nor in a file: of what a guest can make QEMU say, the end must do."""
+
+    async def body() -> None:
+        script = f"say = {where}; say(b'flood\\n' * 1_000_000); say(b'subos: \\x1b[2J the last word\\n'); sys.exit(1)"
+        async with machine(folder, script, "status") as vm:
+            try:
+                await vm.exit_status()
+            finally:
+                assert all(len(tail) <= TAIL for tail in vm._tails.values())
+                assert {path.name for path in folder.iterdir()} == {"qemu", "qmp.sock"}
+
+    with pytest.raises(GuestLost, match=r"\?\[2J the last word") as caught:
+        run(body())
+    assert "\x1b" not in caught.value.message + caught.value.hint
+
+
+def test_a_qmp_socket_that_cannot_be_made(folder: Path) -> None:
+    async def body() -> None:
+        vm = machine(folder, "")
+        vm.qmp_socket = folder / "absent" / "qmp.sock"
+        async with vm:
+            raise AssertionError("not reached")
+
+    with pytest.raises(UserError, match=r"qmp\.sock cannot be made"):
+        run(body())
 
 
 def test_a_panic_explains_more_than_qemus_status() -> None:
@@ -215,6 +261,108 @@ def test_output_into_a_closed_pipe_ends_the_run(folder: Path) -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 42
 
 
+def image_run(folder: Path, script: str, stdout: int) -> int:
+    """`run_on_serial` in a child, which has descriptors of its own: its pid. Its status is 42 for a broken pipe."""
+    child = os.fork()
+    if child == 0:
+
+        async def body() -> int:
+            async with machine(folder, script, serial=True) as vm:
+                (folder / "started").write_text(str(vm.pid))
+                try:
+                    return await terminal.run_on_serial(vm, interactive=False)
+                except BrokenPipeError:
+                    return 42
+
+        status = 99
+        try:
+            os.dup2(os.open("/dev/null", os.O_RDONLY), 0)
+            os.dup2(stdout, 1)
+            status = run(body())
+        finally:
+            os._exit(status)
+    return child
+
+
+def test_the_last_output_of_an_image_is_not_lost(folder: Path) -> None:
+    """More than the pipe takes, and nobody reads it before QEMU has ended."""
+    reader, writer = os.pipe()
+    child = image_run(folder, "port('serial').sendall(b'y' * 150_000 + b'the end')", writer)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as pipe:
+        pid = eventually(lambda: (folder / "started").exists() and int((folder / "started").read_text() or 0))
+        assert ended(pid)
+        assert pipe.read() == b"y" * 150_000 + b"the end"
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_an_image_whose_output_nobody_reads_ends(folder: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    child = image_run(folder, "port('serial').sendall(b'first line\\n'); time.sleep(600)", writer)
+    os.close(writer)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 42
+
+
+def test_output_that_finds_no_room_says_which(folder: Path) -> None:
+    async def body() -> None:
+        async with machine(folder, "port('stdout').sendall(b'data'); time.sleep(600)", "stdout") as vm:
+            with open("/dev/full", "wb", buffering=0) as full:
+                monkey = pytest.MonkeyPatch()
+                monkey.setitem(terminal.STREAMS, full.fileno(), "standard output")
+                with monkey.context(), pytest.raises(OSError) as caught:
+                    await terminal.copy_output(vm.port("stdout"), full.fileno())
+        assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, "standard output")
+
+    run(body())
+
+
+KEYS: dict[str, tuple[list[tuple[float, bytes]], bool]] = {
+    "three at once": ([(0, b"\x1d\x1d\x1d")], True),
+    "three in time": ([(0, b"x\x1d"), (0.5, b"\x1d"), (0.9, b"\x1dy")], True),
+    "too slow": ([(0, b"\x1d"), (0.5, b"\x1d"), (1.0, b"\x1d")], False),
+    "slow, then quick": ([(0, b"\x1d"), (0.5, b"\x1d"), (1.0, b"\x1d"), (1.2, b"\x1d")], True),
+    "something between": ([(0, b"\x1d\x1da\x1d")], False),
+    "two": ([(0, b"\x1d\x1d")], False),
+}
+
+
+@pytest.mark.parametrize(("typed", "wanted"), KEYS.values(), ids=KEYS.keys())
+def test_the_escape(typed: list[tuple[float, bytes]], wanted: bool) -> None:
+    escape = terminal.Escape()
+    assert any(escape.typed(keys, at) for at, keys in typed) is wanted
+
+
+def test_the_escape_works_though_the_guest_takes_no_keys() -> None:
+    controller, line = pty.openpty()
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+
+    async def body() -> None:
+        escaped = asyncio.Event()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGINT, escaped.set)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                ours.send(bytes(1 << 16))
+        sending = asyncio.create_task(terminal.send_keys(line, ours))
+        for _ in range(3):
+            os.write(controller, b"\x1d")
+            while not escaped.is_set() and int.from_bytes(fcntl.ioctl(line, termios.FIONREAD, bytes(4)), sys.byteorder):
+                await asyncio.sleep(0.01)  # until it is read
+        await escaped.wait()
+        sending.cancel()
+        await asyncio.gather(sending, return_exceptions=True)
+
+    try:
+        with terminal.raw_terminal(line):
+            asyncio.run(asyncio.wait_for(body(), 10))
+    finally:
+        os.close(controller)
+        os.close(line)
+        ours.close()
+        theirs.close()
+
+
 def test_a_raw_terminal_is_restored() -> None:
     controller, line = pty.openpty()
     try:
@@ -266,12 +414,35 @@ def test_a_machine_lost_under_a_command(folder: Path) -> None:
     run(body())
 
 
-def test_a_guest_that_answers_nonsense(folder: Path) -> None:
+ANSWERS = {
+    "no JSON": "b'nonsense\\n'",
+    "a line without end": "b'x' * (9 << 20)",
+    "a flood": """b'{"status":0,"error":"","stdout":1073741824,"stderr":0}\\n'""",
+}
+
+
+@pytest.mark.parametrize("answer", ANSWERS.values(), ids=ANSWERS.keys())
+def test_a_guest_that_answers_nonsense(folder: Path, answer: str) -> None:
     async def body() -> None:
-        script = "end = port('control'); end.recv(10); end.sendall(b'nonsense\\n'); time.sleep(600)"
+        script = f"end = port('control'); end.recv(10); end.sendall({answer}); time.sleep(600)"
         async with machine(folder, script, "control") as vm:
+            guest = GuestControl(vm)
             with pytest.raises(ControlError, match="nonsense"):
+                await guest.run(["true"])
+            with pytest.raises(ControlError, match="of no more use"):
+                await guest.run(["true"])
+
+    run(body())
+
+
+def test_what_a_guest_says_is_printable(folder: Path) -> None:
+    async def body() -> None:
+        answer = '{"status":127,"error":"says \\u001b[2J' + "x" * 1000 + '","stdout":0,"stderr":0}\\n'
+        script = f"end = port('control'); end.recv(10); end.sendall(b'{answer}'); time.sleep(600)"
+        async with machine(folder, script, "control") as vm:
+            with pytest.raises(CommandNotStarted, match=r"^the guest says \?\[2Jx+…$") as caught:
                 await GuestControl(vm).run(["true"])
+            assert len(caught.value.message) < 400
 
     run(body())
 

@@ -32,7 +32,7 @@ def default_guest() -> MachineConfig:
         name="box",
         architecture=PC,
         accelerator="tcg",
-        console_log=Path("/run/a,b/console.log"),
+        serial_fd=6,
         cpus=3,
         memory=512,
         kernel=Path("/k/vmlinuz"),
@@ -63,7 +63,7 @@ def test_the_default_guest() -> None:
         ("-chardev", "socket,id=root-socket,path=/run/a,,b/r"),
         ("-device", "vhost-user-fs-pci,id=root,chardev=root-socket,tag=subos-root"),
         ("-device", "vhost-user-input-pci,id=mouse,chardev=mouse-socket"),
-        ("-chardev", "file,id=serial,path=/run/a,,b/console.log"),
+        ("-chardev", "socket,id=serial,fd=6"),
         ("-chardev", "socket,id=console,fd=8"),
         ("-device", "isa-serial,index=1,chardev=console"),
         ("-chardev", "socket,id=port-stdin,fd=7"),
@@ -87,7 +87,6 @@ def test_a_disk_image_is_booted_by_its_firmware() -> None:
         name="box",
         architecture=PC,
         accelerator="kvm",
-        console_log=Path("log"),
         image=DiskImage(Path("/d/x,y:z.qcow2"), "qcow2"),
         serial_fd=5,
         hotplug_slots=0,
@@ -96,7 +95,8 @@ def test_a_disk_image_is_booted_by_its_firmware() -> None:
     found = pairs(arguments)
     assert ("-blockdev", "driver=file,node-name=disk-file,filename=/d/x,,y:z.qcow2,locking=auto") in found
     assert ("-blockdev", "driver=qcow2,node-name=disk,file=disk-file") in found
-    assert ("-chardev", "socket,id=serial,fd=5,logfile=log") in found
+    assert ("-chardev", "socket,id=serial,fd=5") in found
+    assert "-no-reboot" not in arguments  # an installer reboots, and goes on
     assert ("-cpu", "host") in found
     assert "-kernel" not in arguments
     assert not any("virtio-serial" in argument or "pcie-root-port" in argument for argument in arguments)
@@ -104,7 +104,7 @@ def test_a_disk_image_is_booted_by_its_firmware() -> None:
 
 def test_a_machine_boots_something() -> None:
     with pytest.raises(ValueError, match="kernel or an image"):
-        qemu_arguments(MachineConfig("box", PC, "tcg", Path("log")))
+        qemu_arguments(MachineConfig("box", PC, "tcg"))
 
 
 def test_a_panic_ends_the_machine() -> None:
