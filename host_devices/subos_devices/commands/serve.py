@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import socket
+
     from ..supervisor.zygote import Zygote
     from ..vhost_user.device import DeviceSpec, Option
 
@@ -45,11 +47,28 @@ def run(args: argparse.Namespace) -> int:
     # Forked before asyncio comes in, so that workers stay small.
     from ..supervisor.zygote import Zygote
 
+    listener = None if args.fd is None else _inherited(args.fd)
     spec = _spec(args)
     zygote = Zygote.start()
-    import asyncio
+    from .. import signals
 
-    return asyncio.run(_serve(args, spec, zygote))
+    return signals.run(_serve(args, spec, listener, zygote))
+
+
+def _inherited(fd: int) -> socket.socket:
+    """The caller's listening socket. Raises UserError."""
+    import socket
+
+    from ..errors import UserError
+
+    hint = "open a listening Unix socket and pass its number, or use --socket-path"
+    try:
+        listener = socket.socket(fileno=fd)
+    except OSError as error:
+        raise UserError(f"--fd {fd} is no socket: {error.strerror}", hint) from error
+    if not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        raise UserError(f"--fd {fd} is a socket that does not listen", hint)
+    return listener
 
 
 def _spec(args: argparse.Namespace) -> DeviceSpec:
@@ -78,38 +97,27 @@ def _spec(args: argparse.Namespace) -> DeviceSpec:
     return DeviceSpec(args.kind, args.kind.rpartition(":")[2].lower(), options, fds)
 
 
-async def _serve(args: argparse.Namespace, spec: DeviceSpec, zygote: Zygote) -> int:
+async def _serve(args: argparse.Namespace, spec: DeviceSpec, listener: socket.socket | None, zygote: Zygote) -> int:
     import asyncio
     import contextlib
     import os
-    import signal
-    import socket
 
     from .. import runtime
     from ..supervisor.supervisor import Supervisor
 
     end = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(number, end.set)
     made = [args.driver_socket] if args.driver_socket else []
     try:
-        if args.socket_path:
+        if listener is None:
             listener = runtime.listen(args.socket_path)
             made.append(args.socket_path)
-        else:
-            listener = socket.socket(fileno=args.fd)
         async with Supervisor(zygote) as supervisor:
             if not args.persistent:
                 supervisor.on_disconnect = end.set
-            served = asyncio.ensure_future(supervisor.add(spec, listener))
-            ended = asyncio.ensure_future(end.wait())
-            await asyncio.wait((served, ended), return_when=asyncio.FIRST_COMPLETED)
-            if served.done():
-                served.result()
-                await ended
-            else:
-                served.cancel()  # a device that takes long to start must not keep Ctrl-C waiting
+            await supervisor.add(spec, listener)
+            await end.wait()
+    except asyncio.CancelledError:
+        pass  # a signal: to a server that is how it ends, with status 0
     finally:
         for path in made:
             with contextlib.suppress(FileNotFoundError):
