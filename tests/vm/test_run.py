@@ -299,3 +299,18 @@ def test_the_demo() -> None:
     for row in report["rows"]:
         assert row.keys() >= {"device", "check", "ok", "ms"}
         assert isinstance(row["ms"], int)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_demo_that_is_asked_to_end(tmp_path: Path, number: signal.Signals, status: int) -> None:
+    """While its guest boots."""
+    with running("demo", env={**os.environ, "TMPDIR": str(tmp_path)}, stdout=subprocess.DEVNULL) as process:
+        name = f"vm-{process.pid}"
+        wait_for_vm(name, process)
+        assert [path.name for path in tmp_path.glob("subos-demo-*")]
+        everybody = family(process.pid)
+        process.send_signal(number)
+        assert process.wait(60) == status
+    wait_ended(everybody)
+    assert_nothing_is_left(name)
+    assert not list(tmp_path.iterdir())
