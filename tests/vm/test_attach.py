@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import platform
+import signal
 import socket
 import threading
 from collections.abc import Iterator
@@ -19,6 +21,7 @@ from subos_devices.launcher.kernel import find_kernel
 from support.command import assert_nothing_is_left, family, refused, status_of, subos, wait_ended
 from support.hand_made import SHARED, HandMade, booted
 from support.steps import step
+from support.waiting import eventually
 
 pytestmark = pytest.mark.vm
 
@@ -105,6 +108,35 @@ def test_a_vm_whose_qemu_ends_takes_its_devices_along(tmp_path: Path) -> None:
         vm.process.kill()
         wait_ended(everybody)
     assert_nothing_is_left("ending")
+
+
+def test_what_others_have_left_in_qemu(tmp_path: Path) -> None:
+    """First a chardev without a device, as of a guest that let go late; then one whose supervisor was killed.
+
+    A share: QEMU survives what kills it with a mouse.
+    """
+    with HandMade(tmp_path, [*next(iter(MACHINES.values())), "-S"]) as vm:
+
+        async def leave_chardev() -> None:
+            address = {"type": "unix", "data": {"path": str(tmp_path / "old.sock")}}
+            backend = {"type": "socket", "data": {"addr": address, "server": False}}
+            async with qmp.connected(vm.qmp) as monitor:
+                with runtime.listen(tmp_path / "old.sock") as listener:
+                    await monitor.execute("chardev-add", id="subos-tag-socket", backend=backend)
+                    listener.accept()[0].close()
+
+        eventually(vm.qmp.is_socket)
+        asyncio.run(leave_chardev())
+        subos("attach", "--qmp", vm.qmp, "--name", "first", "--share", f"{tmp_path}:tag", check=0)
+        everybody = family(status_of("first")["pid"])
+        step("its supervisor is killed")
+        os.kill(status_of("first")["pid"], signal.SIGKILL)
+        wait_ended(everybody)
+        said = refused("attach", "--qmp", vm.qmp, "--name", "second", "--share", f"{tmp_path}:tag")
+        assert said.message == "the VM has a device subos-tag already"
+        assert vm.process.poll() is None
+        assert_nothing_is_left("first")  # the next one cleans up after it
+        assert_nothing_is_left("second")
 
 
 def test_a_vm_without_shared_memory_is_told_what_to_add(tmp_path: Path) -> None:
