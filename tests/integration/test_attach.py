@@ -122,6 +122,25 @@ def test_a_command_that_is_killed_early_leaves_a_vm_that_is_attached(folder: Pat
         assert (qemu.devices, qemu.chardevs, qemu.aborted) == ({}, {}, False)
 
 
+def test_ctrl_c_while_devices_are_plugged_leaves_the_vm_as_it_was(folder: Path) -> None:
+    plugging, go_on = threading.Event(), threading.Event()
+    with FakeQemu(folder / "qmp") as qemu:
+
+        def hold() -> None:
+            plugging.set()
+            assert go_on.wait(20)
+
+        qemu.before["device_add"] = hold
+        with running("attach", "--qmp", qemu.path, "--mouse", "--rng") as command:
+            assert plugging.wait(20)
+            everybody = family(command.pid)
+            command.send_signal(signal.SIGINT)
+            go_on.set()
+            assert command.wait(20) == 130
+            wait_ended(everybody)
+        assert (qemu.devices, qemu.chardevs, qemu.aborted) == ({}, {}, False)
+
+
 def test_two_detach_at_once(folder: Path) -> None:
     async def during(qemu: FakeQemu) -> None:
         asked = threading.Event()
