@@ -17,6 +17,7 @@ from subos_protocol.vhost_user import HeaderFlag
 
 from .. import registry
 from ..errors import UserError
+from ..text import printable
 from ..vhost_user.connection import Message, MessageStream
 from ..vhost_user.device import Device, DeviceSpec
 from ..vhost_user.errors import BadMessage, TransportError
@@ -141,8 +142,7 @@ class DeviceServer:
                     self._fault(vring, error.message)  # a newer memory table has left it outside
 
     def _hear(self, message: dict[str, Any]) -> None:
-        # A worker may be in a hostile guest's hands: nothing it says may steer the terminal it is shown on.
-        said = "".join(letter if letter.isprintable() else "?" for letter in str(message.get("message")))
+        said = printable(str(message.get("message")))  # it may be in a hostile guest's hands
         match message["op"]:
             case "ready":
                 if not self._ready.done():
