@@ -324,17 +324,23 @@ def test_the_way_out_of_an_image_s_terminal(folder: Path) -> None:
         try:
             for number in range(3):
                 os.dup2(line, number)
+            sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115 (not pytest's)
             status = signals.run(body())
         finally:
             os._exit(status)
     os.close(line)
-    shown = b""
-    while not shown.endswith(b"booted"):
-        shown += os.read(controller, 4096)
-    assert shown == b"subos: Ctrl-] three times within a second ends the VM\r\nbooted"
-    os.write(controller, b"\x1d\x1d\x1d")
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 130
-    os.close(controller)
+    try:
+        shown = b""
+        while not shown.endswith(b"booted"):
+            shown += os.read(controller, 4096)
+        assert shown == b"subos: Ctrl-] three times within a second ends the VM\r\nbooted"
+        os.write(controller, b"\x1d\x1d\x1d")
+        assert ended(child)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        status = os.waitpid(child, 0)[1]
+        os.close(controller)
+    assert os.waitstatus_to_exitcode(status) == 130
 
 
 def test_output_that_finds_no_room_says_which(folder: Path) -> None:
