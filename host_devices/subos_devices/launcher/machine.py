@@ -101,6 +101,7 @@ class Machine:
             while data := await loop.sock_recv(self.port(name), TAIL):
                 tail += data
                 del tail[:-TAIL]
+                await asyncio.sleep(0)  # what is there already is had without a turn for others
 
     def _with_descriptors(self, fds: dict[str, int]) -> MachineConfig:
         special = ("console", "serial", "errors", "qmp")
