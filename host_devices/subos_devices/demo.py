@@ -23,7 +23,7 @@ from .launcher.vm import RunningVm
 from .text import printable
 
 MIB = 1 << 20
-WATCH = "/run/subos-demo-mouse"  # in the guest: what its event device reports
+WATCH = "/run/subos-demo"  # in the guest: what its event devices report, a file each
 
 
 class CheckFailed(SubosError):
@@ -124,16 +124,33 @@ async def _mouse_recovers(scene: Scene) -> str:
     return f"process {worker.pid} killed, a new one clicked"
 
 
-async def _play(scene: Scene, actions: list[script.Action]) -> None:
-    """Plays once the guest watches its mouse. A worker that has just been killed may refuse at first."""
+# --- keyboard
+
+
+async def _keyboard_types(scene: Scene) -> str:
+    await _play(scene, script.type_text("Hi!"), "keyboard")
+    keys = ("LEFTSHIFT", "H", "I", "1")
+    down: list[list[object]] = [["EV_KEY", f"KEY_{key}", 1] for key in keys]
+    up: list[list[object]] = [["EV_KEY", f"KEY_{key}", 0] for key in keys]
+    shift_h = [down[0], down[1], up[1], up[0]]
+    await _until_seen(scene, *shift_h, down[2], up[2], down[0], down[3], up[3], up[0], device="keyboard")
+    return "Hi! as Shift+h, i, Shift+1"
+
+
+# --- what the guest's event devices report
+
+
+async def _play(scene: Scene, actions: list[script.Action], device: str = "mouse") -> None:
+    """Plays once the guest watches the device. A worker that has just been killed may refuse at first."""
     argv, variables = agent_command()
-    reader = [*argv[:-2], "subos_agent.evdev", "read", "SubOS Mouse"]
+    reader = [*argv[:-2], "subos_agent.evdev", "read", f"SubOS {device.title()}"]
+    watch = f"{WATCH}-{device}"
     shell = (
-        f'[ -s {WATCH} ] || "$@" >{WATCH} 2>&1 </dev/null & '
-        f"until [ -s {WATCH} ]; do sleep 0.05; done; head -n 1 {WATCH}"
+        f'[ -s {watch} ] || "$@" >{watch} 2>&1 </dev/null & '
+        f"until [ -s {watch} ]; do sleep 0.05; done; head -n 1 {watch}"
     )
     await _in_guest(scene, "env", *(f"{k}={v}" for k, v in variables.items()), "sh", "-c", shell, "sh", *reader)
-    path = devices.driver_path(scene.vm.folder, "mouse")
+    path = devices.driver_path(scene.vm.folder, device)
     for attempt in range(20):
         try:
             return await asyncio.to_thread(script.play, path, actions)
@@ -143,12 +160,12 @@ async def _play(scene: Scene, actions: list[script.Action]) -> None:
             await asyncio.sleep(0.05)
 
 
-async def _until_seen(scene: Scene, *events: list[object]) -> None:
+async def _until_seen(scene: Scene, *events: list[object], device: str = "mouse") -> None:
     """Waits until the guest's event device has reported `events`, in this order."""
     deadline = time.monotonic() + 10
     reported: list[object] = []
     while time.monotonic() < deadline:
-        lines = (await _in_guest(scene, "tail", "-n", "+2", WATCH)).splitlines()
+        lines = (await _in_guest(scene, "tail", "-n", "+2", f"{WATCH}-{device}")).splitlines()
         reported = [json.loads(line) for line in lines]
         rest = iter(reported)
         if all(event in rest for event in events):
@@ -180,6 +197,7 @@ CHECKS: tuple[Check, ...] = (
     ("mouse", "moves to a position", _mouse_moves),
     ("mouse", "clicks and scrolls", _mouse_clicks),
     ("mouse", "its process is killed, and it clicks on", _mouse_recovers),
+    ("keyboard", "types a word", _keyboard_types),
     ("rng", "the guest draws random bytes", _rng),
 )
 

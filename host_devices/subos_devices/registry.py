@@ -10,6 +10,7 @@ from .vhost_user.device import Device, DeviceSpec
 KINDS = {
     "fs": "subos_devices.fs.device:FsDevice",
     "mouse": "subos_devices.input.mouse:MouseDevice",
+    "keyboard": "subos_devices.input.keyboard:KeyboardDevice",
     "rng": "subos_devices.rng:RngDevice",
 }
 

@@ -4,7 +4,7 @@ NAME/lock                  held while the VM runs
 NAME/control.sock          status, detach (JSON lines)
 NAME/DEVICE.vhost.sock     vhost-user, for QEMU
 NAME/DEVICE.driver.sock    where a host driver sends its events
-NAME/qmp.sock, NAME/console.log
+NAME/qmp.sock, NAME/initrd
 """
 
 from __future__ import annotations

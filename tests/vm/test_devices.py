@@ -14,6 +14,7 @@ import pytest
 
 from subos_devices import runtime
 from subos_devices.input import script
+from subos_devices.launcher.control import agent_command
 from subos_devices.supervisor import control
 from support.command import status_of, subos
 from support.guest import Guest
@@ -122,6 +123,24 @@ def assert_alternating(events: list[list[object]], button: str) -> None:
         elif code == button:
             assert value != last, f"{kind} {code} is {value} twice"
             last = value
+
+
+def test_the_input_command_types_on_the_guest_s_keyboard(guest: Guest, folder: Path) -> None:
+    argv, variables = agent_command()
+    reader = ["env", *(f"{name}={value}" for name, value in variables.items()), *argv[:-2], "subos_agent.evdev"]
+    report = folder / "keys"
+    shell = 'report=$1; shift; "$@" >"$report" 2>&1 </dev/null &'
+    guest.check("sh", "-c", shell, "sh", str(report), *reader, "read", "SubOS Keyboard")
+    eventually(lambda: report.exists() and report.stat().st_size, timeout=60)
+    subos("input", guest.vm.plan.name, "type", "Oh, no", check=0)
+
+    def pressed() -> list[str]:
+        events = [json.loads(line) for line in report.read_text().splitlines()[1:]]
+        return [code for type_, code, value in events if (type_, value) == ("EV_KEY", 1)]
+
+    wanted = [f"KEY_{key}" for key in ("LEFTSHIFT", "O", "H", "COMMA", "SPACE", "N", "O")]
+    eventually(lambda: len(pressed()) >= len(wanted), timeout=60)
+    assert pressed() == wanted
 
 
 def test_a_mouse_whose_process_is_killed_under_events(guest: Guest, folder: Path) -> None:

@@ -26,6 +26,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--share", action="append", default=[], metavar="PATH[:TAG][:ro]", help="share a folder; may be repeated"
     )
     parser.add_argument("--mouse", action="store_true", help="an absolute mouse")
+    parser.add_argument("--keyboard", action="store_true", help="a keyboard")
     parser.add_argument("--rng", action="store_true", help="a random number generator")
     parser.add_argument("--memory", default="2G", metavar="SIZE", help="the VM's memory, as in its -m (default: 2G)")
     parser.add_argument(
@@ -41,9 +42,9 @@ def run(args: argparse.Namespace) -> int:
     from ..launcher.settings import memory_mib
     from ..launcher.shares import parse_shares
 
-    planned = devices.plan(parse_shares(args.share), mouse=args.mouse, rng=args.rng)
+    planned = devices.plan(parse_shares(args.share), mouse=args.mouse, keyboard=args.keyboard, rng=args.rng)
     if not planned:
-        raise UserError("nothing to print arguments for", "name at least one of --share, --mouse, --rng")
+        raise UserError("nothing to print arguments for", "name at least one of --share, --mouse, --keyboard, --rng")
     folder = args.socket_dir.absolute()
     serve = [devices.serve_command(folder, device) for device in planned]
     memory = f"memory-backend-memfd,id=subos-memory,size={memory_mib(args.memory)}M,share=on"

@@ -24,6 +24,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--share", action="append", default=[], metavar="PATH[:TAG][:ro]", help="share a folder; may be repeated"
     )
     parser.add_argument("--mouse", action="store_true", help="an absolute mouse")
+    parser.add_argument("--keyboard", action="store_true", help="a keyboard")
     parser.add_argument("--rng", action="store_true", help="a random number generator")
     parser.add_argument("--cache", choices=("auto", "always", "never"), help="how long the guest may trust its cache")
     parser.add_argument("--foreground", action="store_true", help="serve until Ctrl-C, which detaches everything")
@@ -37,9 +38,9 @@ def run(args: argparse.Namespace) -> int:
     from ..launcher.shares import parse_shares
 
     shares = parse_shares(args.share)
-    planned = devices.plan(shares, mouse=args.mouse, rng=args.rng, cache=args.cache)
+    planned = devices.plan(shares, mouse=args.mouse, keyboard=args.keyboard, rng=args.rng, cache=args.cache)
     if not planned:
-        raise UserError("nothing to attach", "name at least one of --share, --mouse, --rng")
+        raise UserError("nothing to attach", "name at least one of --share, --mouse, --keyboard, --rng")
     attachment = Attachment(args.qmp.absolute(), args.name, planned)
 
     def report(name: str) -> None:

@@ -1,4 +1,4 @@
-"""`subos-devices input`: moves, clicks and scrolls a VM's mouse from a script."""
+"""`subos-devices input`: moves a VM's mouse and types on its keyboard, from a script."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ actions, several separated by commas:
   click [BUTTON] [--at X Y]          left (unless said), right, middle, side or extra
   press [BUTTON], release [BUTTON]   what is still pressed at the end is released
   scroll N [--horizontal]            detents; up and right are positive
+  type TEXT                          on a US keyboard; first, it takes all that follows, commas too
+  key NAME[+NAME…]                   key enter, key ctrl+alt+f1
   wait SECONDS
-There is no keyboard yet, and so no "type".
 
 examples:
   subos-devices input work move 50% 50%
   subos-devices input work/mouse "move 10% 10%, press, move 90% 90%, release"
+  subos-devices input work type "uname -a"
+  subos-devices input work "move 50% 50%, click, key ctrl+a, key delete"
   subos-devices input --socket mouse.driver.sock click right --at 100 200
 """
 
@@ -26,7 +29,7 @@ DRIVER_SUFFIX = ".driver.sock"
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = subparsers.add_parser(
         "input",
-        help="move, click and scroll a VM's mouse",
+        help="move a VM's mouse, type on its keyboard",
         description=__doc__,
         epilog=ACTIONS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -40,13 +43,20 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     from ..input import script
 
-    socket, words = (args.socket, args.words) if args.socket else _find(args.words)
-    script.play(socket, script.parse(words))
+    if args.socket:
+        script.play(args.socket, script.parse(args.words))
+        return 0
+    name, device, sockets = _find(args.words)
+    actions = script.parse(args.words[1:])
+    wanted = {device} if device else {kind for action in actions if (kind := script.device_of(action))}
+    for kind in sorted(wanted - sockets.keys()):
+        _refuse(name, kind, sockets)
+    script.play(sockets[device] if device else sockets, actions)
     return 0
 
 
-def _find(words: list[str]) -> tuple[Path, list[str]]:
-    """The driver socket that the first word names, and the other words. Raises UserError where there is none."""
+def _find(words: list[str]) -> tuple[str, str, dict[str, Path]]:
+    """The VM and, if it is named, the device of the first word; the VM's driver sockets by device. Raises UserError."""
     from .. import runtime
     from ..errors import UserError
 
@@ -57,11 +67,11 @@ def _find(words: list[str]) -> tuple[Path, list[str]]:
     if not folder.is_dir():
         names = ", ".join(filter(runtime.is_running, runtime.vm_names()))
         raise UserError(f"no VM called {name!r} is running", f"there is {names}" if names else "none is running")
-    sockets = {path.name.removesuffix(DRIVER_SUFFIX): path for path in folder.glob(f"*{DRIVER_SUFFIX}")}
-    if (device or "mouse") not in sockets:
-        there = ", ".join(f"{name}/{other}" for other in sorted(sockets))
-        raise UserError(
-            f"the VM {name!r} has no input device {device or 'mouse'!r}",
-            f"there is {there}" if there else "it has none",
-        )
-    return sockets[device or "mouse"], words[1:]
+    return name, device, {path.name.removesuffix(DRIVER_SUFFIX): path for path in folder.glob(f"*{DRIVER_SUFFIX}")}
+
+
+def _refuse(name: str, device: str, sockets: dict[str, Path]) -> None:
+    from ..errors import UserError
+
+    there = ", ".join(f"{name}/{other}" for other in sorted(sockets))
+    raise UserError(f"the VM {name!r} has no input device {device!r}", f"there is {there}" if there else "it has none")

@@ -24,7 +24,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         epilog="The VM needs shared memory: -object memory-backend-memfd,id=mem,size=SIZE,share=on "
         "-machine memory-backend=mem",
     )
-    parser.add_argument("kind", metavar="KIND", help="fs, mouse, rng, or package.module:Class of a device of yours")
+    parser.add_argument(
+        "kind", metavar="KIND", help="fs, mouse, keyboard, rng, or package.module:Class of a device of yours"
+    )
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--socket-path", type=Path, metavar="PATH", help="make and listen on this socket")
     where.add_argument("--fd", type=int, metavar="FD", help="a listening socket that the caller has opened")
@@ -33,7 +35,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--cache", choices=("auto", "always", "never"), help="fs: how long the guest may trust its cache"
     )
-    parser.add_argument("--driver-socket", type=Path, metavar="PATH", help="mouse: where its events come from")
+    parser.add_argument(
+        "--driver-socket", type=Path, metavar="PATH", help="mouse, keyboard: where their events come from"
+    )
     parser.add_argument(
         "--option", action="append", default=[], metavar="NAME=VALUE", help="an option of a device of yours"
     )

@@ -1,12 +1,15 @@
-"""The script driver: actions in words, sent over a mouse's driver socket.
+"""The script driver: actions in words, sent over the driver sockets of a mouse and a keyboard.
 
     move X Y                             X and Y from 0 to 32767, or as percentages: move 50% 12.5%
     click [BUTTON] [--at X Y]            left (unless said), right, middle, side or extra
     press [BUTTON], release [BUTTON]     what is still pressed at the end is released
     scroll N [--horizontal]              detents; up and right are positive
+    type TEXT                            on a US keyboard
+    key NAME[+NAME…]                     key enter, key ctrl+alt+f1; pressed in order, released in reverse
     wait SECONDS
 
-Several actions are separated by commas: "move 10% 10%, press, move 90% 90%, release".
+Several actions are separated by commas: "move 10% 10%, press, move 90% 90%, release". After a `type` that comes first
+all is text, commas too.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ import os
 import re
 import socket
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -25,6 +28,7 @@ from subos_protocol.virtio_input import VIRTIO_INPUT_EVENT, virtio_input_event
 
 from ..errors import UserError
 from .capabilities import MAX_PACKET, PRESSED, RELEASED, SYN_REPORT
+from .keymap import key_named, keys_for
 from .mouse import AXIS_MAX
 
 BUTTONS = {
@@ -62,10 +66,30 @@ def scroll(detents: int, *, horizontal: bool = False) -> list[virtio_input_event
     ]
 
 
+def chord(codes: Sequence[int]) -> list[virtio_input_event]:
+    """Presses the keys in order and releases them in reverse."""
+    events = [button(code, PRESSED) for code in codes] + [button(code, RELEASED) for code in reversed(codes)]
+    return [event for frame in events for event in frame]
+
+
+def type_text(text: str) -> list[Action]:
+    """A chord for each letter. Raises UserError for a letter that a US keyboard does not have."""
+    return [chord(keys_for(letter)) for letter in text]
+
+
+def device_of(action: Action) -> str | None:
+    """Which device the action is for: "keyboard", "mouse", or None for a pause."""
+    if isinstance(action, float):
+        return None
+    keys = (event.code for event in action if event.type == Ev.EV_KEY)
+    return "keyboard" if any(code < Key.BTN_MISC for code in keys) else "mouse"
+
+
 def parse(words: Sequence[str]) -> list[Action]:
     """The actions that `words` spell. Raises UserError for what is none, before anything is sent."""
-    sentences = [sentence.split() for sentence in " ".join(words).split(",")]
-    actions = [_VERBS[sentence[0]](sentence[1:]) for sentence in sentences if _is_action(sentence)]
+    script = " ".join(words)
+    sentences = [script] if script.startswith("type ") else script.split(",")
+    actions = [action for sentence in sentences for action in _sentence(sentence)]
     if not actions:
         raise UserError("no action", f"there are {', '.join(_VERBS)}; see subos-devices input --help")
     return actions
@@ -124,26 +148,47 @@ class DriverConnection:
             return self._socket.recv(MAX_PACKET)
 
 
-def play(path: Path, actions: Iterable[Action]) -> None:
-    """Sends `actions` to the device that listens on `path`."""
-    with DriverConnection(path) as driver:
+def play(where: Path | Mapping[str, Path], actions: Iterable[Action]) -> None:
+    """Sends `actions` to the device that listens on the socket `where`, or each to its own (see `device_of`)."""
+    with contextlib.ExitStack() as stack:
+        drivers: dict[Path, DriverConnection] = {}
         for action in actions:
             if isinstance(action, float):
                 time.sleep(action)
-            else:
-                driver.send(action)
-        driver.finish()
+                continue
+            path = where if isinstance(where, Path) else where[device_of(action) or ""]
+            if path not in drivers:
+                drivers[path] = stack.enter_context(DriverConnection(path))
+            drivers[path].send(action)
+        for driver in drivers.values():
+            driver.finish()
 
 
 # --- words
 
 
-def _is_action(sentence: list[str]) -> bool:
-    if sentence and sentence[0] == "type":
-        raise UserError("the VM has no keyboard yet, so nothing can be typed", f"a mouse can {', '.join(_VERBS)}")
-    if sentence and sentence[0] not in _VERBS:
-        raise UserError(f"{sentence[0]!r} is no action", f"there are {', '.join(_VERBS)}")
-    return bool(sentence)
+def _sentence(sentence: str) -> list[Action]:
+    verb, _, rest = sentence.lstrip().partition(" ")
+    if verb == "type":
+        return _type(rest)
+    words = sentence.split()
+    if not words:
+        return []
+    if words[0] not in _VERBS:
+        raise UserError(f"{words[0]!r} is no action", f"there are {', '.join(_VERBS)}, type")
+    return [_VERBS[words[0]](words[1:])]
+
+
+def _type(text: str) -> list[Action]:
+    if not text:
+        raise UserError("type takes a text", "type hello")
+    return type_text(text)
+
+
+def _key(words: list[str]) -> Action:
+    if len(words) != 1:
+        raise UserError("key takes one key, or several joined by +", "key enter, or key ctrl+alt+delete")
+    return chord([key_named(name) for name in words[0].split("+")])
 
 
 def _move(words: list[str]) -> Action:
@@ -212,5 +257,6 @@ _VERBS: dict[str, Callable[[list[str]], Action]] = {
     "press": lambda words: button(_button(words), PRESSED),
     "release": lambda words: button(_button(words), RELEASED),
     "scroll": _scroll,
+    "key": _key,
     "wait": _wait,
 }

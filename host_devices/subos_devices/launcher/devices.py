@@ -16,7 +16,12 @@ from ..vhost_user.device import DeviceSpec, Option
 from .qemu import VhostUserDevice
 from .shares import ROOT_TAG, Share
 
-QEMU_DRIVERS = {"fs": "vhost-user-fs-pci", "mouse": "vhost-user-input-pci", "rng": "vhost-user-rng-pci"}
+QEMU_DRIVERS = {
+    "fs": "vhost-user-fs-pci",
+    "mouse": "vhost-user-input-pci",
+    "keyboard": "vhost-user-input-pci",
+    "rng": "vhost-user-rng-pci",
+}
 FS_QUEUE_SIZE = 1024  # descriptors; Linux sizes its requests by it, so a small one means small reads
 
 
@@ -48,11 +53,20 @@ def root_device() -> PlannedDevice:
     return share_device(Share(Path("/"), ROOT_TAG, read_only=True), cache="steady")
 
 
-def plan(shares: Sequence[Share], *, mouse: bool, rng: bool, cache: str | None = None) -> list[PlannedDevice]:
+def plan(
+    shares: Sequence[Share],
+    *,
+    mouse: bool = False,
+    keyboard: bool = False,
+    rng: bool = False,
+    cache: str | None = None,
+) -> list[PlannedDevice]:
     """The devices that a person asked for. Raises UserError where two would have one name."""
     devices = [share_device(share, cache) for share in shares]
     if mouse:
         devices.append(PlannedDevice("mouse", "mouse", driven=True))
+    if keyboard:
+        devices.append(PlannedDevice("keyboard", "keyboard", driven=True))
     if rng:
         devices.append(PlannedDevice("rng", "rng"))
     names = [device.name for device in devices]

@@ -29,6 +29,7 @@ SETTINGS = (
     Setting("accel", str, "how the guest's processor runs", default="auto", choices=ACCELERATORS),
     Setting("cache", str, "how long the guest may trust what it knows of shared files", choices=CACHES),
     Setting("mouse", bool, "an absolute mouse", default=True),
+    Setting("keyboard", bool, "a keyboard, besides the terminal", default=True),
     Setting("rng", bool, "a random number generator", default=True),
 )
 

@@ -60,7 +60,9 @@ class VmPlan:
     def from_settings(cls, settings: argparse.Namespace, progress: Progress = quiet) -> VmPlan:
         """Checks the settings and finds what they name. Raises UserError."""
         shares = parse_shares(settings.share)
-        devices = device_plan.plan(shares, mouse=settings.mouse, rng=settings.rng, cache=settings.cache)
+        devices = device_plan.plan(
+            shares, mouse=settings.mouse, keyboard=settings.keyboard, rng=settings.rng, cache=settings.cache
+        )
         name = settings.name or f"vm-{os.getpid()}"
         if settings.name and runtime.is_running(name):
             raise UserError(f"a VM called {name!r} is running", "choose another --name, or see subos-devices status")
@@ -87,7 +89,7 @@ class VmPlan:
     def sharing(self, folder: str) -> VmPlan:
         """This plan with one more share. Raises UserError."""
         shares = parse_shares([folder])
-        devices = device_plan.plan(shares, mouse=False, rng=False, cache=None)
+        devices = device_plan.plan(shares)
         return replace(self, shares=[*self.shares, *shares], devices=[*self.devices, *devices])
 
 

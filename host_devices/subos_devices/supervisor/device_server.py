@@ -148,7 +148,7 @@ class DeviceServer:
                 if not self._ready.done():
                     self._ready.set_result(None)
             case "failed":
-                error = UserError(said, str(message.get("hint", "")))
+                error = UserError(said, printable(str(message.get("hint", ""))))
                 if not self._ready.done():
                     self._ready.set_exception(error)
                 elif said != self._failure:
