@@ -157,7 +157,7 @@ def test_a_configured_vm_whose_qemu_is_killed(tmp_path: Path) -> None:
     """A file says what the VM is like; a flag wins over it. Without its QEMU the VM is lost."""
     (tmp_path / "shared").mkdir()
     config = tmp_path / "vm.toml"
-    config.write_text('name = "configured"\ncpus = 3\nmemory = "700M"\nshare = ["shared:mine"]\nrng = false\n')
+    config.write_text('name = "configured"\ncpus = 3\nmemory = "700M"\nshare = ["shared:mine"]\nrng = false\nkeyboard = false\n')
     shell = (
         "{ nproc; awk '/MemTotal/ { print $2 }' /proc/meminfo; } >shared/new && mv shared/new shared/seen; sleep 1000"
     )
@@ -202,7 +202,7 @@ def test_a_launcher_that_is_killed(tmp_path: Path) -> None:
     with running("run", "--name", "again", "--", "sleep", "1000") as process:
         wait_for_vm("again", process)
         everybody = family(process.pid)
-        assert len(everybody) == 6  # itself, QEMU, the zygote, and three workers
+        assert len(everybody) == 7  # itself, QEMU, the zygote, and four workers
         step(f"SIGKILL to process {process.pid}")
         process.kill()
         process.wait()
@@ -295,7 +295,7 @@ def test_the_demo() -> None:
     assert report.keys() == {"ok", "boot_ms", "rows"}
     assert report["ok"] is True
     assert isinstance(report["boot_ms"], int)
-    assert {row["device"] for row in report["rows"]} == {"fs", "mouse", "rng"}
+    assert {row["device"] for row in report["rows"]} == {"fs", "mouse", "keyboard", "rng"}
     for row in report["rows"]:
         assert row.keys() >= {"device", "check", "ok", "ms"}
         assert isinstance(row["ms"], int)
