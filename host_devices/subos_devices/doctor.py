@@ -70,7 +70,10 @@ def _kvm() -> Finding:
     obstacle = kvm_problem()
     if obstacle is None:
         return Finding("KVM", True, "usable", needed=False)
-    return Finding("KVM", False, obstacle, "guests are emulated (TCG), which is slower but works", needed=False)
+    hint = "guests are emulated (TCG), which is slower but works"
+    if "Permission" in obstacle:
+        hint = f"join the group kvm (usermod -aG kvm NAME, then log in anew); until then {hint}"
+    return Finding("KVM", False, obstacle, hint, needed=False)
 
 
 def _memfd() -> Finding:
@@ -104,7 +107,7 @@ def _user_namespaces() -> Finding:
         # A child tries, since there is no way back out of a user namespace.
         os._exit(0 if ctypes.CDLL(None).unshare(CLONE_NEWUSER) == 0 else 1)
     works = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-    hint = "" if works else "sysctl kernel.unprivileged_userns_clone=1, or user.max_user_namespaces"
+    hint = "" if works else "set sysctl user.max_user_namespaces; containers and chroots refuse them too"
     return Finding("user namespaces", works, "work" if works else "refused", hint, needed=False)
 
 
@@ -120,8 +123,11 @@ def _landlock() -> Finding:
 
 def _fuse() -> Finding:
     works = os.access("/dev/fuse", os.R_OK | os.W_OK)
-    detail = "usable" if works else "absent" if not os.path.exists("/dev/fuse") else "not for this user"
-    return Finding("/dev/fuse", works, detail, "" if works else "modprobe fuse", needed=False)
+    if works:
+        return Finding("/dev/fuse", True, "usable", needed=False)
+    there = os.path.exists("/dev/fuse")
+    hint = "nothing needs it yet" if there else "nothing needs it yet; modprobe fuse makes it"
+    return Finding("/dev/fuse", False, "not for this user" if there else "absent", hint, needed=False)
 
 
 def _package_manager() -> Finding:

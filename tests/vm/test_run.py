@@ -157,7 +157,9 @@ def test_a_configured_vm_whose_qemu_is_killed(tmp_path: Path) -> None:
     """A file says what the VM is like; a flag wins over it. Without its QEMU the VM is lost."""
     (tmp_path / "shared").mkdir()
     config = tmp_path / "vm.toml"
-    config.write_text('name = "configured"\ncpus = 3\nmemory = "700M"\nshare = ["shared:mine"]\nrng = false\nkeyboard = false\n')
+    config.write_text(
+        'name = "configured"\ncpus = 3\nmemory = "700M"\nshare = ["shared:mine"]\nrng = false\nkeyboard = false\n'
+    )
     shell = (
         "{ nproc; awk '/MemTotal/ { print $2 }' /proc/meminfo; } >shared/new && mv shared/new shared/seen; sleep 1000"
     )

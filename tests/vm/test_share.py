@@ -104,6 +104,13 @@ def test_changes_of_the_guest_arrive(guest: Guest, folder: Path) -> None:
             assert (folder / "folder" / "moved").read_bytes() == b"first\nmore\n"
 
 
+def test_what_was_just_written_is_not_newer_than_now(guest: Guest, folder: Path) -> None:
+    """make would complain of a clock skew."""
+    shell = "touch new && echo $(date +%s%N) $(stat -c %.9Y new | tr -d .)"
+    now, modified = map(int, guest.check("sh", "-c", shell, cwd=str(folder)).split())
+    assert modified < now < modified + 10**10
+
+
 def test_statfs(guest: Guest, folder: Path) -> None:
     code = "import json, os, sys; s = os.statvfs(sys.argv[1]); print(json.dumps([s.f_frsize, s.f_blocks, s.f_namemax]))"
     seen = json.loads(guest.check(sys.executable, "-S", "-c", code, str(folder)))

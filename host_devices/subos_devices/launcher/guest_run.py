@@ -54,9 +54,9 @@ class GuestRun:
     def ports(self) -> tuple[str, ...]:
         """The virtio-serial ports that the guest wants; TERMINAL wants the console as well."""
         return {
-            Mode.STREAMS: ("stdin", "stdout", "stderr", "status"),
-            Mode.TERMINAL: ("window", "status"),
-            Mode.CONTROL: ("control", "status"),
+            Mode.STREAMS: ("clock", "stdin", "stdout", "stderr", "status"),
+            Mode.TERMINAL: ("clock", "window", "status"),
+            Mode.CONTROL: ("clock", "control", "status"),
         }[self.mode]
 
 

@@ -74,7 +74,7 @@ async def unplug(monitor: Qmp, device: VhostUserDevice) -> None:
         )
     except TimeoutError:
         raise UserError(
-            f"the guest did not let go of {device.id}", "unmount the share in the guest, then detach again"
+            f"the guest did not let go of {device.id}", "is a guest running? Unmount the share in it, then detach again"
         ) from None
     except QmpError as error:
         if error.kind != "DeviceNotFound":  # that is: the guest let go late, or it was never plugged

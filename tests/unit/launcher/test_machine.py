@@ -81,6 +81,22 @@ def ended(pid: int) -> bool:
         os.close(descriptor)
 
 
+def test_the_guest_is_told_the_time(folder: Path) -> None:
+    """A second that is not behind the host, nor far ahead: it comes back as the status of a clock set by it."""
+    script = """
+clock = port('clock')
+clock.sendall(b'\\n')
+ahead = int(clock.recv(64)) - time.time()
+port('status').sendall(b'%d\\n' % (0 < ahead < 1.2))
+"""
+
+    async def body() -> int:
+        async with machine(folder, script, "clock", "status") as vm:
+            return await vm.exit_status()
+
+    assert run(body()) == 1
+
+
 def test_the_status_comes_by_its_port_and_nothing_is_left(folder: Path) -> None:
     async def body() -> int:
         async with machine(folder, "port('status').sendall(b'7\\n'); time.sleep(600)", "status") as vm:
