@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -75,8 +76,13 @@ def download_from_debian(apt: Path) -> list[Path]:
 
 
 def virtme_ng() -> Path:
-    """The `vng` command of virtme-ng from PyPI, in an environment of its own under bench/build."""
-    environment = BUILD / "virtme-ng"
+    """The `vng` command of virtme-ng from PyPI, in an environment of its own in the cache.
+
+    Not under bench/build: its guest's kernel is given the environment's path, and panics where that has a space.
+    """
+    environment = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "subos/bench/virtme-ng").resolve()
+    if " " in str(environment):
+        raise BenchError(f"virtme-ng does not work in {environment}: set XDG_CACHE_HOME to a path without a space")
     program = environment / "bin/vng"
     if not program.exists():
         say("fetching virtme-ng from PyPI")

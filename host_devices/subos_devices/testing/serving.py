@@ -63,6 +63,7 @@ def serve(device: str | type[Device], *arguments: str, persistent: bool = True) 
     which must be importable by its name. `arguments` are the command's own (`"--shared-dir", "…"`).
 
     The socket is bound here, so a front end may connect at once. Whatever happens, nothing of it is left afterwards.
+    What it says on its standard error is `Served.log`, and is shown here when an exception leaves the block.
     """
     with tempfile.TemporaryDirectory(prefix="subos-") as folder:
         path, stderr = Path(folder, "vhost.sock"), Path(folder, "stderr")
@@ -77,6 +78,10 @@ def serve(device: str | type[Device], *arguments: str, persistent: bool = True) 
             )
         try:
             yield Served(path, process, stderr)
+        except BaseException:
+            end(process)
+            sys.stderr.write(stderr.read_text())  # why the device died, if it did
+            raise
         finally:
             end(process)
 
