@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import os
 import re
 import signal
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from subos_devices.errors import GuestLost
 from subos_devices.runtime import listen
+from subos_devices.supervisor.zygote import die_with_parent
 from subos_devices.text import printable
 
 from .qemu import MachineConfig, Port, Qemu, qemu_arguments
@@ -25,7 +25,6 @@ from .qemu import MachineConfig, Port, Qemu, qemu_arguments
 if TYPE_CHECKING:
     from .qmp import Qmp
 
-PR_SET_PDEATHSIG = 1
 QUIT_SECONDS = 5
 """How long QEMU may take to end on request before it is killed."""
 TAIL = 1 << 16
@@ -33,8 +32,6 @@ TAIL = 1 << 16
 CLOCK_LEAD = 1.1
 """Seconds: a whole one, since busybox sets no parts of one, and what the guest takes to set it."""
 STATUS = re.compile(rb"(\d{1,3})\n")
-
-_libc = ctypes.CDLL(None)
 
 
 class Machine:
@@ -131,12 +128,6 @@ class Machine:
 
     async def _start(self, fds: dict[str, int]) -> None:
         launcher = os.getpid()
-
-        def follow_launcher() -> None:
-            _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-            if os.getppid() != launcher:  # It died before the call.
-                os._exit(1)
-
         self._process = await asyncio.create_subprocess_exec(
             self.qemu.program,
             *qemu_arguments(self._with_descriptors(fds)),
@@ -144,7 +135,7 @@ class Machine:
             stdout=asyncio.subprocess.DEVNULL,
             stderr=fds["errors"],
             pass_fds=[fd for name, fd in fds.items() if name != "errors"],
-            preexec_fn=follow_launcher,
+            preexec_fn=lambda: die_with_parent(launcher),
             # Ctrl-C is the launcher's to handle: it ends the machine in order.
             start_new_session=True,
         )

@@ -63,10 +63,6 @@ class Qmp:
         except QMPError as error:
             raise QmpError(f"QEMU went away during {command}", "Disconnected") from error
 
-    def send_fd(self, descriptor: int) -> None:
-        """Sends a descriptor along with the next command (`getfd`, `add_client`)."""
-        self._client.send_fd_scm(descriptor)
-
     async def wait_for(
         self, act: Callable[[], Awaitable[Any]], name: str, matches: Callable[[Event], bool], timeout: float
     ) -> Event:

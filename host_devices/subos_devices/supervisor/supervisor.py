@@ -72,7 +72,7 @@ class Supervisor:
 
     def _zygote_says(self) -> None:
         if not self._zygote.hear():
-            log.error("the zygote died; another one is forked")
+            log.error("the zygote died; another one is started")
             loop = asyncio.get_running_loop()
             loop.remove_reader(self._zygote.channel)
             self._zygote.restart()
