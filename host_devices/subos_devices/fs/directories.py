@@ -103,7 +103,6 @@ class Directories:
             directory.cookie = off
             try:
                 st = None if name in _DOTS else look(name, dir_fd=fd, follow_symlinks=False)
-                nodeid = 0 if st is None else learn(parent, name, st)
             except FileNotFoundError:
                 continue
             except OSError:
@@ -115,6 +114,7 @@ class Directories:
                 _pack_dirent(mem, at + FUSE_ENTRY_OUT.size, ino, off & _U64, length, kind)
             else:
                 mode, ino, dev, nlink, uid, gid, size, atime, mtime, ctime = st[:10]
+                nodeid = learn(parent, name, dev, ino, mode)
                 flags = 0
                 if dev != device:
                     ino, flags = share.foreign(nodeid, st)

@@ -93,11 +93,11 @@ class HotOperations:
             mem[o : o + ENTRY_SIZE] = bytes(ENTRY_SIZE)
             _pack_written(mem, o + 16, self.valid)
             return ENTRY_SIZE
-        nodeid = self.nodes.learn(parent, name, st)
-        if st[0] >> 12 == _DIRECTORY and not self.fds[nodeid]:
+        mode, ino, dev, nlink, uid, gid, size, atime, mtime, ctime = st[:10]
+        nodeid = self.nodes.learn(parent, name, dev, ino, mode)
+        if mode >> 12 == _DIRECTORY and not self.fds[nodeid]:
             with suppress(OSError):
                 self.fd(nodeid)  # the guest will go in, and may stay there while the host moves it
-        mode, ino, dev, nlink, uid, gid, size, atime, mtime, ctime = st[:10]
         flags = 0
         if dev != self.nodes.device:
             ino, flags = self.share.foreign(nodeid, st)

@@ -138,7 +138,7 @@ class Namespace:
         else:
             try:
                 status = os.fstat(fd)
-                nodeid = share.nodes.learn(parent, name, status)
+                nodeid = share.nodes.learn(parent, name, status.st_dev, status.st_ino, status.st_mode)
             except OSError:
                 os.close(fd)
                 raise
@@ -156,7 +156,7 @@ class Namespace:
             fd = os.open(b".", access, stat.S_IMODE(mode), dir_fd=directory)
         try:
             status = os.fstat(fd)
-            nodeid = share.nodes.learn(NAMELESS, b"", status)
+            nodeid = share.nodes.learn(NAMELESS, b"", status.st_dev, status.st_ino, status.st_mode)
             share.descriptors.hold(nodeid, share.reopen(fd, os.O_PATH))
             share.nodes.orphans[nodeid] = 1
         except OSError:

@@ -17,7 +17,6 @@ from __future__ import annotations
 import errno
 import mmap
 import os
-import stat
 import struct
 from typing import Any
 
@@ -116,7 +115,7 @@ class NodeTable:
             self._unlink(FUSE_ROOT_ID)
         else:
             self.count += 1
-        self._describe(FUSE_ROOT_ID, root)
+        self._describe(FUSE_ROOT_ID, root.st_dev, root.st_ino, root.st_mode)
         self.lookups[FUSE_ROOT_ID] = FOREVER
 
     # --- finding and knowing
@@ -144,14 +143,14 @@ class NodeTable:
             nodeid = links[nodeid]
         return nodeid
 
-    def learn(self, parent: int, name: bytes, status: os.stat_result) -> int:
-        """The node of what was just found as `name` in the node `parent`, and it is counted as looked up."""
-        nodeid = self.find(status.st_dev, status.st_ino)
-        if nodeid and self.kinds[nodeid] != status.st_mode >> 12:
+    def learn(self, parent: int, name: bytes, device: int, ino: int, mode: int) -> int:
+        """The node of the inode that was just found as `name` in the node `parent`. It is counted as looked up."""
+        nodeid = self.find(device, ino)
+        if nodeid and self.kinds[nodeid] != mode >> 12:
             self._retire(nodeid)
             nodeid = 0
         if not nodeid:
-            nodeid = self._add(status)
+            nodeid = self._add(device, ino, mode)
         if nodeid != FUSE_ROOT_ID:
             self.parents[nodeid] = parent
             self.names[nodeid] = name
@@ -192,7 +191,7 @@ class NodeTable:
 
     # --- the records
 
-    def _add(self, status: os.stat_result) -> int:
+    def _add(self, device: int, ino: int, mode: int) -> int:
         nodeid = self._free
         if nodeid:
             self._free = self.links[nodeid]
@@ -202,16 +201,16 @@ class NodeTable:
             if nodeid >= self.capacity:
                 raise OSError(errno.ENFILE, os.strerror(errno.ENFILE))
             self.names.append(b"")
-        self._describe(nodeid, status)
+        self._describe(nodeid, device, ino, mode)
         self.count += 1
         if self.count > self.buckets:
             self._split()
         return nodeid
 
-    def _describe(self, nodeid: int, status: os.stat_result) -> None:
-        self.inos[nodeid] = status.st_ino
-        self.devices[nodeid] = self.device_index(status.st_dev)
-        self.kinds[nodeid] = stat.S_IFMT(status.st_mode) >> 12
+    def _describe(self, nodeid: int, device: int, ino: int, mode: int) -> None:
+        self.inos[nodeid] = ino
+        self.devices[nodeid] = self.device_index(device)
+        self.kinds[nodeid] = mode >> 12
         self.used[nodeid] = self.orphans[nodeid] = 0
         self.opened[nodeid] = 0
         self.parents[nodeid] = NAMELESS

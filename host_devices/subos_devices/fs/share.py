@@ -126,7 +126,7 @@ class Share:
     def find(self, parent: int, name: bytes) -> tuple[int, os.stat_result]:
         """The node of `name` in the node `parent`, counted as looked up, and its status."""
         status = os.stat(name, dir_fd=self.fd(parent), follow_symlinks=False)
-        return self.nodes.learn(parent, name, status), status
+        return self.nodes.learn(parent, name, status.st_dev, status.st_ino, status.st_mode), status
 
     @contextmanager
     def losing(self, parent: int, name: bytes) -> Iterator[None]:
