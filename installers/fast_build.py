@@ -1,4 +1,4 @@
-"""Compiles the fast path (every .pyx below host_devices) while the package is built; hatchling calls it, see pyproject.toml.
+"""Compiles the fast path (every .pyx below host_devices) while the package is built. hatchling calls it.
 
 The compiled modules are optional: each has a twin in plain Python. So where no C compiler or no Python headers are
 there, one line says so and the build goes on without them. An editable install gets them beside their sources, a

@@ -216,6 +216,41 @@ def test_a_driver_without_a_call_eventfd(guest: Guest) -> None:
     guest.device.interrupt()
 
 
+def test_rings_and_buffers_in_several_spans(ring: type[Virtqueue]) -> None:
+    """The rings in a small one, buffers in two others; none may reach across a gap, though mappings may touch."""
+    layout = [(BASE, SIZE), (4 * BASE, 4 * SIZE), (8 * BASE, SIZE)]
+    with GuestRam(layout) as ram:
+        driver = DriverQueue(ram, 0, 16, timeout=0)
+        device = ring(0, 16, GuestMemory(ram.regions, ram.fds), driver.desc, driver.avail, driver.used)
+
+        def fill(words: Words) -> int:
+            readable, writable = device.split(words)
+            return copy(readable, writable)
+
+        ram.write(4 * BASE + 4 * SIZE - 3, b"abc")
+        driver.write_descriptor(0, 4 * BASE + 4 * SIZE - 3, 3, NEXT, 1)
+        driver.write_descriptor(1, 8 * BASE, 1, WRITE | NEXT, 2)
+        driver.write_descriptor(2, BASE + SIZE - 2, 2, WRITE, 0)
+        driver.publish(0)
+        device.drain(fill)
+        assert ram.read(8 * BASE, 2) + ram.read(BASE + SIZE - 2, 2) == b"a\0bc"
+        for base, size in layout:
+            for address in (base - 1, base + size - 1, base + size + 1):
+                device = ring(0, 16, device.memory, driver.desc, driver.avail, driver.used, base=device.next_avail)
+                driver.write_descriptor(0, address, 2, WRITE, 0)
+                driver.publish(0)
+                with pytest.raises(BadChain):
+                    device.drain(fill)
+        driver.close()
+
+
+def test_a_handler_that_writes_more_than_can_be_said(guest: Guest) -> None:
+    guest.driver.add([b"abc"], [3])
+    with pytest.raises(ValueError):
+        guest.device.drain(lambda words: 1 << 32)
+    assert guest.driver.used_index == 0
+
+
 # --- no chain and no wanted notification is lost
 
 
