@@ -21,6 +21,7 @@ from ..text import printable
 from ..vhost_user.connection import Message, MessageStream
 from ..vhost_user.device import Device, DeviceSpec
 from ..vhost_user.errors import BadMessage, TransportError
+from ..vhost_user.memory import GuestMemory
 from ..vhost_user.session import (
     CallChanged,
     Effect,
@@ -137,7 +138,7 @@ class DeviceServer:
         for vring in self.session.vrings:
             if vring.started:
                 try:
-                    self._start_ring(vring, base=self._used_index(vring))
+                    self._start_ring(vring, base=self._base(vring))
                 except TransportError as error:
                     self._fault(vring, error.message)  # a newer memory table has left it outside
 
@@ -207,6 +208,8 @@ class DeviceServer:
                     vring.started = False  # a worker that is respawned meanwhile must not begin them again
                 for vring in running:
                     await self._stop_ring(vring)
+                for vring in self.session.vrings:
+                    self.counters.deferred(vring.index).clear()
                 self.session.close()
                 self.session = Session(self._fresh_device())
                 if self.worker is not None:
@@ -262,10 +265,11 @@ class DeviceServer:
                 if worker is not None:
                     worker.memory(self.session)
             case RingStarted(index):
+                self._resume(vrings[index])
                 self._start_ring(vrings[index], base=vrings[index].base)
             case RingStopped(index):
                 await self._stop_ring(vrings[index])
-                vrings[index].base = self._used_index(vrings[index])
+                vrings[index].base = self._base(vrings[index])
             case RingEnabled(index):
                 if worker is not None:
                     worker.enable(vrings[index])
@@ -282,10 +286,20 @@ class DeviceServer:
         if self.worker is not None and not await self.worker.stop(vring.index, patience):
             log.error("%s: its worker neither lets go of a ring nor dies", self.spec.name)
 
-    def _used_index(self, vring: Vring) -> int:
-        """`used.idx` as the last worker left it: chains are given back in order, so the next begins there."""
-        memory = self.session.memory
-        if memory is None:
+    def _resume(self, vring: Vring) -> None:
+        """A ring that the front end starts at its `base`: goes on with the chains that wait, or is a new one."""
+        if self.session.memory is not None:
+            self.counters.deferred(vring.index).resume(vring.base, self._used_index(vring, self.session.memory))
+
+    def _base(self, vring: Vring) -> int:
+        """Where the next worker takes the ring up, once the last one touches it no more: see `vhost_user.deferred`."""
+        if self.session.memory is None:
             return vring.base
+        deferred, used_index = self.counters.deferred(vring.index), self._used_index(vring, self.session.memory)
+        deferred.recover(used_index)
+        return (used_index + len(deferred)) & 0xFFFF
+
+    def _used_index(self, vring: Vring, memory: GuestMemory) -> int:
+        """`used.idx`: how many chains were given back."""
         ring = memory.view(vring.addresses(memory)["used"], 4)
         return int(ring.cast("H")[1])

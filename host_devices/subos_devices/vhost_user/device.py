@@ -47,6 +47,9 @@ class Worker(Protocol):
 
     def unwatch(self, fd: int) -> None: ...
 
+    def kick(self, queue: Virtqueue) -> None:
+        """Has `process` called with `queue` at once, as if its driver had kicked: for what happens in a callback."""
+
     def log(self, message: str) -> None:
         """One line for the person who runs the VM."""
 

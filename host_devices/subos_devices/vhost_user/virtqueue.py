@@ -5,6 +5,9 @@ Two ways to use one:
 - `drain(handle)` for devices that finish each chain at once (fs, rng): the whole ring loop in one call;
 - `pop`, `push` and `signal` for devices that keep chains until something happens (input).
 
+A `handle` that cannot answer yet returns LATER: its chain is kept in `deferred`, the others go on, and `retry` calls
+`handle` for it again, from scratch, when the device thinks that it can. `deferred.py` says what becomes of them.
+
 Every index and address of the driver is checked: a chain that loops, is too long or leaves guest memory raises
 BadChain, an index that jumps raises RingError, and the queue is over until the driver sets it up anew.
 
@@ -18,7 +21,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import NamedTuple
 
@@ -31,6 +34,7 @@ from subos_protocol.virtio import (
     used_ring_size,
 )
 
+from .deferred import Deferred
 from .errors import BadChain, RingError
 from .fences import STRONG, fence
 from .memory import GuestMemory
@@ -56,6 +60,10 @@ DRAIN_SLICE = 8  # chains between two looks at the clock
 DRAIN_TIME = 0.005  # seconds after which `drain` lets the worker look at its other descriptors
 
 
+LATER = -2
+"""What a handler returns for a chain that is to be handled again by `retry`."""
+
+
 def _unheard(_call: int, _value: int) -> None:
     """Interrupts a driver that polls: it gave no eventfd."""
 
@@ -71,8 +79,9 @@ class Chain(NamedTuple):
 class Virtqueue:
     """`desc`, `avail` and `used` are guest-physical addresses; `base` is the next available index to take.
 
-    `call` is the eventfd that interrupts the driver, or -1. Raises RingError for a size that is no
-    power of two or misaligned rings, BadChain for rings outside guest memory.
+    `call` is the eventfd that interrupts the driver, or -1. `deferred` are chains that wait already: heads, or the table
+    that keeps them, which is then used as it is. Raises RingError for a size that is no power of two or misaligned rings,
+    BadChain for rings outside guest memory.
     """
 
     def __init__(
@@ -87,6 +96,7 @@ class Virtqueue:
         base: int = 0,
         call: int = -1,
         event_idx: bool = True,
+        deferred: Deferred | Sequence[int] = (),
     ) -> None:
         if not 0 < size <= MAX_QUEUE_SIZE or size & (size - 1):
             raise RingError(f"queue {index}: a size of {size} is no power of two up to {MAX_QUEUE_SIZE}")
@@ -97,6 +107,7 @@ class Virtqueue:
         self.memory = memory
         self.call = call
         self.event_idx = event_idx
+        self.deferred = deferred if isinstance(deferred, Deferred) else Deferred.of(deferred)
         self.more = False
         """True where `drain` stopped at its budget with chains still available."""
         self.served = 0
@@ -114,8 +125,19 @@ class Virtqueue:
 
     @property
     def used_index(self) -> int:
-        """`used.idx`: where a queue set up anew must begin, since chains are given back in order."""
+        """`used.idx`: how many chains were given back."""
         return self._used_index
+
+    @property
+    def base(self) -> int:
+        """Where a queue set up anew must begin to take chains: whatever was not given back is taken again, but for the
+        deferred ones."""
+        return (self._used_index + len(self.deferred)) & 0xFFFF
+
+    @property
+    def deferral_room(self) -> int:
+        """How many more chains may be answered LATER."""
+        return self.deferred.room
 
     # --- chains that are kept
 
@@ -185,7 +207,7 @@ class Virtqueue:
     # --- chains that are finished at once
 
     def drain(self, handle: Callable[[Words], int]) -> None:
-        """Calls `handle(words)`, which returns the bytes written, for every available chain.
+        """Calls `handle(words)`, which returns the bytes written or LATER, for every available chain.
 
         Ends when the ring is empty and the driver will kick again, or after some DRAIN_TIME seconds
         (`more` is then True). Whatever `handle` raises leaves its chain taken and unanswered.
@@ -197,7 +219,7 @@ class Virtqueue:
         last, used_index, told = self.next_avail, self._used_index, self._signalled
         unpack_descriptor, tables, strong, lock = _DESC.unpack_from, _TABLES.get, STRONG, fence
         notify = os.eventfd_write if call >= 0 else _unheard
-        first, deadline = used_index, 0.0
+        first, deadline, deferred = used_index, 0.0, self.deferred
         self.more = False
         try:
             while True:
@@ -246,6 +268,9 @@ class Virtqueue:
                         written = handle(unpack(memory, offset))
                     else:
                         written = handle(self._words(head))
+                    if written < 0:
+                        deferred.append(head)
+                        continue
                     elements[used_index & mask] = head | written << 32
                     previous, used_index = used_index, (used_index + 1) & 0xFFFF
                     if not strong:
@@ -259,6 +284,21 @@ class Virtqueue:
         finally:
             self.next_avail, self._used_index, self._signalled = last, used_index, told
             self.served += (used_index - first) & 0xFFFF
+
+    def retry(self, handle: Callable[[Words], int]) -> None:
+        """Calls `handle` again for each chain that was answered LATER; those that are answered now are given back."""
+        deferred = self.deferred
+        for at in reversed(range(len(deferred))):  # backwards, since the last takes the place of one that is done
+            head = deferred[at]
+            if head >= self.size:
+                raise RingError(f"queue {self.index}: descriptor {head} of {self.size}")
+            written = handle(self._words(head))
+            if written < 0:
+                continue
+            deferred.settle(at, self._used_index)
+            self.push(head, written)
+            deferred.settled()
+        self.signal()
 
     # --- descriptors
 

@@ -12,7 +12,7 @@ and says {"op": "ready"}, {"op": "failed", "message", "hint"}, {"op": "fault", "
 {"op": "log", "message"}. It never speaks to QEMU, and ends when the socket does.
 
 A ring is *active* while it is started and enabled. An active ring has a `Virtqueue`, made anew at each activation
-from `used.idx`: whatever was taken and not given back is then available again.
+from `used.idx` and the table of deferred chains: whatever else was taken and not given back is then available again.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from subos_protocol.vhost_user import MAX_MEM_REGIONS, vhost_user_mem_region
 
 from ..errors import SubosError, UserError
 from .connection import receive_fds
+from .deferred import TABLE_SIZE, Deferred
 from .device import Device
 from .errors import RingError
 from .memory import GuestMemory
@@ -40,13 +41,17 @@ from .ring import Virtqueue
 
 MAX_PACKET = 16384  # bytes of one control packet
 COUNTERS_SIZE = mmap.PAGESIZE  # of the memfd in which a worker counts: u64 requests served, u64 wake-ups
+TABLES = 64  # its byte at which the tables of deferred chains begin, one a ring
+DEFERRING_RINGS = 7  # so many have one; in the others nothing can wait
 
 
 class Counters:
-    """What a device has done, in memory shared with the supervisor, so that it outlives the worker."""
+    """What a device has done, and which chains it keeps, in memory shared with the supervisor, so that it outlives
+    the worker."""
 
     def __init__(self, fd: int) -> None:
-        self._words = memoryview(mmap.mmap(fd, COUNTERS_SIZE)).cast("Q")
+        self._bytes = memoryview(mmap.mmap(fd, COUNTERS_SIZE))
+        self._words = self._bytes.cast("Q")
 
     @staticmethod
     def create() -> int:
@@ -66,6 +71,13 @@ class Counters:
     def wakeups(self) -> int:
         """Times the worker woke to look at its descriptors."""
         return self._words[1]
+
+    def deferred(self, index: int) -> Deferred:
+        """The table of ring `index`."""
+        if index >= DEFERRING_RINGS:
+            return Deferred(limit=0)
+        start = TABLES + TABLE_SIZE * index
+        return Deferred(self._bytes[start : start + TABLE_SIZE].cast("H"))
 
     def add(self, requests: int, wakeups: int) -> None:
         self._words[0] += requests
@@ -111,6 +123,12 @@ class DeviceWorker:
     def unwatch(self, fd: int) -> None:
         del self._callbacks[fd]
         self._epoll.unregister(fd)
+
+    def kick(self, queue: Virtqueue) -> None:
+        for ring in self.rings.values():
+            if ring.queue is queue:
+                self._process(ring)
+                return
 
     def log(self, message: str) -> None:
         self.tell(op="log", message=message[:1000])
@@ -268,6 +286,7 @@ class DeviceWorker:
                 base=said["base"],
                 call=ring.call,
                 event_idx=said["event_idx"],
+                deferred=self.counters.deferred(said["index"]),
             )
         except RingError as error:
             self.tell(op="fault", index=said["index"], message=error.message)
@@ -284,7 +303,7 @@ class DeviceWorker:
         self._count(0)
         queue, ring.queue, ring.resumed = ring.queue, None, True
         self.device.queue_stopped(queue)
-        ring.description["base"] = queue.used_index
+        ring.description["base"] = queue.base
 
 
 def main(device: Callable[[], Device], control: socket.socket, counters: Counters, respawned: bool) -> None:
