@@ -5,7 +5,8 @@
 #   installers/host.sh --check COMPONENT...  only name the missing ones
 #   installers/host.sh --python              print the Python to use
 #
-# Components: python qemu busybox kmod compiler make git bootdisk.  Runs as root or by sudo, asks nothing, talks on stderr.
+# Components: python qemu busybox kmod compiler headers make git bootdisk.
+# Runs as root or by sudo, asks nothing, talks on stderr.
 # Exit status: 0 all there; 2 wrong usage; 3 something is missing that cannot be installed from here;
 # 4 the package manager failed.
 set -eu
@@ -22,6 +23,7 @@ qemu-aarch64  qemu-system-arm       qemu-system-aarch64-core qemu-system-aarch64
 busybox       busybox-static        busybox                  busybox              busybox-static
 kmod          kmod                  kmod                     kmod                 kmod
 compiler      gcc,libc6-dev         gcc,glibc-devel          gcc                  gcc,glibc-devel
+headers       python3-dev           python3-devel            python               python313-devel
 make          make                  make                     make                 make
 git           git                   git                      git                  git
 bootdisk      syslinux,mtools       syslinux,mtools          syslinux,mtools      syslinux,mtools
@@ -34,7 +36,8 @@ why() {
         qemu) echo "QEMU 8.2 or newer for $machine, which runs the guest" ;;
         busybox) echo "a static busybox, the guest's first process" ;;
         kmod) echo "modprobe, for the guest, and depmod, for the kernel that is downloaded" ;;
-        compiler) echo "a C compiler: the tests build a C program in the guest" ;;
+        compiler) echo "a C compiler: it makes devices faster, and the tests build a C program in the guest" ;;
+        headers) echo "Python's C headers: with a C compiler they make devices faster" ;;
         make) echo "the tests run make in the guest" ;;
         git) echo "the tests clone a repository in the guest" ;;
         bootdisk) echo "syslinux and mtools: the tests make a disk that boots" ;;
@@ -81,6 +84,12 @@ busybox_is_static() {
     return 1
 }
 
+# Those of the Python to use: one of pyenv has its own.
+python_has_headers() {
+    python=$(find_python) || return 1
+    "$python" -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))'
+}
+
 is_there() {
     case $1 in
         python) find_python >/dev/null ;;
@@ -88,6 +97,7 @@ is_there() {
         busybox) busybox_is_static ;;
         kmod) PATH=$PATH:/usr/sbin:/sbin command -v depmod >/dev/null ;;
         compiler) command -v cc >/dev/null ;;
+        headers) python_has_headers ;;
         make | git) command -v "$1" >/dev/null ;;
         # Only a PC boots such a disk.
         bootdisk) [ "$machine" != x86_64 ] || { command -v syslinux && command -v mformat; } >/dev/null ;;

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from . import fast
 from .errors import SubosError
 
 SYS_LANDLOCK_CREATE_RULESET = 444  # the same number on every architecture
@@ -46,6 +47,13 @@ def examine() -> Iterator[Finding]:
 def _python() -> Finding:
     ok = sys.version_info >= (3, 11)
     return Finding("Python", ok, f"{platform.python_version()} ({sys.executable})", "" if ok else "3.11 or newer")
+
+
+def _fast_path() -> Finding:
+    why, hint = fast.reason()
+    if why:
+        return Finding("fast path", False, f"plain Python: {why}", hint, needed=False)
+    return Finding("fast path", True, "compiled", needed=False)
 
 
 def _qemu() -> Finding:
@@ -139,6 +147,7 @@ def _package_manager() -> Finding:
 
 CHECKS: tuple[Callable[[], Finding], ...] = (
     _python,
+    _fast_path,
     _qemu,
     _qemu_devices,
     _kvm,

@@ -36,8 +36,8 @@ class GuestMemory:
         if not regions or len(regions) != len(fds):
             raise BadMemory(f"{len(regions)} memory regions with {len(fds)} descriptors")
         self.regions = tuple(regions)
-        self._spans = _spans(regions, fds)
-        primary = max(self._spans, key=lambda span: span.size)
+        self.spans = _spans(regions, fds)
+        primary = max(self.spans, key=lambda span: span.size)
         self.base, self.size, self.primary = primary
 
     def view(self, address: int, length: int) -> memoryview:
@@ -45,7 +45,7 @@ class GuestMemory:
         offset = address - self.base
         if 0 <= offset <= self.size - length:
             return self.primary[offset : offset + length]
-        for span in self._spans:
+        for span in self.spans:
             offset = address - span.base
             if 0 <= offset <= span.size - length:
                 return span.view[offset : offset + length]

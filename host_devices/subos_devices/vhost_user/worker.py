@@ -37,7 +37,7 @@ from .deferred import TABLE_SIZE, Deferred
 from .device import Device
 from .errors import RingError
 from .memory import GuestMemory
-from .virtqueue import Virtqueue
+from .ring import Virtqueue
 
 MAX_PACKET = 16384  # bytes of one control packet
 COUNTERS_SIZE = mmap.PAGESIZE  # of the memfd in which a worker counts: u64 requests served, u64 wake-ups

@@ -1,4 +1,7 @@
-"""The device's side of a ring, driven by the simulated driver in one process, and by a hostile one."""
+"""The device's side of a ring, driven by the simulated driver in one process, and by a hostile one.
+
+Everything holds for both rings, the plain one and the compiled one.
+"""
 
 from __future__ import annotations
 
@@ -15,17 +18,21 @@ from subos_devices.vhost_user.errors import BadChain, RingError
 from subos_devices.vhost_user.memory import GuestMemory
 from subos_devices.vhost_user.virtqueue import DRAIN_SLICE, DRAIN_TIME, LONGEST_CHAIN, Virtqueue, Words
 from subos_protocol.virtio import DescFlag
+from support.variants import variants
 
 NEXT, WRITE, INDIRECT = DescFlag.NEXT, DescFlag.WRITE, DescFlag.INDIRECT
 BASE = 0x10_0000
 SIZE = 0x1_0000
 CANARY = b"\xa5"
 
+RINGS = variants("subos_devices.vhost_user.virtqueue", "subos_devices.vhost_user._ring", "Virtqueue")
+
 
 class Guest:
     """One process, both sides: `driver` and `device` over the same memory, which lies between two canaries."""
 
-    def __init__(self, size: int = 16, *, event_idx: bool = True, indirect: bool = True) -> None:
+    def __init__(self, ring: type[Virtqueue], size: int = 16, *, event_idx: bool = True, indirect: bool = True) -> None:
+        self.ring = ring
         self.ram = GuestRam([(BASE - SIZE, SIZE), (BASE, SIZE), (BASE + SIZE, SIZE)], one_file=True)
         for outside in (BASE - SIZE, BASE + SIZE):
             self.ram.write(outside, CANARY * SIZE)
@@ -35,7 +42,7 @@ class Guest:
 
     def set_up(self, base: int = 0) -> Virtqueue:
         ring = self.driver
-        self.device = Virtqueue(
+        self.device = self.ring(
             0,
             ring.size,
             self.memory,
@@ -86,12 +93,19 @@ def copy(readable: list[memoryview], writable: list[memoryview]) -> int:
 
 
 @pytest.fixture(params=[(True, True), (True, False), (False, True), (False, False)], ids=str)
-def guest(request: pytest.FixtureRequest) -> Iterator[Guest]:
+def guest(request: pytest.FixtureRequest, ring: type[Virtqueue]) -> Iterator[Guest]:
     indirect, event_idx = request.param
-    guest = Guest(indirect=indirect, event_idx=event_idx)
+    guest = Guest(ring, indirect=indirect, event_idx=event_idx)
     yield guest
     assert guest.is_whole_outside()
     guest.close()
+
+
+@pytest.fixture(scope="module", params=RINGS.values(), ids=RINGS.keys())
+def ring(request: pytest.FixtureRequest) -> type[Virtqueue]:
+    """Each ring there is."""
+    found: type[Virtqueue] = request.param
+    return found
 
 
 @pytest.fixture(params=["drain", "pop"])
@@ -153,7 +167,7 @@ def test_indices_wrap_around(guest: Guest, serve: Callable[[], None]) -> None:
 def test_drain_is_fair(guest: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
     """A driver that never stops adding does not keep the worker from its other descriptors, nor do slow requests."""
     served = 0
-    monkeypatch.setattr("subos_devices.vhost_user.virtqueue.monotonic", lambda: 1 + served * DRAIN_TIME / 10)
+    monkeypatch.setattr(f"{guest.ring.__module__}.monotonic", lambda: 1 + served * DRAIN_TIME / 10)
 
     def refill(words: Words) -> int:
         nonlocal served
@@ -202,6 +216,41 @@ def test_a_driver_without_a_call_eventfd(guest: Guest) -> None:
     guest.device.interrupt()
 
 
+def test_rings_and_buffers_in_several_spans(ring: type[Virtqueue]) -> None:
+    """The rings in a small one, buffers in two others; none may reach across a gap, though mappings may touch."""
+    layout = [(BASE, SIZE), (4 * BASE, 4 * SIZE), (8 * BASE, SIZE)]
+    with GuestRam(layout) as ram:
+        driver = DriverQueue(ram, 0, 16, timeout=0)
+        device = ring(0, 16, GuestMemory(ram.regions, ram.fds), driver.desc, driver.avail, driver.used)
+
+        def fill(words: Words) -> int:
+            readable, writable = device.split(words)
+            return copy(readable, writable)
+
+        ram.write(4 * BASE + 4 * SIZE - 3, b"abc")
+        driver.write_descriptor(0, 4 * BASE + 4 * SIZE - 3, 3, NEXT, 1)
+        driver.write_descriptor(1, 8 * BASE, 1, WRITE | NEXT, 2)
+        driver.write_descriptor(2, BASE + SIZE - 2, 2, WRITE, 0)
+        driver.publish(0)
+        device.drain(fill)
+        assert ram.read(8 * BASE, 2) + ram.read(BASE + SIZE - 2, 2) == b"a\0bc"
+        for base, size in layout:
+            for address in (base - 1, base + size - 1, base + size + 1):
+                device = ring(0, 16, device.memory, driver.desc, driver.avail, driver.used, base=device.next_avail)
+                driver.write_descriptor(0, address, 2, WRITE, 0)
+                driver.publish(0)
+                with pytest.raises(BadChain):
+                    device.drain(fill)
+        driver.close()
+
+
+def test_a_handler_that_writes_more_than_can_be_said(guest: Guest) -> None:
+    guest.driver.add([b"abc"], [3])
+    with pytest.raises(ValueError):
+        guest.device.drain(lambda words: 1 << 32)
+    assert guest.driver.used_index == 0
+
+
 # --- no chain and no wanted notification is lost
 
 
@@ -223,9 +272,9 @@ STEPS = st.lists(
 @settings(max_examples=400, deadline=None)
 @given(STEPS, st.booleans(), st.booleans(), st.sampled_from([2, 4, 16]), st.sampled_from([0, 65_533]))
 def test_no_interleaving_loses_anything(
-    steps: list[str], event_idx: bool, indirect: bool, size: int, begin: int
+    ring: type[Virtqueue], steps: list[str], event_idx: bool, indirect: bool, size: int, begin: int
 ) -> None:
-    guest = Guest(size, event_idx=event_idx, indirect=indirect)
+    guest = Guest(ring, size, event_idx=event_idx, indirect=indirect)
     driver = guest.driver
     driver.reset(index=begin)
     device = guest.set_up(base=begin)
@@ -302,7 +351,7 @@ def test_no_interleaving_loses_anything(
 
 
 class Hooked:
-    """Shared words, of which one runs `hook`, once, just before it is written."""
+    """The plain ring's shared words, of which one runs `hook`, once, just before it is written."""
 
     def __init__(self, words: memoryview, place: int, hook: Callable[[], None]) -> None:
         self.words, self.place, self.hook = words, place, hook
@@ -315,6 +364,25 @@ class Hooked:
             hook, self.hook = self.hook, lambda: None
             hook()
         self.words[place] = value
+
+
+def before_it_asks_for_a_kick(guest: Guest, hook: Callable[[], None]) -> None:
+    """Runs `hook` the next time the device is about to say that it wants to be kicked."""
+    if guest.ring is RINGS["plain"]:
+        place = 2 + 4 * guest.driver.size if guest.device.event_idx else 0
+        guest.device._used = Hooked(guest.device._used, place, hook)  # type: ignore[assignment]
+        return
+    hooks = [hook]
+
+    class HookedRing(guest.ring):  # type: ignore[misc, name-defined]
+        def _ask_for_kick(self) -> int:
+            if hooks:
+                hooks.pop()()
+            return int(super()._ask_for_kick())
+
+    begun = guest.device.used_index
+    guest.ring = HookedRing
+    guest.set_up(base=begun)
 
 
 def test_a_chain_that_comes_as_the_device_falls_asleep_is_seen(guest: Guest, serve: Callable[[], None]) -> None:
@@ -330,11 +398,9 @@ def test_a_chain_that_comes_as_the_device_falls_asleep_is_seen(guest: Guest, ser
         if guest.device.event_idx:
             guest.driver.kick()
 
-    place = 2 + 4 * guest.driver.size if guest.device.event_idx else 0
-    hooked = Hooked(guest.device._used, place, add)
     if not guest.device.event_idx:
-        hooked.words[0] = 1
-    guest.device._used = hooked  # type: ignore[assignment]
+        guest.ram.write(guest.driver.used, b"\1\0")  # flags: nothing is to be kicked
+    before_it_asks_for_a_kick(guest, add)
     serve()
     assert late[0] in guest.driver.collect()
 
@@ -346,7 +412,7 @@ def test_rings_that_cannot_be(guest: Guest) -> None:
     ring = guest.driver
 
     def make(size: int = 16, desc: int = ring.desc, avail: int = ring.avail, used: int = ring.used) -> Virtqueue:
-        return Virtqueue(0, size, guest.memory, desc, avail, used)
+        return guest.ring(0, size, guest.memory, desc, avail, used)
 
     make()
     for size in (0, 3, 65_536, -1):
@@ -478,6 +544,7 @@ anything = st.tuples(addresses, lengths, flags, links)
     st.booleans(),
 )
 def test_any_table_is_served_or_ends_the_queue(
+    ring: type[Virtqueue],
     direct: list[tuple[int, int, int, int]],
     indirect: list[tuple[int, int, int, int]],
     heads: list[tuple[int, bool]],
@@ -485,7 +552,7 @@ def test_any_table_is_served_or_ends_the_queue(
     use_pop: bool,
 ) -> None:
     """Nothing but RingError comes out, and nothing outside guest memory is written."""
-    guest = Guest(8)
+    guest = Guest(ring, 8)
     driver = guest.driver
     place = guest.ram.alloc(16 * 12, region=1)
     for slot, descriptor in enumerate(indirect):
@@ -512,8 +579,8 @@ def test_any_table_is_served_or_ends_the_queue(
 
 @settings(max_examples=500, deadline=None)
 @given(st.lists(st.integers(0, (1 << 64) - 1), max_size=40).filter(lambda words: len(words) % 2 == 0))
-def test_split_of_any_words(words: list[int]) -> None:
-    guest = Guest(8)
+def test_split_of_any_words(ring: type[Virtqueue], words: list[int]) -> None:
+    guest = Guest(ring, 8)
     try:
         readable, writable = guest.device.split(tuple(words))
         assert sum(map(len, readable)) + sum(map(len, writable)) <= SIZE * len(words) // 2
