@@ -24,6 +24,7 @@ from subos_protocol.fuse_opcodes import FUSE_ROOT_ID
 from . import syscalls
 from .handles import FileTable
 from .nodes import NAMELESS, NodeTable, bad_descriptor
+from .statistics import NODES_OPEN
 
 BUDGET = 4096  # nodes held open: directories in use, mostly
 RESERVED = 32  # descriptors of the worker's own: memory, rings, sockets, and what an operation opens for a moment
@@ -136,6 +137,7 @@ class Descriptors:
         self.nodes.fds[nodeid] = fd
         self.nodes.used[nodeid] = 1
         self._held[nodeid] = None
+        self.files.counted[NODES_OPEN] = len(self._held)
 
     def admit(self) -> None:
         """Room for one more file or directory that the guest opens. Raises ENFILE."""
@@ -176,6 +178,7 @@ class Descriptors:
             os.close(self.nodes.fds[nodeid])
             self.nodes.fds[nodeid] = 0
             self.files.in_use -= 1
+            self.files.counted[NODES_OPEN] = len(self._held)
 
     def forget(self, nodeid: int, count: int) -> None:
         """FORGET: takes back `count` lookups of the node."""

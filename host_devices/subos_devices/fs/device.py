@@ -11,6 +11,7 @@ import os
 import resource
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
 from subos_protocol.virtio import DeviceId
 
@@ -22,6 +23,7 @@ from .descriptors import RESERVED
 from .requests import request_handler
 from .server import FuseServer
 from .share import Share, prepare_process
+from .statistics import Statistics, describe
 
 OPTIONS = {
     "shared_dir": "the directory to share (required)",
@@ -76,6 +78,9 @@ class FsDevice(Device):
             raise UserError(f"{self.spec.name}: {name}={value} is neither yes nor no", f"write {name}=yes or {name}=no")
         return found
 
+    def describe(self, statistics: memoryview) -> dict[str, Any]:
+        return {"fs": describe(statistics)}
+
     def start(self, worker: Worker) -> None:
         """Opens the directory. The limit of descriptors goes as high as it may, and the share keeps within it.
         Raises UserError where the directory cannot be opened."""
@@ -85,7 +90,13 @@ class FsDevice(Device):
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         limit = min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], MOST_DESCRIPTORS) - RESERVED
         try:
-            share = Share(self.path, valid=self.cache.valid, readonly=self.readonly, limit=limit)
+            share = Share(
+                self.path,
+                valid=self.cache.valid,
+                readonly=self.readonly,
+                limit=limit,
+                statistics=Statistics(worker.statistics),
+            )
         except OSError as error:
             raise UserError(
                 f"{self.spec.name}: {error.filename} cannot be opened: {error.strerror}",

@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator
 
 from .nodes import bad_descriptor
+from .statistics import DIRECTORIES, FILES, Statistics
 
 MOST = 1 << 20  # files, and directories, that are open at once
 
@@ -30,7 +31,8 @@ class Directory:
 class FileTable:
     """`fds` and `nodes` by handle, as columns that hot operations read directly: 0 where there is none."""
 
-    def __init__(self) -> None:
+    def __init__(self, statistics: Statistics) -> None:
+        self.counted = statistics.words
         self.fds = memoryview(mmap.mmap(-1, 4 * MOST)).cast("i")
         self.nodes = memoryview(mmap.mmap(-1, 4 * MOST)).cast("I")
         self.free: list[int] = []
@@ -52,6 +54,7 @@ class FileTable:
         self.fds[handle], self.nodes[handle] = fd, nodeid
         self.open += 1
         self.in_use += 1
+        self.counted[FILES] = self.open
         return handle
 
     def get(self, handle: int) -> int:
@@ -68,6 +71,7 @@ class FileTable:
         self.free.append(handle)
         self.open -= 1
         self.in_use -= 1
+        self.counted[FILES] = self.open
         return fd
 
     def of(self, nodeid: int) -> Iterator[int]:
@@ -83,6 +87,7 @@ class FileTable:
         self._next_directory += 1
         self.directories[handle] = directory
         self.in_use += 1
+        self.counted[DIRECTORIES] = len(self.directories)
         return handle
 
     _next_directory = 1
@@ -98,6 +103,7 @@ class FileTable:
         os.close(self.directory(handle).fd)
         del self.directories[handle]
         self.in_use -= 1
+        self.counted[DIRECTORIES] = len(self.directories)
 
     def close(self) -> None:
         """Nothing is open any more."""
@@ -111,3 +117,4 @@ class FileTable:
         self.directories.clear()
         self.free.clear()
         self.next, self.open = 1, 0
+        self.counted[FILES] = self.counted[DIRECTORIES] = 0

@@ -25,6 +25,7 @@ from subos_protocol.fuse_opcodes import (
 from .caching import CachePolicy
 from .nodes import bad_descriptor
 from .share import MAX_NAME, NS, Data, Header, Share, component, error
+from .statistics import BYTES_READ, BYTES_WRITTEN
 
 ATTR_SIZE, ENTRY_SIZE, OPEN_SIZE, WRITE_ARGS = (
     FUSE_ATTR_OUT.size,
@@ -72,6 +73,7 @@ class HotOperations:
         self.find, self.lookups, self.generations = nodes.find, nodes.lookups, nodes.generations
         self.parents, self.names = nodes.parents, nodes.names
         self.files, self.file_fds = share.files, share.files.fds
+        self.counted = share.statistics.words
 
     def lookup(self, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:
         """A name in a directory: one fstatat, whether the inode is known or not; a directory is opened, too."""
@@ -201,8 +203,11 @@ class HotOperations:
         if data is None:
             if room < size:
                 size = room
-            return _preadv(fd, (mem[o : o + size],), offset)
-        return _transfer(_preadv, fd, data if room == size else _first(data, size), offset)
+            read = _preadv(fd, (mem[o : o + size],), offset)
+        else:
+            read = _transfer(_preadv, fd, data if room == size else _first(data, size), offset)
+        self.counted[BYTES_READ] += read
+        return read
 
     def write(self, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:
         """From guest memory straight into the file."""
@@ -220,6 +225,7 @@ class HotOperations:
                 raise error(errno.EINVAL)
             data = _first(data, size)
         written = _transfer(_write_back if flags & FUSE_WRITE_CACHE else _pwritev, fd, data, offset)
+        self.counted[BYTES_WRITTEN] += written
         _pack_written(mem, o, written)
         return 8
 

@@ -22,6 +22,8 @@ from typing import Any
 
 from subos_protocol.fuse_opcodes import FUSE_ROOT_ID
 
+from .statistics import NODES, Statistics
+
 FOREVER = 1 << 62  # the root's lookup count
 NAMELESS = 0  # as a parent: no name is known for the node
 
@@ -72,7 +74,8 @@ class NodeTable:
     used: memoryview
     orphans: memoryview
 
-    def __init__(self, root: os.stat_result) -> None:
+    def __init__(self, root: os.stat_result, statistics: Statistics) -> None:
+        self.counted = statistics.words
         self.capacity = _MOST
         while not self._reserve():
             self.capacity >>= 1
@@ -115,6 +118,7 @@ class NodeTable:
             self._unlink(FUSE_ROOT_ID)
         else:
             self.count += 1
+            self.counted[NODES] = self.count
         self._describe(FUSE_ROOT_ID, root.st_dev, root.st_ino, root.st_mode)
         self.lookups[FUSE_ROOT_ID] = FOREVER
 
@@ -187,6 +191,7 @@ class NodeTable:
         self.names[nodeid] = b""
         self.links[nodeid], self._free = self._free, nodeid
         self.count -= 1
+        self.counted[NODES] = self.count
         return True
 
     # --- the records
@@ -203,6 +208,7 @@ class NodeTable:
             self.names.append(b"")
         self._describe(nodeid, device, ino, mode)
         self.count += 1
+        self.counted[NODES] = self.count
         if self.count > self.buckets:
             self._split()
         return nodeid

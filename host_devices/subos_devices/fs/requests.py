@@ -16,6 +16,7 @@ import struct
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from operator import add
+from time import monotonic_ns
 
 from subos_protocol.fuse import FUSE_IN_HEADER, FUSE_OUT_HEADER, FUSE_WRITE_IN
 from subos_protocol.fuse_opcodes import FuseOpcode
@@ -24,6 +25,7 @@ from subos_protocol.virtio import DescFlag
 from ..vhost_user.virtqueue import LENGTH, Virtqueue, Words
 from .server import FuseServer
 from .share import Data
+from .statistics import ERRORS, SAMPLED
 
 IN_SIZE, OUT_SIZE = FUSE_IN_HEADER.size, FUSE_OUT_HEADER.size
 MAX_ARGUMENTS = 128 << 10  # bytes gathered: two paths or an attribute of 64 KiB, and what goes with them
@@ -51,6 +53,8 @@ def request_handler(server: FuseServer, queue: Virtqueue) -> Callable[[Words], i
     operations, count = server.operations, len(server.operations)
     mem, base, size = queue.memory.primary, queue.memory.base, queue.memory.size
     last_header, last_reply = size - IN_SIZE, size - OUT_SIZE
+    statistics = server.share.statistics
+    counted = statistics.words
     anywhere = partial(_serve_split, server, queue, memoryview(bytearray(MAX_ARGUMENTS + OUT_SIZE + MAX_REPLY)))
 
     def handle(words: Words) -> int:
@@ -94,10 +98,19 @@ def request_handler(server: FuseServer, queue: Virtqueue) -> Callable[[Words], i
             if opcode >= count:
                 raise OSError(errno.ENOSYS, "")
             operation, least, needed = operations[opcode]
+            served = counted[opcode] + 1
+            counted[opcode] = served
             if n < least or room < needed:
                 raise OSError(errno.EINVAL, "")
-            written: int = operation(header, mem, a, n, o, room, data)
+            if served % SAMPLED:
+                written: int = operation(header, mem, a, n, o, room, data)
+            else:
+                begun = monotonic_ns()
+                written = operation(header, mem, a, n, o, room, data)
+                statistics.took(opcode, monotonic_ns() - begun)
         except _REFUSALS as error:
+            if opcode < count:
+                counted[ERRORS + opcode] += 1
             _pack_reply(mem, reply, OUT_SIZE, -_errno(error), header[2])
             return OUT_SIZE
         if written < 0:
@@ -160,7 +173,7 @@ def _serve_split(server: FuseServer, queue: Virtqueue, scratch: memoryview, word
     head = b"".join(_between(readable, 0, IN_SIZE))
     if len(head) < IN_SIZE:
         return 0
-    header = _unpack_header(head)
+    header, counted = _unpack_header(head), server.share.statistics.words
     length, opcode = header[0], header[1]
     room = sum(map(len, writable)) - OUT_SIZE
     if room < 0 and opcode not in _UNANSWERED:
@@ -182,6 +195,7 @@ def _serve_split(server: FuseServer, queue: Virtqueue, scratch: memoryview, word
         if opcode >= len(server.operations):
             raise OSError(errno.ENOSYS, "")
         operation, least, needed = server.operations[opcode]
+        counted[opcode] += 1
         if n < least or 0 <= room < needed:
             raise OSError(errno.EINVAL, "")
         if opcode != _READ:
@@ -189,6 +203,8 @@ def _serve_split(server: FuseServer, queue: Virtqueue, scratch: memoryview, word
         written: int = operation(header, scratch, 0, n, MAX_ARGUMENTS + OUT_SIZE, room, data)
     except _REFUSALS as error:
         status, written = -_errno(error), 0
+        if opcode < len(server.operations):
+            counted[ERRORS + opcode] += 1
     else:
         status = 0
     if written < 0 or room < 0:

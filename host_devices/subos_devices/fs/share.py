@@ -19,6 +19,7 @@ from . import syscalls
 from .descriptors import Descriptors
 from .handles import FileTable
 from .nodes import NAMELESS, NodeTable
+from .statistics import Statistics
 
 Header = tuple[int, ...]
 """A fuse_in_header: len, opcode, unique, nodeid, uid, gid, pid, total_extlen, padding."""
@@ -72,12 +73,21 @@ class Share:
     """State of one exported directory. `valid` is how long names and attributes may be cached, in seconds;
     `limit` how many descriptors the guest's doing may cost."""
 
-    def __init__(self, path: str, *, valid: int = 1, readonly: bool = False, limit: int = 512) -> None:
+    def __init__(
+        self,
+        path: str,
+        *,
+        valid: int = 1,
+        readonly: bool = False,
+        limit: int = 512,
+        statistics: Statistics | None = None,
+    ) -> None:
         root = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self.proc = os.open("/proc/self/fd", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self.path = path
-        self.nodes = NodeTable(os.fstat(root))
-        self.files = FileTable()
+        self.statistics = statistics or Statistics()
+        self.nodes = NodeTable(os.fstat(root), self.statistics)
+        self.files = FileTable(self.statistics)
         self.descriptors = Descriptors(self.nodes, self.files, root, self.proc, limit)
         self.fd = self.descriptors.fd
         self.valid = valid

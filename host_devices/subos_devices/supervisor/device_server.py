@@ -118,6 +118,7 @@ class DeviceServer:
             "faults": self.faults,
             "requests": self.counters.requests,
             "wakeups": self.counters.wakeups,
+            **self.session.device.describe(self.counters.statistics),
         }
 
     # --- the worker

@@ -14,11 +14,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 from subos_protocol.virtio import DeviceId
 
 from .virtqueue import Virtqueue
+
+STATISTICS_SIZE = 32 << 10  # bytes that a device may fill with what it counts
 
 Option = str | int | bool | None
 
@@ -41,6 +43,9 @@ class Worker(Protocol):
 
     respawned: bool
     """True where an earlier worker of this device died: the driver has seen this device's past."""
+
+    statistics: memoryview
+    """STATISTICS_SIZE bytes that outlive the worker, and that `Device.describe` reads in the supervisor."""
 
     def watch(self, fd: int, callback: Callable[[], None]) -> None:
         """Calls `callback` whenever `fd` is readable (level-triggered), until `unwatch`."""
@@ -79,6 +84,11 @@ class Device(ABC):
 
     def set_config(self, offset: int, data: bytes) -> None:
         """The driver wrote `data` at `offset` (both checked to lie within 256 bytes)."""
+
+    def describe(self, statistics: memoryview) -> dict[str, Any]:
+        """What `status` shows of the model's own, from what its worker has counted in `statistics`. A worker may be in a
+        guest's hands: believe no number in there."""
+        return {}
 
     # --- data plane: in the worker
 

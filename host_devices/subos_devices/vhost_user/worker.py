@@ -34,13 +34,14 @@ from subos_protocol.vhost_user import MAX_MEM_REGIONS, vhost_user_mem_region
 from ..errors import SubosError, UserError
 from .connection import receive_fds
 from .deferred import TABLE_SIZE, Deferred
-from .device import Device
+from .device import STATISTICS_SIZE, Device
 from .errors import RingError
 from .memory import GuestMemory
 from .ring import Virtqueue
 
 MAX_PACKET = 16384  # bytes of one control packet
-COUNTERS_SIZE = mmap.PAGESIZE  # of the memfd in which a worker counts: u64 requests served, u64 wake-ups
+STATISTICS = mmap.PAGESIZE  # its byte at which the device's own statistics begin, of STATISTICS_SIZE bytes
+COUNTERS_SIZE = STATISTICS + STATISTICS_SIZE  # of the memfd in which a worker counts: u64 requests served, u64 wake-ups
 TABLES = 64  # its byte at which the tables of deferred chains begin, one a ring
 DEFERRING_RINGS = 7  # so many have one; in the others nothing can wait
 
@@ -71,6 +72,11 @@ class Counters:
     def wakeups(self) -> int:
         """Times the worker woke to look at its descriptors."""
         return self._words[1]
+
+    @property
+    def statistics(self) -> memoryview:
+        """The device's own: what is in there is the model's business."""
+        return self._bytes[STATISTICS:COUNTERS_SIZE]
 
     def deferred(self, index: int) -> Deferred:
         """The table of ring `index`."""
@@ -109,6 +115,7 @@ class DeviceWorker:
     rings: dict[int, Ring] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.statistics = self.counters.statistics
         self._epoll = select.epoll()
         self._callbacks: dict[int, Callable[[], None]] = {}
         self._running = True

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from subos_devices.fs.device import FsDevice
-from subos_devices.vhost_user.device import DeviceSpec, Worker
+from subos_devices.vhost_user.device import STATISTICS_SIZE, DeviceSpec, Worker
 from support.fuse_requests import LINUX, Framing, Guest
 
 Serve = Callable[..., Guest]
@@ -17,6 +17,9 @@ Serve = Callable[..., Guest]
 
 class NoWorker(Worker):
     respawned = False
+
+    def __init__(self) -> None:
+        self.statistics = memoryview(bytearray(STATISTICS_SIZE))
 
     def watch(self, fd: int, callback: Callable[[], None]) -> None:
         raise AssertionError("fs watches nothing")
