@@ -20,7 +20,7 @@ from ..vhost_user.device import Device, DeviceSpec, Option, Worker
 from ..vhost_user.virtqueue import Virtqueue, Words
 from .caching import CACHE_POLICIES
 from .descriptors import RESERVED
-from .requests import request_handler
+from .handler import handler
 from .server import FuseServer
 from .share import Share, prepare_process
 from .statistics import Statistics, describe
@@ -105,7 +105,7 @@ class FsDevice(Device):
         self.server = FuseServer(share, self.cache, xattr=self.xattr, submounts=self.submounts)
 
     def queue_started(self, queue: Virtqueue) -> None:
-        self._handlers[queue] = request_handler(self.server, queue)
+        self._handlers[queue] = handler(self.server, queue)
 
     def queue_stopped(self, queue: Virtqueue) -> None:
         self._handlers.pop(queue, None)

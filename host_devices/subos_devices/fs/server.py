@@ -86,6 +86,16 @@ WANTED = (
 )
 """What we always accept of what the kernel offers; options add to it."""
 
+HOT = (
+    FuseOpcode.FUSE_LOOKUP,
+    FuseOpcode.FUSE_GETATTR,
+    FuseOpcode.FUSE_OPEN,
+    FuseOpcode.FUSE_READ,
+    FuseOpcode.FUSE_WRITE,
+    FuseOpcode.FUSE_RELEASE,
+    FuseOpcode.FUSE_READDIRPLUS,
+)
+
 Row = tuple[Operation, int, int]
 
 
@@ -111,9 +121,13 @@ class FuseServer:
             self.wanted |= FuseInit.FUSE_POSIX_ACL
         self.flags = FuseInit(0)
         """What both sides agreed on; 0 before FUSE_INIT."""
-        hot = HotOperations(share, cache, flushes=tells_at_close(share))
+        self.cache = cache
+        self.flushes = tells_at_close(share)
+        hot = HotOperations(share, cache, flushes=self.flushes)
         self._attributes = Attributes(share, hot.getattr)
         self._ready = self._table(hot, Directories(share, cache.opened_directory), Namespace(share, hot), Files(share))
+        self.hot = {opcode: self._ready[opcode] for opcode in HOT}
+        """The rows for which the compiled twin has code of its own: it steps aside where another row stands."""
         if not xattr:
             for opcode in _XATTR:
                 self._ready[opcode] = (_unsupported, 0, 0)
