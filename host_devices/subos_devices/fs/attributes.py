@@ -26,7 +26,7 @@ from .share import Data, Header, Operation, Share, error, strings
 
 _UNCHANGED = 0xFFFF_FFFF  # as an id of chown
 _STATX_SYNC = 0x6000  # linux/fcntl.h, AT_STATX_SYNC_TYPE: all that a guest may choose
-_STATX_INO, _STATX_DEV = 32, 136  # offsets in struct statx: u64 stx_ino; u32 stx_dev_major, stx_dev_minor
+_STATX_INO = 32  # offset in struct statx, u64 stx_ino
 
 MODE, UID, GID, SIZE, ATIME, MTIME, FH, ATIME_NOW, MTIME_NOW = (int(FuseSetattr(1 << bit)) for bit in range(9))
 KILL = int(FuseSetattr.FATTR_KILL_SUIDGID)
@@ -44,7 +44,7 @@ class Attributes:
         """Mode, owner, size, times, in this order: a change of owner or size may clear suid, and touches mtime."""
         asked = fuse_setattr_in(*FUSE_SETATTR_IN.unpack_from(mem, a))
         valid = asked.valid
-        fd = self.share.nodes.fd(header[3])
+        fd = self.share.fd(header[3])
         if valid & MODE:
             os.chmod(b"%d" % fd, stat.S_IMODE(asked.mode), dir_fd=self.share.proc)
         if valid & (UID | GID):
@@ -74,19 +74,21 @@ class Attributes:
 
     def statx(self, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:
         _flags, _reserved, _fh, flags, mask = FUSE_STATX_IN.unpack_from(mem, a)
-        status = syscalls.statx(self.share.nodes.fd(header[3]), flags & _STATX_SYNC, mask)
-        major, minor = (int.from_bytes(status[at : at + 4], "little") for at in (_STATX_DEV, _STATX_DEV + 4))
-        ino = int.from_bytes(status[_STATX_INO : _STATX_INO + 8], "little")
-        status[_STATX_INO : _STATX_INO + 8] = self.share.inode(os.makedev(major, minor), ino).to_bytes(8, "little")
+        nodeid = header[3]
+        fd = self.share.fd(nodeid)
+        status = syscalls.statx(fd, flags & _STATX_SYNC, mask)
+        if self.share.nodes.devices[nodeid]:
+            ino, _ = self.share.foreign(nodeid, os.fstat(fd))
+            status[_STATX_INO : _STATX_INO + 8] = ino.to_bytes(8, "little")
         FUSE_STATX_OUT.pack_into(mem, o, self.share.valid, 0, 0, bytes(16), bytes(status))
         return FUSE_STATX_OUT.size
 
     def readlink(self, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:
-        return _put(mem, o, room, os.readlink(b"", dir_fd=self.share.nodes.fd(header[3])), errno.ENAMETOOLONG)
+        return _put(mem, o, room, os.readlink(b"", dir_fd=self.share.fd(header[3])), errno.ENAMETOOLONG)
 
     def statfs(self, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:
         """Of the file system that the node is on."""
-        of = os.fstatvfs(self.share.nodes.fd(header[3]))
+        of = os.fstatvfs(self.share.fd(header[3]))
         sizes = of.f_bsize & 0xFFFF_FFFF, of.f_namemax & 0xFFFF_FFFF, of.f_frsize & 0xFFFF_FFFF
         answer = fuse_statfs_out(of.f_blocks, of.f_bfree, of.f_bavail, of.f_files, of.f_ffree, *sizes, 0, bytes(24))
         FUSE_STATFS_OUT.pack_into(mem, o, *answer)
@@ -95,7 +97,7 @@ class Attributes:
     def access(self, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:
         """Permissions are the guest kernel's to check, which it does by mode; what is left is the read-only share."""
         mask, _padding = FUSE_ACCESS_IN.unpack_from(mem, a)
-        self.share.nodes.fd(header[3])
+        self.share.fd(header[3])
         if mask & os.W_OK and self.share.readonly:
             raise error(errno.EROFS)
         return 0
@@ -104,7 +106,7 @@ class Attributes:
 
     def _path(self, nodeid: int) -> str:
         """For calls that know neither O_PATH descriptors nor dir_fd. It names the node itself, a symlink too."""
-        return f"/proc/self/fd/{self.share.nodes.fd(nodeid)}"
+        return f"/proc/self/fd/{self.share.fd(nodeid)}"
 
     def setxattr(self, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:
         layout = FUSE_SETXATTR_IN if self.setxattr_ext else FUSE_SETXATTR_SHORT

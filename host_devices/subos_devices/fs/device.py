@@ -17,16 +17,21 @@ from subos_protocol.virtio import DeviceId
 from ..errors import UserError
 from ..vhost_user.device import Device, DeviceSpec, Option, Worker
 from ..vhost_user.virtqueue import Virtqueue, Words
+from .caching import CACHE_POLICIES
+from .descriptors import RESERVED
 from .requests import request_handler
-from .server import CACHE_POLICIES, FuseServer
+from .server import FuseServer
 from .share import Share, prepare_process
 
 OPTIONS = {
     "shared_dir": "the directory to share (required)",
     "readonly": "refuse every change (default: no)",
-    "cache": "how long the guest may cache: auto (1 s, the default), steady (1 s, and data longer), always, never",
+    "cache": "how long the guest may cache: auto (1 s, the default), steady, always, metadata, never",
+    "writeback": "the guest writes back later: faster small writes, for what the host does not look at (default: no)",
+    "submounts": "announce other file systems below the directory to the guest as such (default: yes)",
     "xattr": "pass extended attributes through (default: yes)",
 }
+MOST_DESCRIPTORS = 1 << 19  # however many the system allows
 
 
 class FsDevice(Device):
@@ -55,6 +60,9 @@ class FsDevice(Device):
             raise UserError(f"{spec.name}: cache={cache} is no way to cache", f"there are {', '.join(CACHE_POLICIES)}")
         self.path = path
         self.cache = CACHE_POLICIES[str(cache)]
+        if self._flag("writeback", False):
+            self.cache = self.cache.writing_back()
+        self.submounts = self._flag("submounts", True)
         self.readonly = self._flag("readonly", False)
         self.xattr = self._flag("xattr", True)
         self._handlers: dict[Virtqueue, Callable[[Words], int]] = {}
@@ -69,20 +77,21 @@ class FsDevice(Device):
         return found
 
     def start(self, worker: Worker) -> None:
-        """Opens the directory. Every node that the guest knows costs a descriptor, so their limit goes as high as
-        it may. Raises UserError where the directory cannot be opened."""
+        """Opens the directory. The limit of descriptors goes as high as it may, and the share keeps within it.
+        Raises UserError where the directory cannot be opened."""
         prepare_process()
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         with suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        limit = min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], MOST_DESCRIPTORS) - RESERVED
         try:
-            share = Share(self.path, valid=self.cache.valid, readonly=self.readonly)
+            share = Share(self.path, valid=self.cache.valid, readonly=self.readonly, limit=limit)
         except OSError as error:
             raise UserError(
                 f"{self.spec.name}: {error.filename} cannot be opened: {error.strerror}",
                 "share a directory that you may enter",
             ) from error
-        self.server = FuseServer(share, self.cache, xattr=self.xattr)
+        self.server = FuseServer(share, self.cache, xattr=self.xattr, submounts=self.submounts)
 
     def queue_started(self, queue: Virtqueue) -> None:
         self._handlers[queue] = request_handler(self.server, queue)

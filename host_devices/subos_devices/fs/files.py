@@ -69,10 +69,9 @@ class Files:
     def syncfs(self, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:
         """The file system that the node is on; syncfs(2) wants a descriptor that is really open."""
         nodeid = header[3]
-        node = self.share.nodes.fd(nodeid)
-        if self.share.nodes.kinds[nodeid] not in (stat.S_IFDIR, stat.S_IFREG):
+        if self.share.nodes.kind(nodeid) not in (stat.S_IFDIR, stat.S_IFREG):
             raise error(errno.EINVAL)
-        fd = self.share.reopen(node, os.O_RDONLY)
+        fd = self.share.reopen(self.share.fd(nodeid), os.O_RDONLY)
         try:
             syscalls.syncfs(fd)
         finally:

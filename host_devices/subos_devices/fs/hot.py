@@ -1,19 +1,29 @@
 """The operations that come by the million: LOOKUP, GETATTR, OPEN, READ, WRITE, RELEASE.
 
 Plain Python, and written for it: precompiled structs, one pack a reply, no objects that outlive a request.
-`requests.py` and this module are the seam for a compiled twin: server.py imports both by name, and nobody else does.
+`requests.py` and this module are the seam for a compiled twin.
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from struct import Struct
+from time import time_ns
 
 from subos_protocol.fuse import FUSE_ATTR_OUT, FUSE_ENTRY_OUT, FUSE_OPEN_OUT, FUSE_WRITE_IN
-from subos_protocol.fuse_opcodes import FUSE_OPEN_KILL_SUIDGID, FUSE_WRITE_KILL_SUIDGID, FuseOpened
+from subos_protocol.fuse_opcodes import (
+    FUSE_OPEN_KILL_SUIDGID,
+    FUSE_WRITE_CACHE,
+    FUSE_WRITE_KILL_SUIDGID,
+    FuseOpened,
+)
 
+from .caching import CachePolicy
+from .nodes import bad_descriptor
 from .share import MAX_NAME, NS, Data, Header, Share, component, error
 
 ATTR_SIZE, ENTRY_SIZE, OPEN_SIZE, WRITE_ARGS = (
@@ -23,38 +33,48 @@ ATTR_SIZE, ENTRY_SIZE, OPEN_SIZE, WRITE_ARGS = (
     FUSE_WRITE_IN.size,
 )
 IOV_MAX = 1024  # linux/uio.h: buffers that one preadv or pwritev takes
-LAST_OFFSET = (1 << 63) - 1  # of off_t
+RWF_NOAPPEND = 0x20  # linux/fs.h, since 6.9: pwritev2 to an offset although the file is open with O_APPEND
 
 OPEN_FLAGS = os.O_ACCMODE | os.O_APPEND | os.O_TRUNC | os.O_SYNC | os.O_DSYNC
 """What of a guest's open flags reaches the host. Not O_DIRECT: it is past the guest's cache anyway, and would ask
 its buffers for the host file system's alignment."""
 
+FINE_TICK, COARSE_TICK = 50_000_000, 2_100_000_000
+"""Nanoseconds in which a file may be written twice and keep its time: on file systems that count less than
+seconds (the kernel's tick is 1 to 10 ms), and on those that do not."""
+
 _unpack_io = Struct("<QQII").unpack_from  # how fuse_read_in and fuse_write_in begin: fh, offset, size, flags
 _unpack_open = Struct("<II").unpack_from  # fuse_open_in
 _unpack_handle = Struct("<Q").unpack_from  # how fuse_release_in begins
-_pack_attr = Struct("<Q8x3Q3q9I4x").pack_into  # fuse_attr_out and fuse_entry_out without the fields that are 0 here
-_pack_entry = Struct("<4Q8x3Q3q9I4x").pack_into
+_pack_attr = Struct("<Q8x3Q3q10I").pack_into  # fuse_attr_out and fuse_entry_out without the fields that are 0 here
+_pack_entry = Struct("<4Q8x3Q3q10I").pack_into
 _pack_open = FUSE_OPEN_OUT.pack_into
 _pack_written = Struct("<Q").pack_into  # fuse_write_out: size and padding in one
-_NOFLUSH = int(FuseOpened.FOPEN_NOFLUSH)
+_KEEP_CACHE, _NOFLUSH = int(FuseOpened.FOPEN_KEEP_CACHE), int(FuseOpened.FOPEN_NOFLUSH)
+_DIRECTORY = 0o4  # S_IFDIR >> 12
 _stat, _fstat, _preadv, _pwritev = os.stat, os.fstat, os.preadv, os.pwritev
 
 
 class HotOperations:
-    """`opened` are the FuseOpened flags of a file that was opened; with `negative`, missing names are cached too."""
+    """`flushes`: whether a FLUSH could tell the guest anything (see files.py)."""
 
-    def __init__(self, share: Share, opened: int = 0, negative: bool = False) -> None:
+    def __init__(self, share: Share, cache: CachePolicy, *, flushes: bool = False) -> None:
         self.share = share
-        self.opened = int(opened)  # a flag's own operators cost a microsecond
-        self.negative = negative
+        self.opened = int(cache.opened)  # a flag's own operators cost a microsecond
+        self.compares = cache.compares
+        self.negative = cache.negative
         self.valid = share.valid
+        self.writeback = cache.writeback
+        self.flushes = flushes
+        self.fd = share.fd
         nodes = share.nodes
-        self.device, self.fds, self.ids = nodes.device, nodes.fds, nodes.ids
-        self.lookups, self.generations = nodes.lookups, nodes.generations
-        self.files = share.files.items
+        self.nodes, self.fds, self.used = nodes, nodes.fds, nodes.used
+        self.find, self.lookups, self.generations = nodes.find, nodes.lookups, nodes.generations
+        self.parents, self.names = nodes.parents, nodes.names
+        self.files, self.file_fds = share.files, share.files.fds
 
     def lookup(self, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:
-        """A name in a directory: one fstatat where the inode is known, and an open besides where it is not."""
+        """A name in a directory: one fstatat, whether the inode is known or not; a directory is opened, too."""
         end = a + n - 1
         name = bytes(mem[a:end])
         # Short names may be "." or ".."; fstatat itself refuses an inner NUL (ValueError).
@@ -62,7 +82,9 @@ class HotOperations:
             if mem[end]:
                 raise error(errno.EINVAL)
             component(name)
-        directory = self.fds[header[3]]
+        parent = header[3]
+        directory = self.fds[parent] or self.fd(parent)
+        self.used[parent] = 1
         try:
             st = _stat(name, dir_fd=directory, follow_symlinks=False)
         except FileNotFoundError:
@@ -72,47 +94,50 @@ class HotOperations:
             _pack_written(mem, o + 16, self.valid)
             return ENTRY_SIZE
         mode, ino, dev, nlink, uid, gid, size, atime, mtime, ctime = st[:10]
-        nodeid = self.ids.get((dev, ino))
-        if nodeid is None:
-            # What is opened may be another inode by now: its own status counts.
-            nodeid, st = self.share.find(directory, name)
-            return self.share.put_entry(mem, o, nodeid, st)
-        self.lookups[nodeid] += 1
-        if dev != self.device:
-            ino = self.share.inode(dev, ino)
+        nodeid = self.nodes.learn(parent, name, dev, ino, mode)
+        if mode >> 12 == _DIRECTORY and not self.fds[nodeid]:
+            with suppress(OSError):
+                self.fd(nodeid)  # the guest will go in, and may stay there while the host moves it
+        flags = 0
+        if dev != self.nodes.device:
+            ino, flags = self.share.foreign(nodeid, st)
         # fmt: off
         _pack_entry(
             mem, o, nodeid, self.generations[nodeid], self.valid, self.valid, ino, size, st.st_blocks,
             atime, mtime, ctime, st.st_atime_ns % NS, st.st_mtime_ns % NS, st.st_ctime_ns % NS,
-            mode, nlink, uid, gid, st.st_rdev, st.st_blksize,
+            mode, nlink, uid, gid, st.st_rdev, st.st_blksize, flags,
         )
         # fmt: on
         return ENTRY_SIZE
 
     def getattr(self, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:
         """The node's status; a handle that comes along names the same inode, so it is not looked at."""
-        st = _fstat(self.fds[header[3]])
+        nodeid = header[3]
+        fd = self.fds[nodeid]
+        st = _fstat(fd) if fd else self.share.status(nodeid)
         mode, ino, dev, nlink, uid, gid, size, atime, mtime, ctime = st[:10]
-        if dev != self.device:
-            ino = self.share.inode(dev, ino)
+        flags = 0
+        if dev != self.nodes.device:
+            ino, flags = self.share.foreign(nodeid, st)
         # fmt: off
         _pack_attr(
             mem, o, self.valid, ino, size, st.st_blocks,
             atime, mtime, ctime, st.st_atime_ns % NS, st.st_mtime_ns % NS, st.st_ctime_ns % NS,
-            mode, nlink, uid, gid, st.st_rdev, st.st_blksize,
+            mode, nlink, uid, gid, st.st_rdev, st.st_blksize, flags,
         )
         # fmt: on
         return ATTR_SIZE
 
     def open(self, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:
         flags, open_flags = _unpack_open(mem, a)
-        return self.put_open(mem, o, self.open_node(header[3], flags, open_flags), flags)
+        nodeid = header[3]
+        return self.put_open(mem, o, self.open_node(nodeid, flags, open_flags), nodeid, flags)
 
     def open_node(self, nodeid: int, flags: int, open_flags: int) -> int:
         """Opens a regular file by open(2) `flags` and fuse_open_in's `open_flags`. Returns the descriptor."""
         share = self.share
         fd = share.regular(nodeid)
-        access = flags & OPEN_FLAGS
+        access = self.access(flags)
         if access & (os.O_ACCMODE | os.O_TRUNC):
             if share.readonly:
                 raise error(errno.EROFS)
@@ -120,24 +145,59 @@ class HotOperations:
                 raise error(errno.EINVAL)
             if open_flags & FUSE_OPEN_KILL_SUIDGID and access & os.O_TRUNC:
                 share.drop_privileges(fd)
-        return share.reopen(fd, access)
+        if self.files.in_use >= share.descriptors.limit:
+            share.descriptors.admit()
+        try:
+            return share.reopen(fd, access)
+        except PermissionError:  # the guest asked for less than we do, so that its cache can read
+            if not self.writeback or not flags & os.O_WRONLY:
+                raise
+            return share.reopen(fd, access ^ os.O_RDWR ^ os.O_WRONLY)
 
-    def put_open(self, mem: memoryview, o: int, fd: int, flags: int) -> int:
+    def access(self, flags: int) -> int:
+        """What of a guest's open flags reaches the host. A guest that writes back later knows itself where the end
+        is, and reads the rest of the pages that it writes a part of."""
+        access = flags & OPEN_FLAGS
+        if self.writeback:
+            access &= ~os.O_APPEND
+            if access & os.O_ACCMODE == os.O_WRONLY:
+                access ^= os.O_WRONLY ^ os.O_RDWR
+        return access
+
+    def put_open(self, mem: memoryview, o: int, fd: int, nodeid: int, flags: int) -> int:
         """A handle for the descriptor `fd`, and its fuse_open_out at `o`. Returns the size of that."""
         opened = self.opened
-        if not flags & os.O_ACCMODE:
-            opened |= _NOFLUSH  # a file that is only read has no late errors to tell at close
-        _pack_open(mem, o, self.share.files.add(fd), opened, 0)
+        if not self.flushes:
+            opened |= _NOFLUSH
+        if self.compares and self._is_as_before(fd, nodeid):
+            opened |= _KEEP_CACHE
+        _pack_open(mem, o, self.files.add(fd, nodeid), opened, 0)
         return OPEN_SIZE
 
+    def _is_as_before(self, fd: int, nodeid: int) -> bool:
+        """Whether the file is what it was when the guest last opened it, so that what is cached of it is good.
+
+        Its times and size say so, once they are old enough that another write would have changed them: what
+        is looked at before that is not remembered.
+        """
+        st = _fstat(fd)
+        changed = st.st_ctime_ns
+        now = hash((changed, st.st_mtime_ns, st.st_size)) & 0xFFFF_FFFF_FFFF_FFFF
+        before = self.nodes.opened[nodeid]
+        tick = FINE_TICK if changed % NS else COARSE_TICK
+        self.nodes.opened[nodeid] = now if time_ns() - changed > tick else 0
+        return bool(before == now)
+
     def release(self, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:
-        os.close(self.share.files.remove(_unpack_handle(mem, a)[0]))
+        os.close(self.files.remove(_unpack_handle(mem, a)[0]))
         return 0
 
     def read(self, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:
         """From the file straight into guest memory."""
         handle, offset, size, _flags = _unpack_io(mem, a)
-        fd = self.files[handle]
+        fd = self.file_fds[handle]
+        if not fd:
+            raise bad_descriptor()
         if data is None:
             if room < size:
                 size = room
@@ -147,19 +207,39 @@ class HotOperations:
     def write(self, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:
         """From guest memory straight into the file."""
         handle, offset, size, flags = _unpack_io(mem, a)
-        fd = self.files[handle]
+        fd = self.file_fds[handle]
+        if not fd:
+            raise bad_descriptor()
         if data is None:
             data = (mem[a + WRITE_ARGS : a + n],)
-        if flags & FUSE_WRITE_KILL_SUIDGID and fd >= 0:
+        if flags & FUSE_WRITE_KILL_SUIDGID:
             self.share.drop_privileges(fd)
         there = len(data[0]) if len(data) == 1 else sum(map(len, data))
         if there != size:
             if there < size:
                 raise error(errno.EINVAL)
             data = _first(data, size)
-        written = _transfer(_pwritev, fd, data, offset)
+        written = _transfer(_write_back if flags & FUSE_WRITE_CACHE else _pwritev, fd, data, offset)
         _pack_written(mem, o, written)
         return 8
+
+
+def _write_back(fd: int, buffers: Sequence[memoryview], offset: int) -> int:
+    """Pages of a shared mapping, or of the guest's cache. They come by any handle that may write, be it one
+    with O_APPEND, to which Linux would append them."""
+    if not fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_APPEND:
+        return _pwritev(fd, buffers, offset)
+    try:
+        return _pwritev(fd, buffers, offset, RWF_NOAPPEND)
+    except OSError as unsupported:
+        if unsupported.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+            raise
+    before = fcntl.fcntl(fd, fcntl.F_GETFL)
+    fcntl.fcntl(fd, fcntl.F_SETFL, before & ~os.O_APPEND)
+    try:
+        return _pwritev(fd, buffers, offset)
+    finally:
+        fcntl.fcntl(fd, fcntl.F_SETFL, before)
 
 
 def _first(buffers: Sequence[memoryview], size: int) -> list[memoryview]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Callable
+from contextlib import nullcontext
 
 from subos_protocol.fuse import (
     FUSE_CREATE_IN,
@@ -17,65 +19,75 @@ from subos_protocol.fuse import (
 )
 
 from . import syscalls
-from .hot import OPEN_FLAGS, HotOperations
+from .hot import HotOperations
+from .nodes import NAMELESS
 from .share import Data, Header, Share, component, error, name_after, strings
 
-_RENAME_FLAGS = 1 | 2 | 4  # linux/fs.h: RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_WHITEOUT
+RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_WHITEOUT = 1, 2, 4  # linux/fs.h
+_RENAME_FLAGS = RENAME_NOREPLACE | RENAME_EXCHANGE | RENAME_WHITEOUT
 _PATH_MAX = 4096  # linux/limits.h, with the NUL
 _MAKE = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Namespace:
-    """Operations on names. What they make belongs to the caller."""
+    """Operations on names. What they make belongs to the caller, with the caller's umask or what the directory's
+    default ACL says: the host decides that, as it does for its own processes."""
 
     def __init__(self, share: Share, hot: HotOperations) -> None:
         self.share = share
         self.hot = hot
 
-    def _answer(self, directory: int, name: bytes, mem: memoryview, o: int) -> int:
+    def _answer(self, parent: int, name: bytes, mem: memoryview, o: int) -> int:
         """The fuse_entry_out of what was just made."""
-        return self.share.put_entry(mem, o, *self.share.find(directory, name))
+        return self.share.put_entry(mem, o, *self.share.find(parent, name))
 
     def mknod(self, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:
-        mode, device, _umask, _padding = FUSE_MKNOD_IN.unpack_from(mem, a)
+        mode, device, umask, _padding = FUSE_MKNOD_IN.unpack_from(mem, a)
         name = name_after(mem, a, n, FUSE_MKNOD_IN.size)
-        directory = self.share.nodes.fd(header[3])
-        with self.share.caller(header):
+        directory = self.share.fd(header[3])
+        with self.share.caller(header, umask):
             os.mknod(name, mode, device, dir_fd=directory)
-        return self._answer(directory, name, mem, o)
+        return self._answer(header[3], name, mem, o)
 
     def mkdir(self, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:
-        mode, _umask = FUSE_MKDIR_IN.unpack_from(mem, a)
+        mode, umask = FUSE_MKDIR_IN.unpack_from(mem, a)
         name = name_after(mem, a, n, FUSE_MKDIR_IN.size)
-        directory = self.share.nodes.fd(header[3])
-        with self.share.caller(header):
+        directory = self.share.fd(header[3])
+        with self.share.caller(header, umask):
             os.mkdir(name, stat.S_IMODE(mode), dir_fd=directory)
-        return self._answer(directory, name, mem, o)
+        return self._answer(header[3], name, mem, o)
 
     def symlink(self, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:
         """The target is the guest's business: it is kept as it is, and never followed here."""
         name, target = strings(mem, a, n, 2)
         if not target or len(target) >= _PATH_MAX:
             raise error(errno.ENAMETOOLONG if target else errno.ENOENT)
-        directory = self.share.nodes.fd(header[3])
+        directory = self.share.fd(header[3])
         with self.share.caller(header):
             os.symlink(target, component(name), dir_fd=directory)
-        return self._answer(directory, name, mem, o)
+        return self._answer(header[3], name, mem, o)
 
     def link(self, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:
         """Through /proc/self/fd, which needs no capability and links a symlink itself."""
         (oldnodeid,) = FUSE_LINK_IN.unpack_from(mem, a)
         name = name_after(mem, a, n, FUSE_LINK_IN.size)
-        old, directory = b"%d" % self.share.nodes.fd(oldnodeid), self.share.nodes.fd(header[3])
-        os.link(old, name, src_dir_fd=self.share.proc, dst_dir_fd=directory, follow_symlinks=True)
-        return self._answer(directory, name, mem, o)
+        share = self.share
+        directory, old = share.descriptors.both(header[3], oldnodeid)
+        if share.nodes.orphans[oldnodeid]:
+            old = next(share.files.of(oldnodeid), old)  # made without a name: Linux links the open file itself only
+        os.link(b"%d" % old, name, src_dir_fd=share.proc, dst_dir_fd=directory, follow_symlinks=True)
+        share.nodes.orphans[oldnodeid] = 0
+        return self._answer(header[3], name, mem, o)
 
     def unlink(self, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:
-        os.unlink(name_after(mem, a, n, 0), dir_fd=self.share.nodes.fd(header[3]))
-        return 0
+        return self._remove(os.unlink, header[3], name_after(mem, a, n, 0))
 
     def rmdir(self, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:
-        os.rmdir(name_after(mem, a, n, 0), dir_fd=self.share.nodes.fd(header[3]))
+        return self._remove(os.rmdir, header[3], name_after(mem, a, n, 0))
+
+    def _remove(self, call: Callable[..., None], parent: int, name: bytes) -> int:
+        with self.share.losing(parent, name):
+            call(name, dir_fd=self.share.fd(parent))
         return 0
 
     def rename(self, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:
@@ -88,10 +100,17 @@ class Namespace:
         return self._rename(header[3], newdir, flags, names)
 
     def _rename(self, olddir: int, newdir: int, flags: int, names: list[bytes]) -> int:
+        share = self.share
         old, new = map(component, names)
         if flags & ~_RENAME_FLAGS:
             raise error(errno.EINVAL)
-        syscalls.renameat2(self.share.nodes.fd(olddir), old, self.share.nodes.fd(newdir), new, flags)
+        keeps = flags & (RENAME_NOREPLACE | RENAME_EXCHANGE)
+        with nullcontext() if keeps else share.losing(newdir, new):
+            first, second = share.descriptors.both(olddir, newdir)
+            syscalls.renameat2(first, old, second, new, flags)
+        share.moved(newdir, new)
+        if flags & RENAME_EXCHANGE:
+            share.moved(olddir, old)
         return 0
 
     # --- making and opening in one
@@ -99,41 +118,49 @@ class Namespace:
     def create(self, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:
         """O_CREAT without O_EXCL may meet a fifo or a device that came in the meantime, so we only ever open(2)
         what we make; a file that is there already is opened as a node, which checks what it is."""
-        flags, mode, _umask, open_flags = FUSE_CREATE_IN.unpack_from(mem, a)
+        flags, mode, umask, open_flags = FUSE_CREATE_IN.unpack_from(mem, a)
         name = name_after(mem, a, n, FUSE_CREATE_IN.size)
-        directory = self.share.nodes.fd(header[3])
-        access = flags & OPEN_FLAGS & ~os.O_TRUNC | _MAKE
+        parent, share = header[3], self.share
+        share.descriptors.admit()
+        directory = share.fd(parent)
         try:
-            with self.share.caller(header):
-                fd = os.open(name, access, stat.S_IMODE(mode), dir_fd=directory)
+            with share.caller(header, umask):
+                fd = os.open(name, self.hot.access(flags) & ~os.O_TRUNC | _MAKE, stat.S_IMODE(mode), dir_fd=directory)
         except FileExistsError:
             if flags & os.O_EXCL:
                 raise
-            nodeid, status = self.share.find(directory, name)
+            nodeid, status = share.find(parent, name)
             try:
                 fd = self.hot.open_node(nodeid, flags, open_flags)
             except OSError:
-                self.share.nodes.forget(nodeid, 1)
+                share.descriptors.forget(nodeid, 1)
                 raise
-            self.share.put_entry(mem, o, nodeid, status)
-            return FUSE_ENTRY_OUT.size + self.hot.put_open(mem, o + FUSE_ENTRY_OUT.size, fd, flags)
-        return self._opened(fd, flags, mem, o)
+        else:
+            try:
+                status = os.fstat(fd)
+                nodeid = share.nodes.learn(parent, name, status.st_dev, status.st_ino, status.st_mode)
+            except OSError:
+                os.close(fd)
+                raise
+        share.put_entry(mem, o, nodeid, status)
+        return FUSE_ENTRY_OUT.size + self.hot.put_open(mem, o + FUSE_ENTRY_OUT.size, fd, nodeid, flags)
 
     def tmpfile(self, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:
         """A file without a name; the one that follows the structure means nothing."""
-        flags, mode, _umask, _open_flags = FUSE_CREATE_IN.unpack_from(mem, a)
-        directory = self.share.nodes.fd(header[3])
-        access = flags & OPEN_FLAGS & ~os.O_TRUNC | flags & os.O_EXCL | os.O_TMPFILE | os.O_CLOEXEC
-        with self.share.caller(header):
+        flags, mode, umask, _open_flags = FUSE_CREATE_IN.unpack_from(mem, a)
+        share = self.share
+        share.descriptors.admit()
+        directory = share.fd(header[3])
+        access = self.hot.access(flags) & ~os.O_TRUNC | flags & os.O_EXCL | os.O_TMPFILE | os.O_CLOEXEC
+        with share.caller(header, umask):
             fd = os.open(b".", access, stat.S_IMODE(mode), dir_fd=directory)
-        return self._opened(fd, flags, mem, o)
-
-    def _opened(self, fd: int, flags: int, mem: memoryview, o: int) -> int:
-        """Entry and handle of a file that was just made and opened as `fd`."""
         try:
-            nodeid, status = self.share.adopt(self.share.reopen(fd, os.O_PATH))
+            status = os.fstat(fd)
+            nodeid = share.nodes.learn(NAMELESS, b"", status.st_dev, status.st_ino, status.st_mode)
+            share.descriptors.hold(nodeid, share.reopen(fd, os.O_PATH))
+            share.nodes.orphans[nodeid] = 1
         except OSError:
             os.close(fd)
             raise
-        self.share.put_entry(mem, o, nodeid, status)
-        return FUSE_ENTRY_OUT.size + self.hot.put_open(mem, o + FUSE_ENTRY_OUT.size, fd, flags)
+        share.put_entry(mem, o, nodeid, status)
+        return FUSE_ENTRY_OUT.size + self.hot.put_open(mem, o + FUSE_ENTRY_OUT.size, fd, nodeid, flags)

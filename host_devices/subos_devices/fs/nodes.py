@@ -1,22 +1,48 @@
-"""What the guest knows by number: nodes (inodes that it looked up) and handles (what it opened).
+"""What the guest knows by number: its nodes, which are inodes that it looked up.
 
-A node is an O_PATH descriptor, which keeps its inode alive: while a node is known, its (st_dev, st_ino) names
-nothing else, also after its last name was removed. Node ids and handles index lists; an id
-that the guest invented finds -1 or nothing, and answers EBADF.
+A node is a record, not a descriptor: which inode it is (`devices`, `inos`), and the name under which the guest last saw
+it (`parents`, `names`). `descriptors.py` opens it when that is needed. The records are columns in anonymous
+memory that is reserved whole and touched as the table grows, 45 bytes a node, and found by inode through a hash of 4
+bytes a node that grows by one bucket at a time (linear hashing), so no request ever waits for a table to be copied.
+With its name, a node costs about 110 bytes. The compiled twin reads and writes the same columns.
+
+Node ids index the columns; an id that the guest invented finds a record without lookups, and answers EBADF.
+While a node's descriptor is open its inode number can name nothing else. Without one, the host may remove the inode and
+give its number to another file: that one then goes on as the same node, as if the file had been written anew, unless
+it is of another kind.
 """
 
 from __future__ import annotations
 
 import errno
+import mmap
 import os
-import stat
-from typing import Generic, TypeVar
+import struct
+from typing import Any
 
 from subos_protocol.fuse_opcodes import FUSE_ROOT_ID
 
-T = TypeVar("T")
-
 FOREVER = 1 << 62  # the root's lookup count
+NAMELESS = 0  # as a parent: no name is known for the node
+
+_COLUMNS: dict[str, Any] = {
+    "inos": "Q",
+    "lookups": "Q",
+    "opened": "Q",
+    "generations": "I",
+    "parents": "I",
+    "links": "I",
+    "heads": "I",
+    "fds": "i",
+    "devices": "H",
+    "kinds": "B",
+    "used": "B",
+    "orphans": "B",
+}
+_MAP_NORESERVE = 0x4000  # asm-generic/mman.h; Python names it since 3.13
+_MOST = 1 << 25  # nodes: 1.5 GB of addresses, of which only what is used costs memory
+_FEWEST = 1 << 16  # where the system reserves no more
+_SPREAD = 0x9E37_79B1  # what an inode number moves by with its device
 
 
 def bad_descriptor() -> OSError:
@@ -24,109 +50,207 @@ def bad_descriptor() -> OSError:
 
 
 class NodeTable:
-    """Parallel lists by node id: hot operations read `fds`, `lookups`, `generations` and `ids` directly."""
+    """Columns by node id, read and written by hot operations directly.
 
-    def __init__(self, root: int) -> None:
-        """`root` is the O_PATH descriptor of the share's root; the table owns it."""
-        status = os.fstat(root)
-        self.fds = [-1, root]
-        self.lookups = [0, FOREVER]
-        self.generations = [0, 0]
-        self.kinds = [0, stat.S_IFMT(status.st_mode)]
-        self.keys = [(-1, -1), (status.st_dev, status.st_ino)]
-        self.ids = {self.keys[FUSE_ROOT_ID]: FUSE_ROOT_ID}
-        self.device = status.st_dev
-        self._free: list[int] = []
+    `inos`, `devices` (an index of `device_numbers`): the inode. `lookups`: how often the guest was told of it; 0 for no
+    node. `opened`: what the file was like when the guest last opened it (see hot.py). `generations`: so that (node id,
+    generation) never comes twice. `parents`, `names`: its name. `heads`: the first node of a bucket; `links`: the next
+    one of it, or the next free node. `fds`: its O_PATH descriptor, 0 for none. `kinds`: S_IFMT >> 12. `used`:
+    1 where the descriptor was since the clock's hand came by. `orphans`: 1 where the last name was removed.
+    """
 
-    def fd(self, nodeid: int) -> int:
-        """The node's O_PATH descriptor. Raises EBADF for a node that is none."""
-        fd = self.fds[nodeid] if nodeid < len(self.fds) else -1
-        if fd < 0:
-            raise bad_descriptor()
-        return fd
+    inos: memoryview
+    lookups: memoryview
+    opened: memoryview
+    generations: memoryview
+    parents: memoryview
+    links: memoryview
+    heads: memoryview
+    fds: memoryview
+    devices: memoryview
+    kinds: memoryview
+    used: memoryview
+    orphans: memoryview
 
-    def add(self, fd: int, status: os.stat_result) -> int:
-        """The node id of the O_PATH descriptor `fd`, which the table takes; a known inode keeps its id."""
-        key = (status.st_dev, status.st_ino)
-        known = self.ids.get(key)
-        if known is not None:
-            os.close(fd)
-            return known
-        if self._free:
-            nodeid = self._free.pop()
-            self.fds[nodeid] = fd
-            self.lookups[nodeid] = 0
-            self.generations[nodeid] += 1  # so that (nodeid, generation) never comes twice
-            self.kinds[nodeid] = stat.S_IFMT(status.st_mode)
-            self.keys[nodeid] = key
+    def __init__(self, root: os.stat_result) -> None:
+        self.capacity = _MOST
+        while not self._reserve():
+            self.capacity >>= 1
+        self.device_numbers: list[int] = []
+        self.device_indexes: dict[int, int] = {}
+        self.start(root)
+
+    def _reserve(self) -> bool:
+        """Reserves the columns for `capacity` nodes. False where that is too many for this system."""
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
+        self._memory: list[mmap.mmap] = []
+        try:
+            for name, code in _COLUMNS.items():
+                memory = mmap.mmap(-1, self.capacity * struct.calcsize(code), flags=flags)
+                self._memory.append(memory)
+                setattr(self, name, memoryview(memory).cast(code))
+        except OSError:
+            if self.capacity <= _FEWEST:
+                raise
+            return False
+        return True
+
+    def start(self, root: os.stat_result) -> None:
+        """Only the root is known. Raises OSError where another table cannot be had."""
+        for memory in self._memory:
+            memory.madvise(mmap.MADV_DONTNEED)  # zeros, and the memory is the system's again
+        self.names: list[bytes] = [b"", b""]
+        self.count = 0
+        """Nodes known, the root among them."""
+        self.buckets, self.mask = 1, 0
+        self._free = 0
+        self.device_numbers.clear()
+        self.device_indexes.clear()
+        self.device = root.st_dev
+        self.set_root(root)
+
+    def set_root(self, root: os.stat_result) -> None:
+        """The root is this inode (now), whose device is the share's own."""
+        if self.lookups[FUSE_ROOT_ID]:
+            self._unlink(FUSE_ROOT_ID)
         else:
-            nodeid = len(self.fds)
-            self.fds.append(fd)
-            self.lookups.append(0)
-            self.generations.append(0)
-            self.kinds.append(stat.S_IFMT(status.st_mode))
-            self.keys.append(key)
-        self.ids[key] = nodeid
+            self.count += 1
+        self._describe(FUSE_ROOT_ID, root.st_dev, root.st_ino, root.st_mode)
+        self.lookups[FUSE_ROOT_ID] = FOREVER
+
+    # --- finding and knowing
+
+    def device_index(self, device: int) -> int:
+        """Small numbers for st_dev, the share's own being 0. Raises ENFILE after 65,536."""
+        index = self.device_indexes.get(device)
+        if index is None:
+            index = len(self.device_numbers)
+            if index > 0xFFFF:
+                raise OSError(errno.ENFILE, os.strerror(errno.ENFILE))
+            self.device_numbers.append(device)
+            self.device_indexes[device] = index
+        return index
+
+    def find(self, device: int, ino: int) -> int:
+        """The node of an inode, or 0."""
+        index = 0 if device == self.device else self.device_index(device)
+        bucket = (ino + index * _SPREAD) & self.mask
+        if bucket >= self.buckets:
+            bucket &= self.mask >> 1
+        nodeid: int = self.heads[bucket]
+        inos, devices, links = self.inos, self.devices, self.links
+        while nodeid and (inos[nodeid] != ino or devices[nodeid] != index):
+            nodeid = links[nodeid]
         return nodeid
 
-    def forget(self, nodeid: int, count: int) -> None:
-        """Takes back `count` lookups. Too many are as many as there are; an unknown node and the root do not care."""
-        if nodeid <= FUSE_ROOT_ID or nodeid >= len(self.fds) or self.fds[nodeid] < 0:
-            return
-        self.lookups[nodeid] -= min(count, self.lookups[nodeid])
-        if self.lookups[nodeid]:
-            return
-        os.close(self.fds[nodeid])
-        self.fds[nodeid] = -1
-        del self.ids[self.keys[nodeid]]
-        self._free.append(nodeid)
+    def learn(self, parent: int, name: bytes, device: int, ino: int, mode: int) -> int:
+        """The node of the inode that was just found as `name` in the node `parent`. It is counted as looked up."""
+        nodeid = self.find(device, ino)
+        if nodeid and self.kinds[nodeid] != mode >> 12:
+            self._retire(nodeid)
+            nodeid = 0
+        if not nodeid:
+            nodeid = self._add(device, ino, mode)
+        if nodeid != FUSE_ROOT_ID:
+            self.parents[nodeid] = parent
+            self.names[nodeid] = name
+        self.lookups[nodeid] += 1
+        return nodeid
 
-    def forget_all(self) -> None:
-        """Every node but the root, as after an unmount."""
-        for nodeid in range(FUSE_ROOT_ID + 1, len(self.fds)):
-            self.forget(nodeid, FOREVER)
+    def known(self, nodeid: int) -> bool:
+        return nodeid < self.capacity and self.lookups[nodeid] != 0
 
-    def close(self) -> None:
-        self.forget_all()
-        if self.fds[FUSE_ROOT_ID] >= 0:
-            os.close(self.fds[FUSE_ROOT_ID])
-            self.fds[FUSE_ROOT_ID] = -1
-
-
-class HandleTable(Generic[T]):
-    """Handle numbers, from 1. `items[handle]` is `empty` where there is none."""
-
-    def __init__(self, empty: T) -> None:
-        self._empty = empty
-        self.items = [empty]
-        self._free: list[int] = []
-
-    def add(self, item: T) -> int:
-        if self._free:
-            handle = self._free.pop()
-            self.items[handle] = item
-        else:
-            handle = len(self.items)
-            self.items.append(item)
-        return handle
-
-    def get(self, handle: int) -> T:
-        """Raises EBADF for a handle that is none."""
-        item = self.items[handle] if handle < len(self.items) else self._empty
-        if item == self._empty:
+    def kind(self, nodeid: int) -> int:
+        """S_IFMT of the node. Raises EBADF for a node that is none."""
+        if not self.known(nodeid):
             raise bad_descriptor()
-        return item
+        return int(self.kinds[nodeid]) << 12
 
-    def remove(self, handle: int) -> T:
-        """What `handle` named, no longer. Raises EBADF for a handle that is none."""
-        item = self.get(handle)
-        self.items[handle] = self._empty
-        self._free.append(handle)
-        return item
+    def is_same(self, nodeid: int, status: os.stat_result) -> bool:
+        """Whether `status` is of the node's inode."""
+        return (
+            self.inos[nodeid] == status.st_ino
+            and self.device_numbers[self.devices[nodeid]] == status.st_dev
+            and self.kinds[nodeid] == status.st_mode >> 12
+        )
 
-    def remove_all(self) -> list[T]:
-        """What is open; the table is empty after that."""
-        items = [item for item in self.items if item != self._empty]
-        self.items[:] = [self._empty]
-        self._free.clear()
-        return items
+    def forget(self, nodeid: int, count: int) -> bool:
+        """Takes back `count` lookups. Too many are as many as there are; an unknown node and the root do not care.
+        True where the node is not known any more; its descriptor is the caller's to close, before."""
+        if nodeid <= FUSE_ROOT_ID or not self.known(nodeid):
+            return False
+        left = self.lookups[nodeid] - min(count, self.lookups[nodeid])
+        self.lookups[nodeid] = left
+        if left:
+            return False
+        self._unlink(nodeid)
+        self.names[nodeid] = b""
+        self.links[nodeid], self._free = self._free, nodeid
+        self.count -= 1
+        return True
+
+    # --- the records
+
+    def _add(self, device: int, ino: int, mode: int) -> int:
+        nodeid = self._free
+        if nodeid:
+            self._free = self.links[nodeid]
+            self.generations[nodeid] += 1
+        else:
+            nodeid = len(self.names)
+            if nodeid >= self.capacity:
+                raise OSError(errno.ENFILE, os.strerror(errno.ENFILE))
+            self.names.append(b"")
+        self._describe(nodeid, device, ino, mode)
+        self.count += 1
+        if self.count > self.buckets:
+            self._split()
+        return nodeid
+
+    def _describe(self, nodeid: int, device: int, ino: int, mode: int) -> None:
+        self.inos[nodeid] = ino
+        self.devices[nodeid] = self.device_index(device)
+        self.kinds[nodeid] = mode >> 12
+        self.used[nodeid] = self.orphans[nodeid] = 0
+        self.opened[nodeid] = 0
+        self.parents[nodeid] = NAMELESS
+        bucket = self._bucket(nodeid)
+        self.links[nodeid], self.heads[bucket] = self.heads[bucket], nodeid
+
+    def _bucket(self, nodeid: int) -> int:
+        bucket = (self.inos[nodeid] + self.devices[nodeid] * _SPREAD) & self.mask
+        return bucket if bucket < self.buckets else bucket & self.mask >> 1
+
+    def _unlink(self, nodeid: int) -> None:
+        """Takes a node out of its bucket, where it is in one."""
+        bucket = self._bucket(nodeid)
+        at = self.heads[bucket]
+        if at == nodeid:
+            self.heads[bucket] = self.links[nodeid]
+            return
+        while at:
+            after = self.links[at]
+            if after == nodeid:
+                self.links[at] = self.links[nodeid]
+                return
+            at = after
+
+    def _split(self) -> None:
+        """One more bucket: it takes its share of the nodes of the one that it comes from."""
+        new = self.buckets
+        self.buckets += 1
+        if new > self.mask:
+            self.mask = self.mask << 1 | 1
+        old = new & self.mask >> 1
+        at, self.heads[old], self.heads[new] = self.heads[old], 0, 0
+        while at:
+            after = self.links[at]
+            bucket = self._bucket(at)
+            self.links[at], self.heads[bucket] = self.heads[bucket], at
+            at = after
+
+    def _retire(self, nodeid: int) -> None:
+        """The inode is gone, and its number another file's: the node stays known, but is found no more."""
+        self._unlink(nodeid)
+        self.inos[nodeid] = 0
+        self.parents[nodeid] = NAMELESS

@@ -7,7 +7,7 @@ FUSE_DESTROY it holds FUSE_INIT alone; the list stays the same object, which req
 from __future__ import annotations
 
 import errno
-from dataclasses import dataclass
+import os
 
 from subos_protocol.fuse import (
     FUSE_ACCESS_IN,
@@ -49,12 +49,14 @@ from subos_protocol.fuse import (
 from subos_protocol.fuse_opcodes import (
     FUSE_KERNEL_MINOR_VERSION,
     FUSE_KERNEL_VERSION,
+    FUSE_ROOT_ID,
     FuseInit,
     FuseOpcode,
-    FuseOpened,
 )
 
+from . import syscalls
 from .attributes import Attributes
+from .caching import CACHE_POLICIES, CachePolicy
 from .directories import Directories
 from .files import Files
 from .hot import HotOperations
@@ -69,6 +71,7 @@ WANTED = (
     FuseInit.FUSE_ASYNC_READ
     | FuseInit.FUSE_ATOMIC_O_TRUNC
     | FuseInit.FUSE_BIG_WRITES
+    | FuseInit.FUSE_DONT_MASK
     | FuseInit.FUSE_AUTO_INVAL_DATA
     | FuseInit.FUSE_DO_READDIRPLUS
     | FuseInit.FUSE_READDIRPLUS_AUTO
@@ -81,39 +84,34 @@ WANTED = (
     | FuseInit.FUSE_INIT_EXT
     | FuseInit.FUSE_DIRECT_IO_ALLOW_MMAP
 )
-"""What we accept of what the kernel offers. Not among them: locks (they stay local to the guest), the write-back
-cache (the host's changes must show), SUBMOUNTS (overlayfs refuses automounts in its lower layer)."""
-
-
-@dataclass(frozen=True)
-class CachePolicy:
-    """How long the guest may believe what it was told, as virtiofsd's --cache says it."""
-
-    valid: int  # seconds that names and attributes are good for
-    opened: FuseOpened  # of files
-    opened_directory: FuseOpened
-    negative: bool  # whether names that are missing are cached too
-
-
-CACHE_POLICIES = {
-    "auto": CachePolicy(1, FuseOpened(0), FuseOpened(0), False),
-    # Pages outlive close() while time and size stay as they were: a program's second start reads nothing.
-    "steady": CachePolicy(1, FuseOpened.FOPEN_KEEP_CACHE, FuseOpened.FOPEN_CACHE_DIR, True),
-    "always": CachePolicy(86400, FuseOpened.FOPEN_KEEP_CACHE, FuseOpened.FOPEN_CACHE_DIR, True),
-    "never": CachePolicy(0, FuseOpened.FOPEN_DIRECT_IO, FuseOpened(0), False),
-}
+"""What we always accept of what the kernel offers; options add to it."""
 
 Row = tuple[Operation, int, int]
 
 
 class FuseServer:
-    """Serves `share`. Raises nothing; operations raise OSError. `xattr` False leaves the guest without them."""
+    """Serves `share`. Raises nothing; operations raise OSError. `xattr` False leaves the guest without them;
+    `submounts` False does not announce other file systems below the root."""
 
-    def __init__(self, share: Share, cache: CachePolicy = CACHE_POLICIES["auto"], *, xattr: bool = True) -> None:
+    def __init__(
+        self,
+        share: Share,
+        cache: CachePolicy = CACHE_POLICIES["auto"],
+        *,
+        xattr: bool = True,
+        submounts: bool = False,
+    ) -> None:
         self.share = share
+        self.wanted = WANTED
+        if submounts:
+            self.wanted |= FuseInit.FUSE_SUBMOUNTS
+        if cache.writeback:
+            self.wanted |= FuseInit.FUSE_WRITEBACK_CACHE
+        if xattr and keeps_acls(share):
+            self.wanted |= FuseInit.FUSE_POSIX_ACL
         self.flags = FuseInit(0)
         """What both sides agreed on; 0 before FUSE_INIT."""
-        hot = HotOperations(share, cache.opened, cache.negative)
+        hot = HotOperations(share, cache, flushes=tells_at_close(share))
         self._attributes = Attributes(share, hot.getattr)
         self._ready = self._table(hot, Directories(share, cache.opened_directory), Namespace(share, hot), Files(share))
         if not xattr:
@@ -141,7 +139,8 @@ class FuseServer:
         offered = FuseInit(flags)
         if offered & FuseInit.FUSE_INIT_EXT:
             offered |= FuseInit(flags2 << 32)
-        self.flags = offered & WANTED
+        self.flags = offered & self.wanted
+        self.share.announces = bool(self.flags & FuseInit.FUSE_SUBMOUNTS)
         self._attributes.setxattr_ext = bool(self.flags & FuseInit.FUSE_SETXATTR_EXT)
         self.operations[:] = self._ready
         answer = fuse_init_out(
@@ -172,14 +171,14 @@ class FuseServer:
         self.operations[:] = self._waiting
 
     def _forget(self, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:
-        self.share.nodes.forget(header[3], FUSE_FORGET_IN.unpack_from(mem, a)[0])
+        self.share.descriptors.forget(header[3], FUSE_FORGET_IN.unpack_from(mem, a)[0])
         return NO_REPLY
 
     def _batch_forget(self, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:
         count = FUSE_BATCH_FORGET_IN.unpack_from(mem, a)[0]
         first, size = a + FUSE_BATCH_FORGET_IN.size, FUSE_FORGET_ONE.size
         for index in range(min(count, (n - FUSE_BATCH_FORGET_IN.size) // size)):
-            self.share.nodes.forget(*FUSE_FORGET_ONE.unpack_from(mem, first + index * size))
+            self.share.descriptors.forget(*FUSE_FORGET_ONE.unpack_from(mem, first + index * size))
         return NO_REPLY
 
     def _interrupt(self, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:
@@ -235,6 +234,34 @@ class FuseServer:
         unsupported: Row = (_unsupported, 0, 0)
         return [rows.get(opcode, unsupported) for opcode in range(max(rows) + 1)]
 
+
+def tells_at_close(share: Share) -> bool:
+    """Whether the share's file system may keep an error for close(): those that write over a network do."""
+    return syscalls.file_system_type(share.fd(FUSE_ROOT_ID)) in _TELL_AT_CLOSE
+
+
+def keeps_acls(share: Share) -> bool:
+    """Whether the share's file system has POSIX ACLs."""
+    try:
+        os.getxattr(f"/proc/self/fd/{share.fd(FUSE_ROOT_ID)}", "system.posix_acl_access")
+    except OSError as refusal:
+        return refusal.errno == errno.ENODATA
+    return True
+
+
+_TELL_AT_CLOSE = {
+    0x6969: "nfs",
+    0x517B: "smb",
+    0xFF53_4D42: "cifs",
+    0xFE53_4D42: "smb2",
+    0x6573_5546: "fuse",
+    0x00C3_6400: "ceph",
+    0x0102_1997: "v9fs",
+    0x5346_414F: "afs",
+    0x7375_7245: "coda",
+    0xF15F: "ecryptfs",
+    0x794C_7630: "overlayfs",
+}  # linux/magic.h
 
 _XATTR = (
     FuseOpcode.FUSE_SETXATTR,

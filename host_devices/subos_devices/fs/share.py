@@ -13,9 +13,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from subos_protocol.fuse import FUSE_ENTRY_OUT
+from subos_protocol.fuse_opcodes import FUSE_ATTR_SUBMOUNT
 
 from . import syscalls
-from .nodes import HandleTable, NodeTable
+from .descriptors import Descriptors
+from .handles import FileTable
+from .nodes import NAMELESS, NodeTable
 
 Header = tuple[int, ...]
 """A fuse_in_header: len, opcode, unique, nodeid, uid, gid, pid, total_extlen, padding."""
@@ -35,16 +38,8 @@ MAX_WRITE = 1 << 20  # bytes of one READ or WRITE: what 256 pages hold
 NS = 1_000_000_000
 
 _NOBODY = 0xFFFF_FFFF  # FUSE_INVALID_UIDGID
-
-
-class Directory:
-    """An open directory: its descriptor, and its entries (name, inode number, d_type) as of offset 0."""
-
-    __slots__ = ("entries", "fd")
-
-    def __init__(self, fd: int) -> None:
-        self.fd = fd
-        self.entries: list[tuple[bytes, int, int]] = []
+_INODE_BITS = 52  # of an inode number that is shown; another file system's number goes above
+_U64 = (1 << 64) - 1
 
 
 def error(number: int) -> OSError:
@@ -74,32 +69,32 @@ def name_after(mem: memoryview, a: int, n: int, size: int) -> bytes:
 
 
 class Share:
-    """State of one exported directory. `valid` is how long names and attributes may be cached, in seconds."""
+    """State of one exported directory. `valid` is how long names and attributes may be cached, in seconds;
+    `limit` how many descriptors the guest's doing may cost."""
 
-    def __init__(self, path: str, *, valid: int = 1, readonly: bool = False) -> None:
+    def __init__(self, path: str, *, valid: int = 1, readonly: bool = False, limit: int = 512) -> None:
         root = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self.proc = os.open("/proc/self/fd", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        self.nodes = NodeTable(root)
-        self.files: HandleTable[int] = HandleTable(-1)
-        self.directories: HandleTable[Directory | None] = HandleTable(None)
+        self.path = path
+        self.nodes = NodeTable(os.fstat(root))
+        self.files = FileTable()
+        self.descriptors = Descriptors(self.nodes, self.files, root, self.proc, limit)
+        self.fd = self.descriptors.fd
         self.valid = valid
         self.readonly = readonly
+        self.announces = False
+        """Whether the guest mounts other file systems below the root on their own (FUSE_SUBMOUNTS)."""
         self._switches_ids = os.geteuid() == 0
         self._uid, self._gid = (syscalls.setfsuid(_NOBODY), syscalls.setfsgid(_NOBODY))
-        self._devices: dict[int, int] = {}
 
     def reset(self) -> None:
         """Nothing is open and only the root is known, as before FUSE_INIT."""
-        for fd in self.files.remove_all():
-            os.close(fd)
-        for directory in self.directories.remove_all():
-            if directory is not None:
-                os.close(directory.fd)
-        self.nodes.forget_all()
+        self.files.close()
+        self.descriptors.forget_all()
 
     def close(self) -> None:
         self.reset()
-        self.nodes.close()
+        self.descriptors.close()
         os.close(self.proc)
 
     # --- nodes
@@ -110,59 +105,103 @@ class Share:
 
     def regular(self, nodeid: int) -> int:
         """The O_PATH descriptor of a regular file. Raises EISDIR, ELOOP, ENXIO for others, which we never open."""
-        fd = self.nodes.fd(nodeid)
-        kind = self.nodes.kinds[nodeid]
+        kind = self.nodes.kind(nodeid)
         if kind != stat.S_IFREG:
             raise error({stat.S_IFDIR: errno.EISDIR, stat.S_IFLNK: errno.ELOOP}.get(kind, errno.ENXIO))
-        return fd
+        return self.fd(nodeid)
 
-    def find(self, directory: int, name: bytes) -> tuple[int, os.stat_result]:
-        """The node of `name` in the directory of descriptor `directory`, counted as looked up, and its status."""
-        fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
-        return self.adopt(fd)
+    def status(self, nodeid: int) -> os.stat_result:
+        """What stat says of the node, opening it only where its name has become another inode's.
 
-    def adopt(self, fd: int) -> tuple[int, os.stat_result]:
-        """The node of an O_PATH descriptor, which the table takes, counted as looked up, and its status."""
+        Raises EBADF, ESTALE."""
+        nodes = self.nodes
+        if nodes.known(nodeid) and not nodes.fds[nodeid] and nodes.parents[nodeid] != NAMELESS:
+            with suppress(FileNotFoundError, NotADirectoryError):
+                parent = self.fd(nodes.parents[nodeid])
+                status = os.stat(nodes.names[nodeid], dir_fd=parent, follow_symlinks=False)
+                if nodes.is_same(nodeid, status):
+                    return status
+        return os.fstat(self.fd(nodeid))
+
+    def find(self, parent: int, name: bytes) -> tuple[int, os.stat_result]:
+        """The node of `name` in the node `parent`, counted as looked up, and its status."""
+        status = os.stat(name, dir_fd=self.fd(parent), follow_symlinks=False)
+        return self.nodes.learn(parent, name, status.st_dev, status.st_ino, status.st_mode), status
+
+    @contextmanager
+    def losing(self, parent: int, name: bytes) -> Iterator[None]:
+        """Within it, `name` in `parent` is removed or replaced: what it names stays reachable while the guest
+        knows it, if only by a descriptor."""
+        nodes, nodeid = self.nodes, 0
+        with suppress(OSError):  # whatever it is, the call that follows will say so
+            status = os.stat(name, dir_fd=self.fd(parent), follow_symlinks=False)
+            nodeid = nodes.find(status.st_dev, status.st_ino)
+            if nodeid:
+                self.fd(nodeid)
+        if not nodeid or not nodes.fds[nodeid]:
+            yield
+            return
+        nodes.orphans[nodeid] = 1  # so that it is not closed meanwhile
         try:
-            status = os.fstat(fd)
-        except OSError:
-            os.close(fd)
-            raise
-        nodeid = self.nodes.add(fd, status)
-        self.nodes.lookups[nodeid] += 1
-        return nodeid, status
+            yield
+            if nodes.parents[nodeid] == parent and nodes.names[nodeid] == name:
+                nodes.parents[nodeid] = NAMELESS
+        finally:
+            nodes.orphans[nodeid] = os.fstat(nodes.fds[nodeid]).st_nlink == 0
+
+    def moved(self, parent: int, name: bytes) -> None:
+        """What is `name` in `parent` now came there by a rename: a node goes by its new name."""
+        with suppress(OSError):
+            status = os.stat(name, dir_fd=self.fd(parent), follow_symlinks=False)
+            nodeid = self.nodes.find(status.st_dev, status.st_ino)
+            if nodeid > 1:
+                self.nodes.parents[nodeid], self.nodes.names[nodeid] = parent, name
+
+    # --- what the guest is told of a node
 
     def put_entry(self, mem: memoryview, o: int, nodeid: int, st: os.stat_result) -> int:
         """Writes the fuse_entry_out of a node at `o` and returns its size."""
         mode, ino, dev, nlink, uid, gid, size, atime, mtime, ctime = st[:10]
+        flags = 0
         if dev != self.nodes.device:
-            ino = self.inode(dev, ino)
+            ino, flags = self.foreign(nodeid, st)
         # fmt: off
         FUSE_ENTRY_OUT.pack_into(
             mem, o, nodeid, self.nodes.generations[nodeid], self.valid, self.valid, 0, 0, ino, size, st.st_blocks,
             atime, mtime, ctime, st.st_atime_ns % NS, st.st_mtime_ns % NS, st.st_ctime_ns % NS,
-            mode, nlink, uid, gid, st.st_rdev, st.st_blksize, 0,
+            mode, nlink, uid, gid, st.st_rdev, st.st_blksize, flags,
         )
         # fmt: on
         return FUSE_ENTRY_OUT.size
 
-    def inode(self, device: int, ino: int) -> int:
-        """The inode number that the guest sees. It has one st_dev for the whole share, so the same number on another
-        file system below the root would look like the same file, and to `find` like a loop: those get high bits."""
-        if device == self.nodes.device:
-            return ino
-        index = self._devices.setdefault(device, len(self._devices) + 1)
-        return (ino + (index << 52)) & 0xFFFF_FFFF_FFFF_FFFF
+    def foreign(self, nodeid: int, st: os.stat_result) -> tuple[int, int]:
+        """Inode number and fuse_attr.flags of a node on another file system than the root.
+
+        A directory where it begins is announced, and the guest gives it an st_dev of its own. Where the guest does
+        not take that, and for a single file that is mounted, there is one st_dev for the whole share, in which the
+        same number would look like the same file, and to `find` like a loop: those numbers get high bits.
+        """
+        nodes = self.nodes
+        begins = nodes.devices[nodes.parents[nodeid]] != nodes.devices[nodeid]
+        if self.announces and (not begins or stat.S_ISDIR(st.st_mode)):
+            return st.st_ino, FUSE_ATTR_SUBMOUNT if begins else 0
+        return st.st_ino + (nodes.devices[nodeid] << _INODE_BITS) & _U64, 0
+
+    def inode_shift(self, nodeid: int) -> int:
+        """What is added to the inode numbers in a directory's entries."""
+        return 0 if self.announces else int(self.nodes.devices[nodeid]) << _INODE_BITS
 
     # --- identity
 
     @contextmanager
-    def caller(self, header: Header) -> Iterator[None]:
-        """Within it, what is made belongs to the request's caller, if we are root; else it is ours anyway.
+    def caller(self, header: Header, umask: int = 0) -> Iterator[None]:
+        """Within it, what is made belongs to the request's caller, if we are root; else it is ours anyway; and the
+        caller's umask holds.
 
         Raises EPERM where the caller's id cannot be taken (outside a user namespace's mapping).
         """
         uid, gid = header[4], header[5]
+        os.umask(umask & 0o777)
         if not self._switches_ids or (uid == self._uid and gid == self._gid):
             yield
             return

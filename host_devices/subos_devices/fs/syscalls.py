@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import ctypes
 import os
+import platform
 
 AT_EMPTY_PATH = 0x1000  # linux/fcntl.h
 UTIME_NOW = (1 << 30) - 1  # linux/stat.h: as nanoseconds, "the current time"
 UTIME_OMIT = (1 << 30) - 2  # as nanoseconds, "leave it"
 STATX_SIZE = 256  # bytes of struct statx
 PR_GET_SECUREBITS, PR_SET_SECUREBITS = 27, 28  # linux/prctl.h
+_SYS_GETDENTS64 = {"x86_64": 217}.get(platform.machine(), 61)  # 61 where numbers are the generic ones (aarch64, riscv)
+_MAX_HANDLE_SIZE = 128  # linux/exportfs.h, MAX_HANDLE_SZ
 SECBIT_NO_SETUID_FIXUP = 1 << 2  # linux/securebits.h
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -25,6 +28,10 @@ _libc.utimensat.argtypes = [_int, _bytes, ctypes.POINTER(ctypes.c_long), _int]
 _libc.fallocate64.argtypes = [_int, _int, _offset, _offset]
 _libc.syncfs.argtypes = [_int]
 _libc.statx.argtypes = [_int, _bytes, _int, _uint, ctypes.c_void_p]
+_libc.syscall.restype = ctypes.c_long
+_libc.name_to_handle_at.argtypes = [_int, _bytes, ctypes.c_void_p, ctypes.POINTER(_int), _int]
+_libc.open_by_handle_at.argtypes = [_int, ctypes.c_char_p, _int]
+_libc.fstatfs.argtypes = [_int, ctypes.c_void_p]
 _libc.setfsuid.argtypes = [_uint]
 _libc.setfsuid.restype = _uint
 _libc.setfsgid.argtypes = [_uint]
@@ -70,6 +77,33 @@ def statx(fd: int, flags: int, mask: int) -> bytearray:
     buffer = bytearray(STATX_SIZE)
     _check(_libc.statx(fd, b"", flags | AT_EMPTY_PATH, mask, (ctypes.c_char * STATX_SIZE).from_buffer(buffer)))
     return buffer
+
+
+def file_system_type(fd: int) -> int:
+    """statfs.f_type of the file system that `fd` is on: a magic number of linux/magic.h."""
+    buffer = (ctypes.c_long * 32)()  # struct statfs is 120 bytes, its first a long
+    _check(_libc.fstatfs(fd, buffer))
+    return int(buffer[0]) & 0xFFFF_FFFF
+
+
+def getdents(fd: int, buffer: ctypes.Array[ctypes.c_char]) -> int:
+    """Reads struct linux_dirent64 into `buffer`. Returns the bytes, 0 at the end."""
+    read: int = _check(_libc.syscall(_SYS_GETDENTS64, _int(fd), buffer, ctypes.c_size_t(len(buffer))))
+    return read
+
+
+def name_to_handle(fd: int) -> bytes:
+    """struct file_handle of `fd` itself, an O_PATH one too. Raises EOPNOTSUPP where the file system has none."""
+    buffer, mount = ctypes.create_string_buffer(8 + _MAX_HANDLE_SIZE), _int()
+    ctypes.c_uint.from_buffer(buffer).value = _MAX_HANDLE_SIZE
+    _check(_libc.name_to_handle_at(fd, b"", buffer, ctypes.byref(mount), AT_EMPTY_PATH))
+    return buffer.raw[: 8 + ctypes.c_uint.from_buffer(buffer).value]
+
+
+def open_by_handle(mount_fd: int, handle: bytes, flags: int) -> int:
+    """Opens what name_to_handle() told of; `mount_fd` is really open, on the same file system. Raises ESTALE where
+    the inode is gone, EPERM without CAP_DAC_READ_SEARCH."""
+    return _check(_libc.open_by_handle_at(mount_fd, handle, flags))
 
 
 def keep_capabilities_across_ids() -> None:

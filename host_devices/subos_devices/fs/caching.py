@@ -1,0 +1,39 @@
+"""How long the guest may believe what it was told: the share's cache modes, as data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from subos_protocol.fuse_opcodes import FuseOpened
+
+_DIRECT, _KEEP, _LIST = FuseOpened.FOPEN_DIRECT_IO, FuseOpened.FOPEN_KEEP_CACHE, FuseOpened.FOPEN_CACHE_DIR
+_NOTHING = FuseOpened(0)
+
+
+@dataclass(frozen=True)
+class CachePolicy:
+    """`valid`: seconds that names and attributes are good for. `opened`, `opened_directory`: what the guest is told
+    when it opens a file or a directory. `compares`: whether its pages of a file that is as it was at the last open are
+    kept. `negative`: whether names that are missing are cached too. `writeback`: whether it writes back later."""
+
+    valid: int
+    opened: FuseOpened = _NOTHING
+    opened_directory: FuseOpened = _NOTHING
+    compares: bool = False
+    negative: bool = False
+    writeback: bool = False
+
+    def writing_back(self) -> CachePolicy:
+        return replace(self, writeback=True)
+
+
+CACHE_POLICIES = {
+    # What was read of a file stays while it is unchanged, also when it is opened again.
+    "auto": CachePolicy(1, compares=True),
+    # Pages are not looked at anew when a file is opened: a program's second start costs next to nothing.
+    "steady": CachePolicy(1, _KEEP, _LIST, negative=True),
+    "always": CachePolicy(86400, _KEEP, _LIST, negative=True),
+    # Names and attributes as "always", but reads and writes go past the guest's page cache.
+    "metadata": CachePolicy(86400, _DIRECT),
+    "never": CachePolicy(0, _DIRECT),
+}

@@ -1,0 +1,224 @@
+"""Which nodes are open, within a fixed number of descriptors, however many nodes there are.
+
+A node is opened (O_PATH) when something is done with it that needs more than its name: a directory when a name in it
+is looked up, a file when it is opened. What was not used for longest is closed when there are too many (a clock's hand
+goes round, second chances by `used`), and opened again when it is needed: by its name in its directory, and that
+by its own, up to one that is open. What is found there must be the same inode, or the node is looked for by its file
+handle (name_to_handle_at, where we may use them) and among the files that the guest has open; else it is ESTALE, on
+which the guest's kernel looks the path up once more.
+
+An inode whose last name the guest removes stays open until the guest forgets it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import suppress
+
+from subos_protocol.fuse_opcodes import FUSE_ROOT_ID
+
+from . import syscalls
+from .handles import FileTable
+from .nodes import NAMELESS, NodeTable, bad_descriptor
+
+BUDGET = 4096  # nodes held open: directories in use, mostly
+RESERVED = 32  # descriptors of the worker's own: memory, rings, sockets, and what an operation opens for a moment
+DEEPEST = 2048  # directories one inside another that are opened for one request
+_NODE = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def stale() -> OSError:
+    return OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+
+class Descriptors:
+    """`limit` is how many descriptors the guest's doing may cost: nodes, files and directories that are open."""
+
+    def __init__(self, nodes: NodeTable, files: FileTable, root: int, proc: int, limit: int) -> None:
+        """`root` is the O_PATH descriptor of the share's root, which is ours from now on; `proc` is /proc/self/fd."""
+        self.nodes = nodes
+        self.files = files
+        self.limit = limit
+        self.budget = max(8, min(BUDGET, limit // 4))
+        self._proc = proc
+        self._held: OrderedDict[int, None] = OrderedDict()
+        self._handles: dict[int, bytes] = {}
+        """File handles of directories that were closed, and of what has no name we know."""
+        self._mount: int | None = None
+        nodes.fds[FUSE_ROOT_ID] = root
+        self._open_mount(root)
+
+    def _open_mount(self, root: int) -> None:
+        """A descriptor by which file handles are opened, if we may do so at all (CAP_DAC_READ_SEARCH)."""
+        with suppress(OSError):
+            mount = os.open(b"%d" % root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._proc)
+            try:
+                os.close(syscalls.open_by_handle(mount, syscalls.name_to_handle(mount), os.O_PATH | os.O_CLOEXEC))
+            except OSError:
+                os.close(mount)
+            else:
+                self._mount = mount
+
+    @property
+    def uses_handles(self) -> bool:
+        return self._mount is not None
+
+    def __len__(self) -> int:
+        """Nodes that are open, but for the root."""
+        return len(self._held)
+
+    # --- opening
+
+    def fd(self, nodeid: int) -> int:
+        """The node's O_PATH descriptor, good until the next call. Raises EBADF for a node that is none, ESTALE."""
+        nodes = self.nodes
+        fd: int = nodes.fds[nodeid] if nodeid < nodes.capacity else 0
+        if fd:
+            nodes.used[nodeid] = 1
+            return fd
+        if not nodes.known(nodeid):
+            raise bad_descriptor()
+        for node in self._closed_path(nodeid):
+            self.hold(node, self._open(node))
+        return int(nodes.fds[nodeid])
+
+    def both(self, first: int, second: int) -> tuple[int, int]:
+        """The descriptors of two nodes, both good until the next call."""
+        self.fd(first)
+        kept = self.nodes.orphans[first]
+        self.nodes.orphans[first] = 1  # so that opening the second does not close it
+        try:
+            fd = self.fd(second)
+        finally:
+            self.nodes.orphans[first] = kept
+        return int(self.nodes.fds[first]), fd
+
+    def _closed_path(self, nodeid: int) -> list[int]:
+        """The node and those above it that are not open, from the top."""
+        path, parents, fds = [nodeid], self.nodes.parents, self.nodes.fds
+        while (parent := parents[path[-1]]) != NAMELESS and not fds[parent]:
+            path.append(parent)
+            if len(path) > DEEPEST:  # or a circle, which the host's own renames can leave here
+                raise stale()
+        return path[::-1]
+
+    def _open(self, nodeid: int) -> int:
+        for fd in self._candidates(nodeid):
+            if self.nodes.is_same(nodeid, os.fstat(fd)):
+                return fd
+            os.close(fd)
+        raise stale()
+
+    def _candidates(self, nodeid: int) -> Iterator[int]:
+        """Descriptors that may be the node's, the likeliest first. The caller owns each."""
+        nodes = self.nodes
+        parent = nodes.parents[nodeid]
+        if parent != NAMELESS and nodes.fds[parent]:
+            nodes.used[parent] = 1
+            with _unless_exhausted():
+                yield os.open(nodes.names[nodeid], _NODE, dir_fd=nodes.fds[parent])
+        if self._mount is not None and nodeid in self._handles:
+            with _unless_exhausted():
+                yield syscalls.open_by_handle(self._mount, self._handles[nodeid], _NODE)
+        for fd in self.files.of(nodeid):
+            with _unless_exhausted():
+                yield os.open(b"%d" % fd, os.O_PATH | os.O_CLOEXEC, dir_fd=self._proc)
+
+    def hold(self, nodeid: int, fd: int) -> None:
+        """Keeps `fd` as the node's, which has none yet."""
+        if len(self._held) >= self.budget or self.files.in_use >= self.limit:
+            self._evict()
+        self.files.in_use += 1
+        self.nodes.fds[nodeid] = fd
+        self.nodes.used[nodeid] = 1
+        self._held[nodeid] = None
+
+    def admit(self) -> None:
+        """Room for one more file or directory that the guest opens. Raises ENFILE."""
+        while self.files.in_use >= self.limit:
+            if not self._evict() and not self._evict():  # the first time round may only have taken second chances
+                raise OSError(errno.ENFILE, os.strerror(errno.ENFILE))
+
+    def _evict(self) -> bool:
+        """Closes the node that was not used for longest. False where all were used since the last time: one more is
+        open for now, rather than a directory closed in whose name we are about to open something."""
+        nodes, held = self.nodes, self._held
+        for _ in range(len(held)):
+            nodeid = next(iter(held))
+            if nodes.used[nodeid] or nodes.orphans[nodeid]:
+                nodes.used[nodeid] = 0
+                held.move_to_end(nodeid)
+                continue
+            self._remember(nodeid)
+            self.release(nodeid)
+            return True
+        return False
+
+    def _remember(self, nodeid: int) -> None:
+        """Takes the file handle of a node whose name may not lead back to it."""
+        nodes = self.nodes
+        if self._mount is None or nodes.devices[nodeid] or nodeid in self._handles:
+            return
+        if nodes.parents[nodeid] == NAMELESS or nodes.kinds[nodeid] == stat.S_IFDIR >> 12:
+            with suppress(OSError):
+                self._handles[nodeid] = syscalls.name_to_handle(nodes.fds[nodeid])
+
+    # --- closing
+
+    def release(self, nodeid: int) -> None:
+        """Closes the node's descriptor, if it has one."""
+        if nodeid in self._held:
+            del self._held[nodeid]
+            os.close(self.nodes.fds[nodeid])
+            self.nodes.fds[nodeid] = 0
+            self.files.in_use -= 1
+
+    def forget(self, nodeid: int, count: int) -> None:
+        """FORGET: takes back `count` lookups of the node."""
+        if self.nodes.forget(nodeid, count):
+            self.release(nodeid)
+            self._handles.pop(nodeid, None)
+
+    def forget_all(self) -> None:
+        """Every node but the root, as after an unmount."""
+        for nodeid in list(self._held):
+            self.release(nodeid)
+        self._handles.clear()
+        root = int(self.nodes.fds[FUSE_ROOT_ID])
+        self.nodes.start(os.fstat(root))
+        self.nodes.fds[FUSE_ROOT_ID] = root
+
+    def replace_root(self, root: int) -> None:
+        """The share's directory came back: `root` is its O_PATH descriptor, ours from now on."""
+        os.close(self.nodes.fds[FUSE_ROOT_ID])
+        if self._mount is not None:
+            os.close(self._mount)
+            self._mount = None
+        self._handles.clear()
+        self.nodes.set_root(os.fstat(root))
+        self.nodes.fds[FUSE_ROOT_ID] = root
+        self._open_mount(root)
+
+    def close(self) -> None:
+        self.forget_all()
+        os.close(self.nodes.fds[FUSE_ROOT_ID])
+        self.nodes.fds[FUSE_ROOT_ID] = 0
+        if self._mount is not None:
+            os.close(self._mount)
+            self._mount = None
+
+
+class _unless_exhausted(suppress):
+    """Suppresses OSError, but not those that say that we are short of descriptors or memory."""
+
+    def __init__(self) -> None:
+        super().__init__(OSError)
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO):
+            return False
+        return isinstance(error, OSError)

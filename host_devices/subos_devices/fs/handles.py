@@ -1,0 +1,113 @@
+"""What the guest has open, by the numbers that it was given: `fh` of FUSE.
+
+Handles index tables and are never descriptors: one that the guest invented answers EBADF.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Iterator
+
+from .nodes import bad_descriptor
+
+MOST = 1 << 20  # files, and directories, that are open at once
+
+
+class Directory:
+    """An open directory of the node `nodeid`, and what was read of it but not told yet: dirents (linux_dirent64) in
+    `buffer` from `at` to `end`. `cookie` is the position (d_off) that the one at `at` begins from."""
+
+    __slots__ = ("at", "buffer", "cookie", "end", "fd", "nodeid")
+
+    def __init__(self, fd: int, nodeid: int) -> None:
+        self.fd = fd
+        self.nodeid = nodeid
+        self.buffer = b""
+        self.at = self.end = self.cookie = 0
+
+
+class FileTable:
+    """`fds` and `nodes` by handle, as columns that hot operations read directly: 0 where there is none."""
+
+    def __init__(self) -> None:
+        self.fds = memoryview(mmap.mmap(-1, 4 * MOST)).cast("i")
+        self.nodes = memoryview(mmap.mmap(-1, 4 * MOST)).cast("I")
+        self.free: list[int] = []
+        self.next = 1
+        self.open = 0
+        """Files that are open."""
+        self.in_use = 0
+        """Descriptors that the guest's doing costs: these, the directories', and those of the nodes that are open."""
+        self.directories: dict[int, Directory] = {}
+
+    # --- files
+
+    def add(self, fd: int, nodeid: int) -> int:
+        """A handle for the descriptor, which is the table's from now on. `Descriptors.admit` has made room for it."""
+        if self.free:
+            handle = self.free.pop()
+        else:
+            handle, self.next = self.next, self.next + 1
+        self.fds[handle], self.nodes[handle] = fd, nodeid
+        self.open += 1
+        self.in_use += 1
+        return handle
+
+    def get(self, handle: int) -> int:
+        """The descriptor. Raises EBADF for a handle that is none."""
+        fd: int = self.fds[handle] if handle < MOST else 0
+        if not fd:
+            raise bad_descriptor()
+        return fd
+
+    def remove(self, handle: int) -> int:
+        """What `handle` named, no longer. Raises EBADF for a handle that is none."""
+        fd = self.get(handle)
+        self.fds[handle] = self.nodes[handle] = 0
+        self.free.append(handle)
+        self.open -= 1
+        self.in_use -= 1
+        return fd
+
+    def of(self, nodeid: int) -> Iterator[int]:
+        """The descriptors by which the node is open. It looks at all handles: for what is seldom."""
+        return (
+            fd for fd, node in zip(self.fds[1 : self.next], self.nodes[1 : self.next], strict=True) if node == nodeid
+        )
+
+    # --- directories
+
+    def add_directory(self, directory: Directory) -> int:
+        handle = self._next_directory
+        self._next_directory += 1
+        self.directories[handle] = directory
+        self.in_use += 1
+        return handle
+
+    _next_directory = 1
+
+    def directory(self, handle: int) -> Directory:
+        """Raises EBADF for a handle that is none."""
+        directory = self.directories.get(handle)
+        if directory is None:
+            raise bad_descriptor()
+        return directory
+
+    def remove_directory(self, handle: int) -> None:
+        os.close(self.directory(handle).fd)
+        del self.directories[handle]
+        self.in_use -= 1
+
+    def close(self) -> None:
+        """Nothing is open any more."""
+        self.in_use -= self.open + len(self.directories)
+        for handle in range(1, self.next):
+            if self.fds[handle]:
+                os.close(self.fds[handle])
+                self.fds[handle] = self.nodes[handle] = 0
+        for directory in self.directories.values():
+            os.close(directory.fd)
+        self.directories.clear()
+        self.free.clear()
+        self.next, self.open = 1, 0
