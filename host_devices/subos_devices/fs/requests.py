@@ -24,7 +24,7 @@ from subos_protocol.virtio import DescFlag
 
 from ..vhost_user.virtqueue import LENGTH, Virtqueue, Words
 from .server import FuseServer
-from .share import Data
+from .share import NO_REPLY, REFUSED, Data
 from .statistics import ERRORS, SAMPLED
 
 IN_SIZE, OUT_SIZE = FUSE_IN_HEADER.size, FUSE_OUT_HEADER.size
@@ -114,7 +114,11 @@ def request_handler(server: FuseServer, queue: Virtqueue) -> Callable[[Words], i
             _pack_reply(mem, reply, OUT_SIZE, -_errno(error), header[2])
             return OUT_SIZE
         if written < 0:
-            return 0
+            if written > REFUSED:
+                return 0 if written == NO_REPLY else written
+            counted[ERRORS + opcode] += 1
+            _pack_reply(mem, reply, OUT_SIZE, written - REFUSED, header[2])
+            return OUT_SIZE
         written += OUT_SIZE
         _pack_reply(mem, reply, written, 0, header[2])
         return written
@@ -207,6 +211,11 @@ def _serve_split(server: FuseServer, queue: Virtqueue, scratch: memoryview, word
             counted[ERRORS + opcode] += 1
     else:
         status = 0
+    if REFUSED < written < NO_REPLY:
+        return written
+    if written <= REFUSED:
+        status, written = written - REFUSED, 0
+        counted[ERRORS + opcode] += 1
     if written < 0 or room < 0:
         return 0
     written += OUT_SIZE

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,8 @@ def root_device() -> PlannedDevice:
     Without "steady" the guest would read each program and library anew whenever it is started (under emulation, that
     also means to translate it anew: a second `python3 -c pass` took 1.25 s instead of 0.14).
     """
-    return share_device(Share(Path("/"), ROOT_TAG, read_only=True), cache="steady")
+    device = share_device(Share(Path("/"), ROOT_TAG, read_only=True), cache="steady")
+    return replace(device, options={**device.options, "submounts": False})  # overlayfs refuses them in a lower layer
 
 
 def plan(
