@@ -11,6 +11,7 @@ import os
 import resource
 from collections.abc import Callable
 from contextlib import suppress
+from time import monotonic
 from typing import Any
 
 from subos_protocol.virtio import DeviceId
@@ -21,12 +22,14 @@ from ..vhost_user.virtqueue import Virtqueue, Words
 from .caching import CACHE_POLICIES
 from .descriptors import RESERVED
 from .handler import handler
+from .presence import Presence
 from .server import FuseServer
 from .share import Share, prepare_process
 from .statistics import Statistics, describe
 
 OPTIONS = {
-    "shared_dir": "the directory to share (required)",
+    "shared_dir": "the directory to share, or a single file (required)",
+    "only": "the one name in it that is shared (default: all; a file as shared_dir means itself)",
     "readonly": "refuse every change (default: no)",
     "cache": "how long the guest may cache: auto (1 s, the default), steady, always, metadata, never",
     "writeback": "the guest writes back later: faster small writes, for what the host does not look at (default: no)",
@@ -55,8 +58,12 @@ class FsDevice(Device):
         path = spec.options.get("shared_dir")
         if not isinstance(path, str) or not path:
             raise UserError(f"{spec.name}: fs needs a directory to share", "give it as shared_dir")
+        self.only = os.fsencode(str(spec.options.get("only") or ""))
+        if not self.only and os.path.isfile(path):
+            path, name = os.path.split(os.path.abspath(path))
+            self.only = os.fsencode(name)
         if not os.path.isdir(path):
-            raise UserError(f"{spec.name}: {path} is not a directory", "share an existing directory")
+            raise UserError(f"{spec.name}: {path} is not a directory", "share an existing directory or file")
         cache = spec.options.get("cache") or "auto"
         if cache not in CACHE_POLICIES:
             raise UserError(f"{spec.name}: cache={cache} is no way to cache", f"there are {', '.join(CACHE_POLICIES)}")
@@ -102,7 +109,8 @@ class FsDevice(Device):
                 f"{self.spec.name}: {error.filename} cannot be opened: {error.strerror}",
                 "share a directory that you may enter",
             ) from error
-        self.server = FuseServer(share, self.cache, xattr=self.xattr, submounts=self.submounts)
+        self.server = FuseServer(share, self.cache, xattr=self.xattr, submounts=self.submounts, only=self.only)
+        self.presence = Presence(self.server)
 
     def queue_started(self, queue: Virtqueue) -> None:
         self._handlers[queue] = handler(self.server, queue)
@@ -111,6 +119,8 @@ class FsDevice(Device):
         self._handlers.pop(queue, None)
 
     def process(self, queue: Virtqueue) -> None:
+        if monotonic() > self.presence.next:
+            self.presence.look()
         queue.drain(self._handlers[queue])
 
     def close(self) -> None:

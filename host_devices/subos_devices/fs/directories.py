@@ -94,12 +94,7 @@ class Directories:
         directory, end = self._where(mem, a, o, room)
         share, nodes = self.share, self.share.nodes
         learn, generations, valid, device = nodes.learn, nodes.generations, share.valid, nodes.device
-        look, pointer, status, unpack = (
-            syscalls.fstatat,
-            syscalls.status_pointer,
-            syscalls.status,
-            syscalls.STATUS.unpack,
-        )
+        look, pointer, status = syscalls.fstatat, syscalls.status_pointer, syscalls.status
         at, fd, parent = o, directory.fd, directory.nodeid
         while directory.at < directory.end or self._fill(directory):
             ino, off, size, kind = _unpack_dirent(directory.buffer, directory.at)

@@ -150,10 +150,10 @@ class HotOperations:
     def open(self, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:
         flags, open_flags = _unpack_open(mem, a)
         nodeid = header[3]
+        if self.files.in_use >= self.share.descriptors.limit:
+            self.share.descriptors.admit()
         fd = self.fds[nodeid]
         if fd and self.nodes.kinds[nodeid] == _REGULAR and not flags & _CHANGING:
-            if self.files.in_use >= self.share.descriptors.limit:
-                self.share.descriptors.admit()
             self.used[nodeid] = 1
             fd = _open(b"%d" % fd, flags & OPEN_FLAGS | os.O_CLOEXEC, dir_fd=self.share.proc)
         else:
@@ -172,8 +172,6 @@ class HotOperations:
                 raise error(errno.EINVAL)
             if open_flags & FUSE_OPEN_KILL_SUIDGID and access & os.O_TRUNC:
                 share.drop_privileges(fd)
-        if self.files.in_use >= share.descriptors.limit:
-            share.descriptors.admit()
         try:
             return share.reopen(fd, access)
         except PermissionError:  # the guest asked for less than we do, so that its cache can read

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Collection
 
 from subos_protocol.fuse import (
     FUSE_ACCESS_IN,
@@ -62,6 +63,7 @@ from .files import Files
 from .hot import HotOperations
 from .namespace import Namespace
 from .share import MAX_WRITE, NO_REPLY, Data, Header, Operation, Share, error
+from .single import SingleFile
 
 OLDEST_MINOR = 31  # Linux 5.4, the first with virtiofs: every structure has its present size since then
 MAX_PAGES = 256  # of 4 KiB, one request's data: MAX_WRITE
@@ -101,7 +103,7 @@ Row = tuple[Operation, int, int]
 
 class FuseServer:
     """Serves `share`. Raises nothing; operations raise OSError. `xattr` False leaves the guest without them;
-    `submounts` False does not announce other file systems below the root."""
+    `submounts` False does not announce other file systems below the root; `only` is the one name that is shared."""
 
     def __init__(
         self,
@@ -110,6 +112,7 @@ class FuseServer:
         *,
         xattr: bool = True,
         submounts: bool = False,
+        only: bytes = b"",
     ) -> None:
         self.share = share
         self.wanted = WANTED
@@ -128,12 +131,19 @@ class FuseServer:
         self._ready = self._table(hot, Directories(share, cache.opened_directory), Namespace(share, hot), Files(share))
         self.hot = {opcode: self._ready[opcode] for opcode in HOT}
         """The rows for which the compiled twin has code of its own: it steps aside where another row stands."""
+        if only:
+            single = SingleFile(share, only)
+            for opcode, (operation, least, needed) in enumerate(self._ready):
+                wrapped = single.wrap(opcode, operation)
+                if wrapped is not operation:
+                    self._ready[opcode] = (wrapped, least, needed)
         if not xattr:
             for opcode in _XATTR:
                 self._ready[opcode] = (_unsupported, 0, 0)
         if share.readonly:
             for opcode in _CHANGING:
                 self._ready[opcode] = (_read_only, 0, 0)
+        self._suspended: list[Row] = []
         self._waiting: list[Row] = [(_not_connected, 0, 0)] * len(self._ready)
         for opcode in (FuseOpcode.FUSE_INIT, FuseOpcode.FUSE_FORGET, FuseOpcode.FUSE_BATCH_FORGET):
             self._waiting[opcode] = self._ready[opcode]
@@ -156,7 +166,7 @@ class FuseServer:
         self.flags = offered & self.wanted
         self.share.announces = bool(self.flags & FuseInit.FUSE_SUBMOUNTS)
         self._attributes.setxattr_ext = bool(self.flags & FuseInit.FUSE_SETXATTR_EXT)
-        self.operations[:] = self._ready
+        self.operations[:] = self._suspended or self._ready
         answer = fuse_init_out(
             FUSE_KERNEL_VERSION,
             min(minor, FUSE_KERNEL_MINOR_VERSION),
@@ -183,6 +193,18 @@ class FuseServer:
         self.share.reset()
         self.flags = FuseInit(0)
         self.operations[:] = self._waiting
+
+    def suspend(self, refuse: Operation, but: Collection[int]) -> None:
+        """Until `resume`, everything but the operations in `but` is answered by `refuse`."""
+        serving = list(self._ready)
+        self._suspended = [row if opcode in but else (refuse, 0, 0) for opcode, row in enumerate(serving)]
+        if self.flags:
+            self.operations[:] = self._suspended
+
+    def resume(self) -> None:
+        self._suspended = []
+        if self.flags:
+            self.operations[:] = self._ready
 
     def _forget(self, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:
         self.share.descriptors.forget(header[3], FUSE_FORGET_IN.unpack_from(mem, a)[0])
@@ -304,13 +326,13 @@ _CHANGING = (
 """What a read-only share refuses whole; OPEN and ACCESS look at what they are asked for."""
 
 
-def _refusal(number: int) -> Operation:
+def refusal(number: int) -> Operation:
     def refuse(header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:
         raise error(number)
 
     return refuse
 
 
-_unsupported: Operation = _refusal(errno.ENOSYS)
-_read_only: Operation = _refusal(errno.EROFS)
-_not_connected: Operation = _refusal(errno.ENOTCONN)
+_unsupported: Operation = refusal(errno.ENOSYS)
+_read_only: Operation = refusal(errno.EROFS)
+_not_connected: Operation = refusal(errno.ENOTCONN)

@@ -86,7 +86,7 @@ class Share:
     ) -> None:
         root = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self.proc = os.open("/proc/self/fd", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        self.path = path
+        self.path = os.path.abspath(path)
         self.statistics = statistics or Statistics()
         self.nodes = NodeTable(os.fstat(root), self.statistics)
         self.files = FileTable(self.statistics)
@@ -103,6 +103,10 @@ class Share:
         """Nothing is open and only the root is known, as before FUSE_INIT."""
         self.files.close()
         self.descriptors.forget_all()
+
+    def replace_root(self) -> None:
+        """Takes what is at the share's path now for the root. Raises OSError where there is no directory."""
+        self.descriptors.replace_root(os.open(self.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
 
     def close(self) -> None:
         self.reset()
