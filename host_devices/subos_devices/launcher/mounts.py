@@ -55,7 +55,10 @@ class GuestMounts:
         """Mounts a share whose device was plugged. Raises MountFailed."""
         said = await self._ask("mount", share, share.access)
         if said:
-            raise MountFailed(f"the guest could not mount {share.tag} at {share.mount_point}: {said}")
+            raise MountFailed(
+                f"the guest could not mount {share.tag} at {share.mount_point}: {said}",
+                "choose another place for it in the guest: PATH:/MOUNTPOINT",
+            )
 
     async def unmount(self, share: Share, *, lazy: bool = False) -> None:
         """Takes all mounts of a share away; `lazy`: also where it is in use. Raises MountFailed."""

@@ -86,8 +86,7 @@ def split(text: str) -> Wanted:
     while not os.path.exists(path) and ":" in path and len(parts) < 2:
         path, _, part = path.rpartition(":")
         parts.insert(0, part)
-    if not os.path.exists(path):
-        raise UserError(f"the share {path} does not exist", f"--share wants {FORM}")
+    _check_exists(path)
     at = parts.pop() if parts and parts[-1].startswith("/") else ""
     tag = parts.pop() if parts else ""
     if parts:
@@ -120,16 +119,21 @@ def checked(wanted: Wanted, others: Sequence[Share]) -> Share:
     return share
 
 
+def _check_exists(path: str) -> None:
+    if not os.path.exists(path):
+        raise UserError(f"the share {path} does not exist", f"--share wants {FORM}")
+
+
 def _checked_path(text: str) -> tuple[Path, bool]:
     """The absolute path, and whether it is a file."""
     path = Path(os.path.abspath(text))
+    _check_exists(text)
     if path.is_dir():
         if not os.access(path, os.R_OK | os.X_OK):
             raise UserError(f"the share {text} cannot be read by you", "name a folder that you may list")
         return path, False
     if not path.is_file():
-        what = "is neither a folder nor a file" if path.exists() else "does not exist"
-        raise UserError(f"the share {text} {what}", f"--share wants {FORM}")
+        raise UserError(f"the share {text} is neither a folder nor a file", f"--share wants {FORM}")
     if not os.access(path, os.R_OK):
         raise UserError(f"the share {text} cannot be read by you", "name a file that you may read")
     return path.resolve(), True  # not a link, which the guest would follow among its own files

@@ -126,7 +126,7 @@ def test_what_the_guest_cannot_do_is_told(tmp_path: Path) -> None:
     with guest(tmp_path) as port:
         with pytest.raises(MountFailed, match=r"could not mount odd at .*: mount: \?\[31m no such \*$"):
             ask(port, lambda there: there.mount(Share(tmp_path / "x", "odd")))
-        with pytest.raises(MountFailed, match="could not mount src at .*: mkdir: .*exists"):
+        with pytest.raises(MountFailed, match=r"could not mount src at .*: mkdir: .*exists"):
             ask(port, lambda there: there.mount(Share(tmp_path / "file", "src")))
         (tmp_path / "mounts").write_text("src /busy\\040here virtiofs rw 0 0\n")
         with pytest.raises(MountFailed, match=r"could not unmount src: .*/busy here: Resource busy") as caught:
