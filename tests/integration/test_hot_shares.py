@@ -272,6 +272,16 @@ def test_a_signal_takes_added_shares_out_too(folder: Path) -> None:
         assert (qemu.devices, qemu.chardevs, qemu.aborted) == ({}, {}, False)
 
 
+def test_a_qemu_that_ends_while_a_share_is_added(folder: Path) -> None:
+    with FakeQemu(folder / "qmp") as qemu:
+        subos("attach", "--qmp", qemu.path, "--rng", check=0)
+        everybody = family(status_of("fake")["pid"])
+        qemu.before["chardev-add"] = qemu.die
+        subos("share", "add", "fake", folder / "src", check=2)
+        wait_ended(everybody)
+    assert_nothing_is_left("fake")
+
+
 def test_odd_names_are_shown_and_do_no_harm(folder: Path) -> None:
     odd = os.fsdecode(b"\x1b[31m \xff'\n")
     (folder / odd).mkdir()

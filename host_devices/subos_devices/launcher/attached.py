@@ -74,10 +74,22 @@ class Attachment:
     def _handlers(self) -> dict[str, control.Handler]:
         return {
             "status": self._status,
-            "detach": self._detach,
-            **self._hot_shares.handlers(),
-            "share-remove": self._remove_share,
+            "detach": self._last_change(self._detach),
+            "share-list": self._hot_shares.list,
+            "share-add": self._last_change(self._hot_shares.add),
+            "share-remove": self._last_change(self._hot_shares.remove),
         }
+
+    def _last_change(self, change: control.Handler) -> control.Handler:
+        """`change`, which may be the last: no disconnection counts while it is under way, QEMU's end neither."""
+
+        async def handle(request: dict[str, Any]) -> Any:
+            try:
+                return await change(request)
+            finally:
+                self._end_without_devices()
+
+        return handle
 
     async def _status(self, _request: dict[str, Any]) -> dict[str, Any]:
         return {
@@ -94,14 +106,5 @@ class Attachment:
             for name in names:
                 if name not in there:
                     raise UserError(f"no device called {name!r} is attached", f"there are {', '.join(there)}")
-            try:
-                await self._plugged.remove(names)
-            finally:
-                self._end_without_devices()
+            await self._plugged.remove(names)
         return names
-
-    async def _remove_share(self, request: dict[str, Any]) -> dict[str, Any]:
-        try:
-            return await self._hot_shares.remove(request)
-        finally:
-            self._end_without_devices()
