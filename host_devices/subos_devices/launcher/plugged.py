@@ -9,7 +9,6 @@ from pathlib import Path
 from ..errors import UserError
 from ..supervisor.supervisor import Supervisor
 from . import devices as device_plan
-from . import hotplug, qmp
 from .devices import PlannedDevice
 from .qemu import VhostUserDevice
 
@@ -35,6 +34,9 @@ class Plugged:
             if name in self._supervisor.devices:
                 raise UserError(f"the VM has a device {name!r} already", "give the share another tag: PATH:TAG")
         plugs = {device.name: device_plan.vhost_user_device(self._folder, device) for device in planned}
+        # Loaded only when wanted: a command that just runs should not wait for QMP's library, nor need it.
+        from . import hotplug, qmp
+
         try:
             await device_plan.serve(self._supervisor, self._folder, planned)
             async with qmp.connected(self.qmp) as monitor:
@@ -48,6 +50,8 @@ class Plugged:
 
     async def remove(self, names: Iterable[str]) -> None:
         """Unplugs devices one after the other, and ends them. Raises UserError; those before are gone then."""
+        from . import hotplug, qmp
+
         async with qmp.connected(self.qmp) as monitor:
             for name in names:
                 await hotplug.unplug(monitor, self.devices[name])
@@ -62,6 +66,8 @@ class Plugged:
 
         Raises UserError where QEMU lives and nobody may speak to it.
         """
+        from . import hotplug, qmp
+
         if self.devices:
             try:
                 async with qmp.connected(self.qmp) as monitor:
