@@ -21,7 +21,7 @@ from ..errors import UserError
 from ..text import printable
 from .shares import Share
 
-TIMEOUT = 60.0  # seconds; a guest that boots answers when it is up
+TIMEOUT = 120.0  # seconds; a guest that boots answers when it is up, which takes its time on a busy machine
 MAX_LINE = 4096  # bytes of an answer
 ODD = re.compile(rb"[^A-Za-z0-9/._-]")
 
