@@ -17,11 +17,13 @@ if TYPE_CHECKING:
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    from ..launcher.shares import FORM
+
     parser = subparsers.add_parser("attach", help="devices for a QEMU that runs already", description=__doc__)
     parser.add_argument("--qmp", type=Path, required=True, metavar="SOCKET", help="QEMU's QMP socket")
     parser.add_argument("--name", default="", help="what to call the VM here (default: its own name)")
     parser.add_argument(
-        "--share", action="append", default=[], metavar="PATH[:TAG][:ro]", help="share a folder; may be repeated"
+        "--share", action="append", default=[], metavar=FORM, help="share a folder or a file; may be repeated"
     )
     parser.add_argument("--mouse", action="store_true", help="an absolute mouse")
     parser.add_argument("--keyboard", action="store_true", help="a keyboard")
@@ -41,12 +43,12 @@ def run(args: argparse.Namespace) -> int:
     planned = devices.plan(shares, mouse=args.mouse, keyboard=args.keyboard, rng=args.rng, cache=args.cache)
     if not planned:
         raise UserError("nothing to attach", "name at least one of --share, --mouse, --keyboard, --rng")
-    attachment = Attachment(args.qmp.absolute(), args.name, planned)
+    attachment = Attachment(args.qmp.absolute(), args.name, planned, shares, args.cache)
 
     def report(name: str) -> None:
         print(f"attached to {name}: {', '.join(device.name for device in planned)}")
         for share in shares:
-            print(f"  in the guest: mount -t virtiofs {share.tag} /mnt")
+            print(f"  in the guest: {share.mount_command()}")
 
     if args.foreground:
         _serve(attachment, report)

@@ -8,6 +8,7 @@ from pathlib import Path
 from ..config import Setting
 from ..errors import UserError
 from .qemu import ACCELERATORS
+from .shares import FORM
 
 CACHES = ("auto", "always", "never")
 MINIMUM_MEMORY = 256  # MiB; with less, the kernel and its first programs do not fit
@@ -20,8 +21,9 @@ SETTINGS = (
     Setting(
         "share",
         list,
-        "a folder that the guest sees under the same path; may be repeated",
-        "PATH[:TAG][:ro]",
+        "a folder or a file for the guest, which the default one sees under the same path or at /MOUNTPOINT; "
+        "may be repeated",
+        FORM,
         paths=True,
     ),
     Setting("cpus", int, "virtual processors", "N", default=2, minimum=1),
