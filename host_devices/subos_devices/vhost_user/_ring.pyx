@@ -12,6 +12,7 @@ A device model that is compiled, too, gives `drain` a Handler; no Python object 
 from operator import attrgetter
 from time import monotonic
 
+from subos_devices.vhost_user.deferred import Deferred
 from subos_devices.vhost_user.errors import BadChain, RingError
 from subos_devices.vhost_user import virtqueue
 from subos_protocol import virtio
@@ -83,13 +84,12 @@ cdef Handler handler_of(object handle):
 
 
 cdef class Virtqueue:
-    """See virtqueue.Virtqueue. `deferred` are heads that an earlier queue over the same ring kept."""
+    """See virtqueue.Virtqueue."""
 
     def __cinit__(
         self, int index, object size, object memory, uint64_t desc, uint64_t avail, uint64_t used,
         *, object base=0, int call=-1, bint event_idx=True, object deferred=(),
     ):
-        cdef object view, head
         if not 0 < size <= MAX_QUEUE_SIZE or size & (size - 1):
             raise RingError(f"queue {index}: a size of {size} is no power of two up to {MAX_QUEUE_SIZE}")
         if desc % 16 or avail % 2 or used % 4:
@@ -101,10 +101,7 @@ cdef class Virtqueue:
         self.event_idx = event_idx
         self.more = False
         self.served = 0
-        self.deferred = list(deferred)
-        for head in self.deferred:
-            if not 0 <= head < self.size:
-                raise RingError(f"queue {index}: descriptor {head} of {size} was kept")
+        self.deferred = deferred if isinstance(deferred, Deferred) else Deferred.of(deferred)
         self._locate_memory()
         self._locate_rings(desc, avail, used)
         self._longest = max(<Py_ssize_t>self.size, LONGEST_CHAIN)
@@ -121,6 +118,14 @@ cdef class Virtqueue:
     @property
     def used_index(self):
         return self._used_index
+
+    @property
+    def base(self):
+        return <uint16_t>(self._used_index + len(self.deferred))
+
+    @property
+    def deferral_room(self):
+        return self.deferred.room
 
     cdef int _locate_memory(self) except -1:
         """Takes the addresses of all spans. `_views` keeps them mapped."""
@@ -204,22 +209,21 @@ cdef class Virtqueue:
         self._drain(handler_of(handle))
 
     def retry(self, handle):
-        """Calls `handle` again for every deferred chain, in order; gives back those that it serves now."""
+        """Calls `handle` again for each chain that was answered LATER; those that are answered now are given back."""
         cdef Handler handler = handler_of(handle)
-        cdef list heads = self.deferred
+        cdef object deferred = self.deferred
         cdef int64_t written
-        cdef Py_ssize_t done = 0
-        cdef list kept = []
-        try:
-            for head in heads:
-                written = handler.serve(self._words, self._chain(head))
-                if written == LATER:
-                    kept.append(head)
-                else:
-                    self._give(head, written)
-                done += 1
-        finally:
-            self.deferred = kept + heads[done:]
+        cdef uint32_t head
+        for at in reversed(range(len(deferred))):  # backwards, since the last takes the place of one that is done
+            head = deferred[at]
+            if head >= <uint32_t>self.size:
+                raise RingError(f"queue {self.index}: descriptor {head} of {self.size}")
+            written = handler.serve(self._words, self._chain(head))
+            if written == LATER:
+                continue
+            deferred.settle(at, self._used_index)
+            self._give(head, written)
+            deferred.settled()
         self.signal()
 
     cdef int _drain(self, Handler handler) except -1:
@@ -256,7 +260,7 @@ cdef class Virtqueue:
                 head = self._next_head()
                 written = handler.serve(self._words, self._chain(head))
                 if written == LATER:
-                    self._defer(head)
+                    self.deferred.append(head)
                     continue
                 previous = self._used_index
                 self._give(head, written)
@@ -324,13 +328,6 @@ cdef class Virtqueue:
         self._used_index += 1
         store_release(&self._used[IDX], self._used_index)
         self.served += 1
-        return 0
-
-    cdef int _defer(self, int head) except -1:
-        # A driver may name one chain again and again without waiting for any.
-        if len(self.deferred) >= self.size:
-            raise RingError(f"queue {self.index}: more than {self.size} chains are kept")
-        self.deferred.append(head)
         return 0
 
     # --- descriptors
