@@ -31,7 +31,7 @@ class Waiter:
 
     def __init__(self, fd: int, call: Blocking, handle: int, release: Callable[[], None]) -> None:
         self.fd, self.call, self.handle, self.release = fd, call, handle, release
-        self.error, self.ended, self.cancelled = 0, False, False
+        self.error, self.ended, self.cancelled, self.thread = 0, False, False, 0
         self.lock = _thread.allocate_lock()
         """Held to send the thread a signal, and by the thread to end: else the signal might go to another one's id."""
 

@@ -36,11 +36,13 @@ class PlannedDevice:
     driven: bool = False
 
 
-def share_device(share: Share, cache: str | None = None) -> PlannedDevice:
+def share_device(share: Share, cache: str | None = None, locks: str | None = None) -> PlannedDevice:
     """The device that serves one share; it is named by its tag."""
     options: dict[str, Option] = {"shared_dir": str(share.path), "readonly": share.read_only}
     if cache is not None:
         options["cache"] = cache
+    if locks is not None:
+        options["locks"] = locks
     return PlannedDevice(share.tag, "fs", options, {"tag": share.tag, "queue-size": FS_QUEUE_SIZE})
 
 
@@ -60,9 +62,10 @@ def plan(
     keyboard: bool = False,
     rng: bool = False,
     cache: str | None = None,
+    locks: str | None = None,
 ) -> list[PlannedDevice]:
     """The devices that a person asked for. Raises UserError where two would have one name."""
-    devices = [share_device(share, cache) for share in shares]
+    devices = [share_device(share, cache, locks) for share in shares]
     if mouse:
         devices.append(PlannedDevice("mouse", "mouse", driven=True))
     if keyboard:
