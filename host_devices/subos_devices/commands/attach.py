@@ -29,6 +29,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--keyboard", action="store_true", help="a keyboard")
     parser.add_argument("--rng", action="store_true", help="a random number generator")
     parser.add_argument("--cache", choices=("auto", "always", "never"), help="how long the guest may trust its cache")
+    parser.add_argument("--locks", choices=("guest", "host"), help="where locks of shared files hold")
     parser.add_argument("--foreground", action="store_true", help="serve until Ctrl-C, which detaches everything")
     parser.set_defaults(run=run)
 
@@ -40,7 +41,9 @@ def run(args: argparse.Namespace) -> int:
     from ..launcher.shares import parse_shares
 
     shares = parse_shares(args.share)
-    planned = devices.plan(shares, mouse=args.mouse, keyboard=args.keyboard, rng=args.rng, cache=args.cache)
+    planned = devices.plan(
+        shares, mouse=args.mouse, keyboard=args.keyboard, rng=args.rng, cache=args.cache, locks=args.locks
+    )
     if not planned:
         raise UserError("nothing to attach", "name at least one of --share, --mouse, --keyboard, --rng")
     attachment = Attachment(args.qmp.absolute(), args.name, planned, shares, args.cache)

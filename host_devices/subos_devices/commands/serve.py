@@ -36,6 +36,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--cache", choices=("auto", "always", "never"), help="fs: how long the guest may trust its cache"
     )
     parser.add_argument(
+        "--locks", choices=("guest", "host"), help="fs: where the guest's file locks hold (default: guest)"
+    )
+    parser.add_argument(
         "--driver-socket", type=Path, metavar="PATH", help="mouse, keyboard: where their events come from"
     )
     parser.add_argument(
@@ -88,6 +91,8 @@ def _spec(args: argparse.Namespace) -> DeviceSpec:
         options = {"shared_dir": args.shared_dir, "readonly": args.readonly}
         if args.cache:
             options["cache"] = args.cache
+        if args.locks:
+            options["locks"] = args.locks
     for item in args.option:
         name, equals, value = item.partition("=")
         if not equals:

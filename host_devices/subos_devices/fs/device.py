@@ -22,6 +22,7 @@ from ..vhost_user.virtqueue import Virtqueue, Words
 from .caching import CACHE_POLICIES
 from .descriptors import RESERVED
 from .handler import handler
+from .locks import Locks
 from .presence import Presence
 from .server import FuseServer
 from .share import Share, prepare_process
@@ -34,8 +35,10 @@ OPTIONS = {
     "cache": "how long the guest may cache: auto (1 s, the default), steady, always, metadata, never",
     "writeback": "the guest writes back later: faster small writes, for what the host does not look at (default: no)",
     "submounts": "announce other file systems below the directory to the guest as such (default: yes)",
+    "locks": "where the guest's file locks hold: guest (the default: nobody else sees them), host",
     "xattr": "pass extended attributes through (default: yes)",
 }
+LOCKS = ("guest", "host")
 MOST_DESCRIPTORS = 1 << 19  # however many the system allows
 
 
@@ -67,7 +70,11 @@ class FsDevice(Device):
         cache = spec.options.get("cache") or "auto"
         if cache not in CACHE_POLICIES:
             raise UserError(f"{spec.name}: cache={cache} is no way to cache", f"there are {', '.join(CACHE_POLICIES)}")
+        locks = spec.options.get("locks") or "guest"
+        if locks not in LOCKS:
+            raise UserError(f"{spec.name}: locks={locks} is no place for locks", f"there are {', '.join(LOCKS)}")
         self.path = path
+        self.host_locks = locks == "host"
         self.cache = CACHE_POLICIES[str(cache)]
         if self._flag("writeback", False):
             self.cache = self.cache.writing_back()
@@ -75,6 +82,8 @@ class FsDevice(Device):
         self.readonly = self._flag("readonly", False)
         self.xattr = self._flag("xattr", True)
         self._handlers: dict[Virtqueue, Callable[[Words], int]] = {}
+        self._due: set[Virtqueue] = set()
+        """Queues of which chains that wait are to be served again."""
 
     def _flag(self, name: str, default: bool) -> bool:
         """A yes or no option; from a command line it comes as text."""
@@ -109,19 +118,41 @@ class FsDevice(Device):
                 f"{self.spec.name}: {error.filename} cannot be opened: {error.strerror}",
                 "share a directory that you may enter",
             ) from error
-        self.server = FuseServer(share, self.cache, xattr=self.xattr, submounts=self.submounts, only=self.only)
+        locks = Locks(share) if self.host_locks else None
+        self.server = FuseServer(
+            share, self.cache, xattr=self.xattr, submounts=self.submounts, only=self.only, locks=locks
+        )
         self.presence = Presence(self.server)
+        if locks is not None:
+            ended = locks.waiters.ended
+            worker.watch(ended, lambda: self._retry(worker, ended))
 
     def queue_started(self, queue: Virtqueue) -> None:
         self._handlers[queue] = handler(self.server, queue)
+        self._due.add(queue)
 
     def queue_stopped(self, queue: Virtqueue) -> None:
         self._handlers.pop(queue, None)
+        self._due.discard(queue)
 
     def process(self, queue: Virtqueue) -> None:
         if monotonic() > self.presence.next:
             self.presence.look()
-        queue.drain(self._handlers[queue])
+        handle = self._handlers[queue]
+        if self._due and queue in self._due:
+            self._due.discard(queue)
+            queue.retry(handle)
+        queue.drain(handle)
+
+    def _retry(self, worker: Worker, ended: int) -> None:
+        """A wait has ended: of the requests that were answered LATER, one finds its answer now."""
+        with suppress(BlockingIOError):
+            os.eventfd_read(ended)
+        self._due.update(queue for queue in self._handlers if len(queue.deferred))
+        for queue in tuple(self._due):
+            worker.kick(queue)
 
     def close(self) -> None:
+        if self.server.locks is not None:
+            self.server.locks.close()
         self.server.share.close()

@@ -27,7 +27,10 @@ from subos_protocol.fuse import (
     FUSE_INIT_IN,
     FUSE_INIT_OUT,
     FUSE_INIT_SHORT,
+    FUSE_INTERRUPT_IN,
     FUSE_LINK_IN,
+    FUSE_LK_IN,
+    FUSE_LK_OUT,
     FUSE_LSEEK_IN,
     FUSE_LSEEK_OUT,
     FUSE_MKDIR_IN,
@@ -61,6 +64,7 @@ from .caching import CACHE_POLICIES, CachePolicy
 from .directories import Directories
 from .files import Files
 from .hot import HotOperations
+from .locks import LOCK_FLAGS, Locks
 from .namespace import Namespace
 from .share import MAX_WRITE, NO_REPLY, Data, Header, Operation, Share, error
 from .single import SingleFile
@@ -103,7 +107,8 @@ Row = tuple[Operation, int, int]
 
 class FuseServer:
     """Serves `share`. Raises nothing; operations raise OSError. `xattr` False leaves the guest without them;
-    `submounts` False does not announce other file systems below the root; `only` is the one name that is shared."""
+    `submounts` False does not announce other file systems below the root; `only` is the one name that is shared; without
+    `locks` they are the guest's own."""
 
     def __init__(
         self,
@@ -113,6 +118,7 @@ class FuseServer:
         xattr: bool = True,
         submounts: bool = False,
         only: bytes = b"",
+        locks: Locks | None = None,
     ) -> None:
         self.share = share
         self.wanted = WANTED
@@ -125,7 +131,8 @@ class FuseServer:
         self.flags = FuseInit(0)
         """What both sides agreed on; 0 before FUSE_INIT."""
         self.cache = cache
-        self.flushes = tells_at_close(share)
+        self.locks = locks
+        self.flushes = locks is not None or tells_at_close(share)
         hot = HotOperations(share, cache, flushes=self.flushes)
         self._attributes = Attributes(share, hot.getattr)
         self._ready = self._table(hot, Directories(share, cache.opened_directory), Namespace(share, hot), Files(share))
@@ -137,6 +144,9 @@ class FuseServer:
                 wrapped = single.wrap(opcode, operation)
                 if wrapped is not operation:
                     self._ready[opcode] = (wrapped, least, needed)
+        if locks is not None:
+            self.wanted |= LOCK_FLAGS
+            self._add_locks(locks)
         if not xattr:
             for opcode in _XATTR:
                 self._ready[opcode] = (_unsupported, 0, 0)
@@ -190,6 +200,8 @@ class FuseServer:
         return 0
 
     def _end(self) -> None:
+        if self.locks is not None:
+            self.locks.reset()
         self.share.reset()
         self.flags = FuseInit(0)
         self.operations[:] = self._waiting
@@ -220,6 +232,26 @@ class FuseServer:
     def _interrupt(self, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:
         """Every request was answered before the next one is looked at: there is nothing to interrupt."""
         return 0
+
+    def _add_locks(self, locks: Locks) -> None:
+        """Rows of what the host's locks add to, or do besides."""
+        op, rows = FuseOpcode, self._ready
+        (flush, flush_size, _), (release, release_size, _) = rows[op.FUSE_FLUSH], rows[op.FUSE_RELEASE]
+
+        def flush_too(header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:
+            locks.flush(header, mem, a)
+            return flush(header, mem, a, n, o, room, data)
+
+        def release_too(header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:
+            locks.release(header, mem, a)
+            return release(header, mem, a, n, o, room, data)
+
+        rows[op.FUSE_GETLK] = (locks.getlk, FUSE_LK_IN.size, FUSE_LK_OUT.size)
+        rows[op.FUSE_SETLK] = (locks.setlk, FUSE_LK_IN.size, 0)
+        rows[op.FUSE_SETLKW] = (locks.setlkw, FUSE_LK_IN.size, 0)
+        rows[op.FUSE_INTERRUPT] = (locks.interrupt, FUSE_INTERRUPT_IN.size, 0)
+        rows[op.FUSE_FLUSH] = (flush_too, flush_size, 0)
+        rows[op.FUSE_RELEASE] = (release_too, release_size, 0)
 
     def _table(self, hot: HotOperations, directories: Directories, namespace: Namespace, files: Files) -> list[Row]:
         attributes, op = self._attributes, FuseOpcode

@@ -29,8 +29,9 @@ Data = Sequence[memoryview] | None
 
 Operation = Callable[[Header, memoryview, int, int, int, int, Data], int]
 """`operation(header, mem, a, n, o, room, data)`: the arguments are the `n` bytes of `mem` from `a`, the reply
-goes to `mem` from `o` (after the fuse_out_header), where `room` bytes are. Returns the reply's length, or
-NO_REPLY, LATER, or REFUSED less an errno; raises OSError for an errno."""
+goes to `mem` from `o` (after the fuse_out_header), where `room` bytes are. Returns the reply's length, NO_REPLY,
+LATER (it is then called again, with the same request, by the queue's `retry`), or REFUSED less an errno; raises OSError
+for an errno."""
 
 NO_REPLY = -1
 REFUSED = -4096

@@ -39,7 +39,7 @@ class PlannedDevice:
     removable: bool = False
 
 
-def share_device(share: Share, cache: str | None = None) -> PlannedDevice:
+def share_device(share: Share, cache: str | None = None, locks: str | None = None) -> PlannedDevice:
     """The device that serves one share; it is named by its tag."""
     folder = share.path.parent if share.single else share.path
     options: dict[str, Option] = {"shared_dir": str(folder), "readonly": share.read_only}
@@ -47,6 +47,8 @@ def share_device(share: Share, cache: str | None = None) -> PlannedDevice:
         options["only"] = share.path.name
     if cache is not None:
         options["cache"] = cache
+    if locks is not None:
+        options["locks"] = locks
     properties = {"tag": share.tag, "queue-size": FS_QUEUE_SIZE}
     return PlannedDevice(share.tag, "fs", options, properties, removable=True)
 
@@ -75,9 +77,10 @@ def plan(
     keyboard: bool = False,
     rng: bool = False,
     cache: str | None = None,
+    locks: str | None = None,
 ) -> list[PlannedDevice]:
     """The devices that a person asked for. Raises UserError where two would have one name."""
-    devices = [share_device(share, cache) for share in shares]
+    devices = [share_device(share, cache, locks) for share in shares]
     if mouse:
         devices.append(PlannedDevice("mouse", "mouse", driven=True))
     if keyboard:

@@ -10,6 +10,7 @@ from ..errors import UserError
 from .qemu import ACCELERATORS
 from .shares import FORM
 
+LOCKS = ("guest", "host")
 CACHES = ("auto", "always", "never")
 MINIMUM_MEMORY = 256  # MiB; with less, the kernel and its first programs do not fit
 
@@ -30,6 +31,7 @@ SETTINGS = (
     Setting("memory", str, "memory, such as 512M or 4G", "SIZE", default="2G"),
     Setting("accel", str, "how the guest's processor runs", default="auto", choices=ACCELERATORS),
     Setting("cache", str, "how long the guest may trust what it knows of shared files", choices=CACHES),
+    Setting("locks", str, "where locks of shared files hold", choices=LOCKS),
     Setting("mouse", bool, "an absolute mouse", default=True),
     Setting("keyboard", bool, "a keyboard, besides the terminal", default=True),
     Setting("rng", bool, "a random number generator", default=True),

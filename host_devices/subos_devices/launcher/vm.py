@@ -65,7 +65,12 @@ class VmPlan:
         """Checks the settings and finds what they name. Raises UserError."""
         shares = parse_shares(settings.share)
         devices = device_plan.plan(
-            shares, mouse=settings.mouse, keyboard=settings.keyboard, rng=settings.rng, cache=settings.cache
+            shares,
+            mouse=settings.mouse,
+            keyboard=settings.keyboard,
+            rng=settings.rng,
+            cache=settings.cache,
+            locks=settings.locks,
         )
         name = settings.name or f"vm-{os.getpid()}"
         if settings.name and runtime.is_running(name):
