@@ -246,8 +246,10 @@ class Guest:
         body = FUSE_READ_IN.struct.pack(handle, offset, size, 0, 0, 0, 0)
         return self.ask(FuseOpcode.FUSE_READ, node, body, data_room=size if room is None else room).body
 
-    def write(self, node: int, handle: int, data: bytes, offset: int = 0, *, flags: int = 0) -> int:
-        body = FUSE_WRITE_IN.struct.pack(handle, offset, len(data), flags, 0, 0, 0)
+    def write(
+        self, node: int, handle: int, data: bytes, offset: int = 0, *, flags: int = 0, opened: int = os.O_RDWR
+    ) -> int:
+        body = FUSE_WRITE_IN.struct.pack(handle, offset, len(data), flags, 0, opened, 0)
         return int.from_bytes(self.ask(FuseOpcode.FUSE_WRITE, node, body, data=data, room=8).body[:4], "little")
 
     def release(self, node: int, handle: int, opcode: int = FuseOpcode.FUSE_RELEASE) -> None:

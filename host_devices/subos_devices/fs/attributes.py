@@ -29,6 +29,7 @@ _STATX_SYNC = 0x6000  # linux/fcntl.h, AT_STATX_SYNC_TYPE: all that a guest may 
 _STATX_INO = 32  # offset in struct statx, u64 stx_ino
 
 MODE, UID, GID, SIZE, ATIME, MTIME, FH, ATIME_NOW, MTIME_NOW = (int(FuseSetattr(1 << bit)) for bit in range(9))
+_CHANGES = MODE | UID | GID | SIZE | ATIME | MTIME | ATIME_NOW | MTIME_NOW
 KILL = int(FuseSetattr.FATTR_KILL_SUIDGID)
 
 
@@ -47,10 +48,11 @@ class Attributes:
         fd = self.share.fd(header[3])
         if valid & MODE:
             os.chmod(b"%d" % fd, stat.S_IMODE(asked.mode), dir_fd=self.share.proc)
-        if valid & (UID | GID):
+        if valid & (UID | GID) or not valid & _CHANGES:
+            # Nothing at all is asked for where only suid and sgid are to go (chown(-1, -1), or before fallocate).
             syscalls.chown(fd, asked.uid if valid & UID else _UNCHANGED, asked.gid if valid & GID else _UNCHANGED)
         if valid & SIZE:
-            self._truncate(header[3], asked)
+            self._truncate(header, asked)
         if valid & (ATIME | MTIME | ATIME_NOW | MTIME_NOW):
             syscalls.utimens(
                 fd,
@@ -59,10 +61,10 @@ class Attributes:
             )
         return self.getattr(header, mem, a, n, o, room, data)
 
-    def _truncate(self, nodeid: int, asked: fuse_setattr_in) -> None:
-        node = self.share.regular(nodeid)
+    def _truncate(self, header: Header, asked: fuse_setattr_in) -> None:
+        node = self.share.regular(header[3])
         if asked.valid & KILL:
-            self.share.drop_privileges(node)
+            self.share.drop_privileges(node, header[5])
         if asked.valid & FH:
             os.ftruncate(self.share.files.get(asked.fh), asked.size)
             return

@@ -219,11 +219,13 @@ class Share:
             syscalls.setfsuid(self._uid)
             syscalls.setfsgid(self._gid)
 
-    def drop_privileges(self, fd: int) -> None:
-        """Clears suid, and sgid where the group may execute, as the kernel does for writers without CAP_FSETID."""
-        mode = os.fstat(fd).st_mode
+    def drop_privileges(self, fd: int, gid: int) -> None:
+        """Clears suid, and sgid where the group may execute or the caller is of another, as the kernel does for
+        writers without CAP_FSETID (setattr_should_drop_sgid in fs/attr.c)."""
+        status = os.fstat(fd)
+        mode = status.st_mode
         drop = mode & stat.S_ISUID
-        if mode & stat.S_IXGRP:
+        if mode & stat.S_IXGRP or gid != status.st_gid:
             drop |= mode & stat.S_ISGID
         if drop and stat.S_ISREG(mode):
             os.chmod(b"%d" % fd, stat.S_IMODE(mode & ~drop), dir_fd=self.proc)
