@@ -13,11 +13,10 @@ them, in the order of the program). So:
 
 - **Deferring** stores the head, and then the count. Without the count nothing has happened: the chain is taken again.
 - **Giving back** moves one from one term of the sum to the other by two stores in two places, `used.idx` in guest
-  memory and the count here. So what is about to happen is noted first (`settle`: which place, how many there were, and where
-  `used.idx` stands), and the note is torn up last (`settled`). If a worker died in between, `used.idx` decides
-  (`recover`): where it has moved on, the chain was given back and is struck off; where it has not, it still
-  waits. Striking off fills the place with the last head and stores the count that the note implies, so it may be done
-  twice.
+  memory and the count here. So what is about to happen is noted first (`settle`: which place, how many there were, and
+  where `used.idx` stands), and the note is torn up last (`settled`). If a worker died in between, `used.idx` decides
+  (`recover`): where it has moved on, the chain was given back and is struck off; where it has not, it still waits.
+  Striking off fills the place with the last head and stores the count that the note implies, so it may be done twice.
 - **A ring that is set up anew** without its waiters (a guest that was reset) shows in the same sum: the base that the
   front end asks for is not `used.idx` and the deferred ones. They are dropped then (`resume`).
 
