@@ -142,10 +142,8 @@ class Locks:
     def reset(self) -> None:
         """Nobody holds or awaits a lock, as before FUSE_INIT."""
         self.waiters.forget()
-        for owners in self._owners.values():
-            for owner in owners.values():
-                os.close(owner.fd)
-        self._owners.clear()
+        for nodeid, number in [(nodeid, number) for nodeid, owners in self._owners.items() for number in owners]:
+            self._drop(nodeid, number)
         self._early.clear()
 
     def close(self) -> None:
