@@ -130,7 +130,7 @@ def test_a_worker_that_dies_while_its_ring_is_taken_back(tmp_path: Path) -> None
         os.kill(pid, signal.SIGSTOP)
         os.kill(pid, signal.SIGKILL)
         base = waiter.vm.stop(waiter.queue)
-        assert base == waiter.queue.used_index + 1
+        assert base - waiter.queue.used_index in (1, 0)  # the next worker may have answered by now
         waiter.vm.start(waiter.queue, base=base)
         assert waiter.result() in (errno.EBADF, errno.ENOTCONN)
 
