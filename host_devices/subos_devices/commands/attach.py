@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     )
     if not planned:
         raise UserError("nothing to attach", "name at least one of --share, --mouse, --keyboard, --rng")
-    attachment = Attachment(args.qmp.absolute(), args.name, planned, shares, args.cache)
+    attachment = Attachment(args.qmp.absolute(), args.name, planned, shares, args.cache, args.locks)
 
     def report(name: str) -> None:
         print(f"attached to {name}: {', '.join(device.name for device in planned)}")

@@ -26,7 +26,7 @@ from .shares import Share
 class Attachment:
     """What is to be plugged where: `devices`, of which `shares` are some.
 
-    `name` may be empty: the VM's own name is taken then. `cache` is for shares that are added later.
+    `name` may be empty: the VM's own name is taken then. `cache` and `locks` are for shares that are added later.
     """
 
     qmp: Path
@@ -34,6 +34,7 @@ class Attachment:
     devices: Sequence[PlannedDevice]
     shares: Sequence[Share] = ()
     cache: str | None = None
+    locks: str | None = None
 
     async def run(self, zygote: Zygote, ready: Callable[[str], None]) -> None:
         """Plugs the devices, calls `ready` with the VM's name, and serves until QEMU ends or they are detached.
@@ -51,7 +52,7 @@ class Attachment:
             async with Supervisor(zygote) as self._supervisor:
                 self._supervisor.on_disconnect = self._disconnected
                 self._plugged = Plugged(self._supervisor, folder, self.qmp)
-                self._hot_shares = HotShares(self._plugged, self.shares, cache=self.cache)
+                self._hot_shares = HotShares(self._plugged, self.shares, cache=self.cache, locks=self.locks)
                 try:
                     await self._plugged.add(self.devices)
                     async with control.serve(folder, self._handlers()):

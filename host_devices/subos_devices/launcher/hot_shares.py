@@ -21,12 +21,17 @@ class HotShares:
     """`shares` are there from the beginning. Without `mounts` a person mounts them in the guest."""
 
     def __init__(
-        self, plugged: Plugged, shares: Sequence[Share], mounts: GuestMounts | None = None, cache: str | None = None
+        self,
+        plugged: Plugged,
+        shares: Sequence[Share],
+        mounts: GuestMounts | None = None,
+        cache: str | None = None,
+        locks: str | None = None,
     ) -> None:
         self._plugged = plugged
         self._shares = list(shares)
         self._mounts = mounts
-        self._cache = cache
+        self._cache, self._locks = cache, locks
         self._mounted = {share.tag for share in shares} if mounts else set()
 
     def handlers(self) -> dict[str, Handler]:
@@ -49,7 +54,7 @@ class HotShares:
             others = self.current()
             share = checked(wanted, others)
             self._check_hides_none(share, others)
-            await self._plugged.add([share_device(share, self._cache)])
+            await self._plugged.add([share_device(share, self._cache, self._locks)])
             self._shares = [*others, share]
             self._mounted.discard(share.tag)
             if self._mounts is not None:

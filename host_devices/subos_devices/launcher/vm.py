@@ -57,6 +57,7 @@ class VmPlan:
     shares: Sequence[Share]
     devices: Sequence[PlannedDevice]
     cache: str | None = None
+    locks: str | None = None
     kernel: Kernel | None = None
     image: DiskImage | None = None
 
@@ -93,12 +94,13 @@ class VmPlan:
         else:
             kernel = find_kernel(settings.kernel, settings.modules, progress)
             devices = [device_plan.root_device(), *devices]
-        return cls(name, qemu, accelerator, settings.cpus, memory, shares, devices, settings.cache, kernel, image)
+        serving = (settings.cache, settings.locks)
+        return cls(name, qemu, accelerator, settings.cpus, memory, shares, devices, *serving, kernel, image)
 
     def sharing(self, folder: str) -> VmPlan:
         """This plan with one more share. Raises UserError."""
         shares = parse_shares([folder])
-        devices = device_plan.plan(shares, cache=self.cache)
+        devices = device_plan.plan(shares, cache=self.cache, locks=self.locks)
         return replace(self, shares=[*self.shares, *shares], devices=[*self.devices, *devices])
 
 
@@ -170,7 +172,7 @@ def _hot_shares(vm: RunningVm) -> HotShares:
         if device.removable:
             plugged.devices[device.name] = device_plan.vhost_user_device(vm.folder, device)
     mounts = GuestMounts(vm.machine.port("mounts")) if vm.plan.kernel else None
-    return HotShares(plugged, vm.plan.shares, mounts, vm.plan.cache)
+    return HotShares(plugged, vm.plan.shares, mounts, vm.plan.cache, vm.plan.locks)
 
 
 def _machine_config(plan: VmPlan, folder: Path) -> MachineConfig:
