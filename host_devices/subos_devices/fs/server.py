@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 
 from subos_protocol.fuse import (
     FUSE_ACCESS_IN,
@@ -57,11 +58,15 @@ from subos_protocol.fuse_opcodes import (
 from . import syscalls
 from .attributes import Attributes
 from .caching import CACHE_POLICIES, CachePolicy
+from .creation import CREATING, Creation
 from .directories import Directories
 from .files import Files
 from .hot import HotOperations
+from .kept import KeptShare
 from .namespace import Namespace
+from .replies import Owners
 from .share import MAX_WRITE, NO_REPLY, Data, Header, Operation, Share, error
+from .xattrs import MappedXattrs, Xattrs
 
 OLDEST_MINOR = 31  # Linux 5.4, the first with virtiofs: every structure has its present size since then
 MAX_PAGES = 256  # of 4 KiB, one request's data: MAX_WRITE
@@ -90,16 +95,17 @@ Row = tuple[Operation, int, int]
 
 
 class FuseServer:
-    """Serves `share`. Raises nothing; operations raise OSError. `xattr` False leaves the guest without them;
-    `submounts` False does not announce other file systems below the root."""
+    """Serves `share`. Raises nothing; operations raise OSError. `xattr` is "yes", "mapped" or "no"; `submounts` False
+    does not announce other file systems below the root; `security_label` takes security contexts of what is made."""
 
     def __init__(
         self,
         share: Share,
         cache: CachePolicy = CACHE_POLICIES["auto"],
         *,
-        xattr: bool = True,
+        xattr: str = "yes",
         submounts: bool = False,
+        security_label: bool = False,
     ) -> None:
         self.share = share
         self.wanted = WANTED
@@ -107,23 +113,45 @@ class FuseServer:
             self.wanted |= FuseInit.FUSE_SUBMOUNTS
         if cache.writeback:
             self.wanted |= FuseInit.FUSE_WRITEBACK_CACHE
-        if xattr and keeps_acls(share):
+        if xattr == "mapped" or (xattr == "yes" and keeps_acls(share)):
             self.wanted |= FuseInit.FUSE_POSIX_ACL
+        if security_label:
+            self.wanted |= FuseInit.FUSE_SECURITY_CTX
         self.flags = FuseInit(0)
         """What both sides agreed on; 0 before FUSE_INIT."""
         hot = HotOperations(share, cache, flushes=tells_at_close(share))
-        self._attributes = Attributes(share, hot.getattr)
-        self._ready = self._table(hot, Directories(share, cache.opened_directory), Namespace(share, hot), Files(share))
-        if not xattr:
+        xattrs = MappedXattrs(share) if xattr == "mapped" else Xattrs(share)
+        creation = Creation(share, xattrs)
+        finishes = xattr == "mapped" or security_label or isinstance(share, KeptShare)
+        self._attributes = Attributes(share, hot.getattr, xattrs)
+        namespace = Namespace(share, hot, creation.finish if finishes else None)
+        plain = self._table(hot, Directories(share, cache.opened_directory), namespace, Files(share))
+        self._ready = list(plain)
+        if isinstance(share, KeptShare) or share.identity.maps:
+            for opcode, wrapper in Owners(share).wrappers.items():
+                self._wrap(opcode, wrapper)
+        if security_label:
+            for opcode in CREATING:
+                self._wrap(opcode, creation.labelled)
+        if xattr == "no":
             for opcode in _XATTR:
                 self._ready[opcode] = (_unsupported, 0, 0)
         if share.readonly:
             for opcode in _CHANGING:
                 self._ready[opcode] = (_read_only, 0, 0)
+        self.wrapped = {opcode for opcode, row in enumerate(plain) if self._ready[opcode] is not row}
+        """Opcodes whose rows do more, or less, than hot.py and its neighbours do alone: a compiled twin leaves these to
+        their rows."""
+        if isinstance(share, KeptShare):
+            self.wrapped |= {FuseOpcode.FUSE_OPEN, FuseOpcode.FUSE_WRITE}  # by `regular` and `drop_privileges`
         self._waiting: list[Row] = [(_not_connected, 0, 0)] * len(self._ready)
         for opcode in (FuseOpcode.FUSE_INIT, FuseOpcode.FUSE_FORGET, FuseOpcode.FUSE_BATCH_FORGET):
             self._waiting[opcode] = self._ready[opcode]
         self.operations = list(self._waiting)
+
+    def _wrap(self, opcode: int, wrapper: Callable[[Operation], Operation]) -> None:
+        operation, least, needed = self._ready[opcode]
+        self._ready[opcode] = (wrapper(operation), least, needed)
 
     def init(self, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:
         """Begins a session, whatever was before: a guest that rebooted says nothing but this."""
