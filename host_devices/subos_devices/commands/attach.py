@@ -27,18 +27,33 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--keyboard", action="store_true", help="a keyboard")
     parser.add_argument("--rng", action="store_true", help="a random number generator")
     parser.add_argument("--cache", choices=("auto", "always", "never"), help="how long the guest may trust its cache")
+    for name, what in (("uid", "users"), ("gid", "groups")):
+        parser.add_argument(
+            f"--map-{name}",
+            action="append",
+            default=[],
+            metavar="GUEST:HOST:COUNT",
+            help=f"{what} of the guest that are others here; may be repeated",
+        )
+    parser.add_argument(
+        "--map", action="append", default=[], metavar="WHAT=HOW", help="ownership=xattr, xattr=mapped: see serve --help"
+    )
     parser.add_argument("--foreground", action="store_true", help="serve until Ctrl-C, which detaches everything")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     from ..errors import UserError
+    from ..fs.identity import mapping_options
     from ..launcher import devices
     from ..launcher.attached import Attachment
     from ..launcher.shares import parse_shares
 
     shares = parse_shares(args.share)
-    planned = devices.plan(shares, mouse=args.mouse, keyboard=args.keyboard, rng=args.rng, cache=args.cache)
+    mapping = mapping_options(args.map_uid, args.map_gid, args.map)
+    planned = devices.plan(
+        shares, mouse=args.mouse, keyboard=args.keyboard, rng=args.rng, cache=args.cache, mapping=mapping
+    )
     if not planned:
         raise UserError("nothing to attach", "name at least one of --share, --mouse, --keyboard, --rng")
     attachment = Attachment(args.qmp.absolute(), args.name, planned)

@@ -21,6 +21,7 @@ from ..errors import UserError
 
 NOBODY = 65534  # what Linux calls the overflow id
 IDS = 0xFFFF_FFFF  # ids are below; this one means "leave it"
+MAPPED = ("ownership", "xattr")  # options that --map gives
 HINT = "write GUEST:HOST:COUNT, squash:GUEST:HOST:COUNT or forbid:GUEST:COUNT"
 
 
@@ -104,3 +105,15 @@ def _parse_entry(text: str) -> Entry:
     if count < 1 or max(guest + count - 1, last_host) >= IDS:
         raise UserError(f"{text!r} maps ids that are none", "ids go from 0 to 4294967294, and COUNT is at least 1")
     return Entry(guest, host, count, 0 if kind == "squash" else 1)
+
+
+def mapping_options(map_uid: Sequence[str], map_gid: Sequence[str], maps: Sequence[str]) -> dict[str, str]:
+    """Options of the fs device from flags, each of which may be given several times: entries of both id maps, and
+    WHAT=HOW for what else may be mapped. Raises UserError for another WHAT; the device checks the rest."""
+    options = {"map_uid": ",".join(map_uid), "map_gid": ",".join(map_gid)}
+    for text in maps:
+        what, _, how = text.partition("=")
+        if what not in MAPPED or not how:
+            raise UserError(f"--map {text!r} maps nothing", "write --map ownership=xattr or --map xattr=mapped")
+        options[what] = how
+    return {name: value for name, value in options.items() if value}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,11 +36,12 @@ class PlannedDevice:
     driven: bool = False
 
 
-def share_device(share: Share, cache: str | None = None) -> PlannedDevice:
-    """The device that serves one share; it is named by its tag."""
+def share_device(share: Share, cache: str | None = None, mapping: Mapping[str, str] | None = None) -> PlannedDevice:
+    """The device that serves one share, named by its tag. `mapping` are more options of it: see fs/identity.py."""
     options: dict[str, Option] = {"shared_dir": str(share.path), "readonly": share.read_only}
     if cache is not None:
         options["cache"] = cache
+    options |= mapping or {}
     return PlannedDevice(share.tag, "fs", options, {"tag": share.tag, "queue-size": FS_QUEUE_SIZE})
 
 
@@ -60,9 +61,10 @@ def plan(
     keyboard: bool = False,
     rng: bool = False,
     cache: str | None = None,
+    mapping: Mapping[str, str] | None = None,
 ) -> list[PlannedDevice]:
     """The devices that a person asked for. Raises UserError where two would have one name."""
-    devices = [share_device(share, cache) for share in shares]
+    devices = [share_device(share, cache, mapping) for share in shares]
     if mouse:
         devices.append(PlannedDevice("mouse", "mouse", driven=True))
     if keyboard:

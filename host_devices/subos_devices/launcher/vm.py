@@ -21,6 +21,7 @@ from ..errors import UserError
 from ..supervisor import control as control_socket
 from ..supervisor.supervisor import Supervisor
 from ..supervisor.zygote import Zygote
+from ..fs.identity import mapping_options
 from . import devices as device_plan
 from .control import agent_folders
 from .devices import PlannedDevice
@@ -61,7 +62,12 @@ class VmPlan:
         """Checks the settings and finds what they name. Raises UserError."""
         shares = parse_shares(settings.share)
         devices = device_plan.plan(
-            shares, mouse=settings.mouse, keyboard=settings.keyboard, rng=settings.rng, cache=settings.cache
+            shares,
+            mouse=settings.mouse,
+            keyboard=settings.keyboard,
+            rng=settings.rng,
+            cache=settings.cache,
+            mapping=mapping_options(settings.map_uid, settings.map_gid, settings.map),
         )
         name = settings.name or f"vm-{os.getpid()}"
         if settings.name and runtime.is_running(name):
