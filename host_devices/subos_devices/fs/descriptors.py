@@ -196,13 +196,16 @@ class Descriptors:
         self.nodes.fds[FUSE_ROOT_ID] = root
 
     def replace_root(self, root: int) -> None:
-        """The share's directory came back: `root` is its O_PATH descriptor, ours from now on."""
+        """The share's directory is another one: `root` is its O_PATH descriptor, ours from now on. What the guest knows
+        of the old one is stale, but for the files that it has open."""
+        for nodeid in list(self._held):
+            self.release(nodeid)
         os.close(self.nodes.fds[FUSE_ROOT_ID])
         if self._mount is not None:
             os.close(self._mount)
             self._mount = None
         self._handles.clear()
-        self.nodes.set_root(os.fstat(root))
+        self.nodes.strand(os.fstat(root))
         self.nodes.fds[FUSE_ROOT_ID] = root
         self._open_mount(root)
 

@@ -20,9 +20,9 @@ from ..vhost_user.device import Device, DeviceSpec, Option, Worker
 from ..vhost_user.virtqueue import Virtqueue, Words
 from .caching import CACHE_POLICIES
 from .descriptors import RESERVED
+from .handler import handler
 from .identity import Identity, IdMap, parse_map
 from .kept import KeptShare
-from .requests import request_handler
 from .server import FuseServer
 from .share import Share, prepare_process
 from .statistics import Statistics, describe
@@ -139,7 +139,7 @@ class FsDevice(Device):
         )
 
     def queue_started(self, queue: Virtqueue) -> None:
-        self._handlers[queue] = request_handler(self.server, queue)
+        self._handlers[queue] = handler(self.server, queue)
 
     def queue_stopped(self, queue: Virtqueue) -> None:
         self._handlers.pop(queue, None)

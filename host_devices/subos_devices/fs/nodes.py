@@ -79,6 +79,9 @@ class NodeTable:
         self.capacity = _MOST
         while not self._reserve():
             self.capacity >>= 1
+        self.names: list[bytes] = []
+        self.shape = memoryview(bytearray(24)).cast("Q")
+        """For the compiled twin: `device`, `buckets`, `mask`."""
         self.device_numbers: list[int] = []
         self.device_indexes: dict[int, int] = {}
         self.start(root)
@@ -86,11 +89,11 @@ class NodeTable:
     def _reserve(self) -> bool:
         """Reserves the columns for `capacity` nodes. False where that is too many for this system."""
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
-        self._memory: list[mmap.mmap] = []
+        self._memory: dict[str, mmap.mmap] = {}
         try:
             for name, code in _COLUMNS.items():
                 memory = mmap.mmap(-1, self.capacity * struct.calcsize(code), flags=flags)
-                self._memory.append(memory)
+                self._memory[name] = memory
                 setattr(self, name, memoryview(memory).cast(code))
         except OSError:
             if self.capacity <= _FEWEST:
@@ -99,28 +102,36 @@ class NodeTable:
         return True
 
     def start(self, root: os.stat_result) -> None:
-        """Only the root is known. Raises OSError where another table cannot be had."""
-        for memory in self._memory:
-            memory.madvise(mmap.MADV_DONTNEED)  # zeros, and the memory is the system's again
-        self.names: list[bytes] = [b"", b""]
-        self.count = 0
+        """Only the root is known."""
+        self._clear(*_COLUMNS)
+        self.names[:] = [b"", b""]
+        self.count = 1
         """Nodes known, the root among them."""
+        self.counted[NODES] = 1
         self.buckets, self.mask = 1, 0
         self._free = 0
+        self.lookups[FUSE_ROOT_ID] = FOREVER
+        self._set_root(root)
+
+    def strand(self, root: os.stat_result) -> None:
+        """The share's directory is another one from now on: what is known of the old one is found no more, but stays
+        known until it is forgotten."""
+        self._clear("inos", "parents", "heads")
+        self._set_root(root)
+
+    def _clear(self, *columns: str) -> None:
+        for name in columns:
+            self._memory[name].madvise(mmap.MADV_DONTNEED)  # zeros, and the memory is the system's again
+
+    def _set_root(self, root: os.stat_result) -> None:
         self.device_numbers.clear()
         self.device_indexes.clear()
         self.device = root.st_dev
-        self.set_root(root)
-
-    def set_root(self, root: os.stat_result) -> None:
-        """The root is this inode (now), whose device is the share's own."""
-        if self.lookups[FUSE_ROOT_ID]:
-            self._unlink(FUSE_ROOT_ID)
-        else:
-            self.count += 1
-            self.counted[NODES] = self.count
+        self._reshape()
         self._describe(FUSE_ROOT_ID, root.st_dev, root.st_ino, root.st_mode)
-        self.lookups[FUSE_ROOT_ID] = FOREVER
+
+    def _reshape(self) -> None:
+        self.shape[0], self.shape[1], self.shape[2] = self.device, self.buckets, self.mask
 
     # --- finding and knowing
 
@@ -247,6 +258,7 @@ class NodeTable:
         self.buckets += 1
         if new > self.mask:
             self.mask = self.mask << 1 | 1
+        self._reshape()
         old = new & self.mask >> 1
         at, self.heads[old], self.heads[new] = self.heads[old], 0, 0
         while at:

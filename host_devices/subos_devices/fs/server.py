@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from subos_protocol.fuse import (
     FUSE_ACCESS_IN,
@@ -91,6 +91,16 @@ WANTED = (
 )
 """What we always accept of what the kernel offers; options add to it."""
 
+HOT = (
+    FuseOpcode.FUSE_LOOKUP,
+    FuseOpcode.FUSE_GETATTR,
+    FuseOpcode.FUSE_OPEN,
+    FuseOpcode.FUSE_READ,
+    FuseOpcode.FUSE_WRITE,
+    FuseOpcode.FUSE_RELEASE,
+    FuseOpcode.FUSE_READDIRPLUS,
+)
+
 Row = tuple[Operation, int, int]
 
 
@@ -119,39 +129,36 @@ class FuseServer:
             self.wanted |= FuseInit.FUSE_SECURITY_CTX
         self.flags = FuseInit(0)
         """What both sides agreed on; 0 before FUSE_INIT."""
-        hot = HotOperations(share, cache, flushes=tells_at_close(share))
+        self.cache = cache
+        self.flushes = tells_at_close(share)
+        hot = HotOperations(share, cache, flushes=self.flushes)
         xattrs = MappedXattrs(share) if xattr == "mapped" else Xattrs(share)
         creation = Creation(share, xattrs)
         finishes = xattr == "mapped" or security_label or isinstance(share, KeptShare)
         self._attributes = Attributes(share, hot.getattr, xattrs)
         namespace = Namespace(share, hot, creation.finish if finishes else None)
-        plain = self._table(hot, Directories(share, cache.opened_directory), namespace, Files(share))
-        self._ready = list(plain)
+        self._ready = self._table(hot, Directories(share, cache.opened_directory), namespace, Files(share))
+        self.hot = {opcode: self._ready[opcode] for opcode in HOT}
+        """The rows for which the compiled twin has code of its own: it steps aside where another row stands."""
         if isinstance(share, KeptShare) or share.identity.maps:
-            for opcode, wrapper in Owners(share).wrappers.items():
-                self._wrap(opcode, wrapper)
+            self._wrap(Owners(share).wrappers)
         if security_label:
-            for opcode in CREATING:
-                self._wrap(opcode, creation.labelled)
+            self._wrap(dict.fromkeys(CREATING, creation.labelled))
         if xattr == "no":
             for opcode in _XATTR:
                 self._ready[opcode] = (_unsupported, 0, 0)
         if share.readonly:
             for opcode in _CHANGING:
                 self._ready[opcode] = (_read_only, 0, 0)
-        self.wrapped = {opcode for opcode, row in enumerate(plain) if self._ready[opcode] is not row}
-        """Opcodes whose rows do more, or less, than hot.py and its neighbours do alone: a compiled twin leaves these to
-        their rows."""
-        if isinstance(share, KeptShare):
-            self.wrapped |= {FuseOpcode.FUSE_OPEN, FuseOpcode.FUSE_WRITE}  # by `regular` and `drop_privileges`
         self._waiting: list[Row] = [(_not_connected, 0, 0)] * len(self._ready)
         for opcode in (FuseOpcode.FUSE_INIT, FuseOpcode.FUSE_FORGET, FuseOpcode.FUSE_BATCH_FORGET):
             self._waiting[opcode] = self._ready[opcode]
         self.operations = list(self._waiting)
 
-    def _wrap(self, opcode: int, wrapper: Callable[[Operation], Operation]) -> None:
-        operation, least, needed = self._ready[opcode]
-        self._ready[opcode] = (wrapper(operation), least, needed)
+    def _wrap(self, wrappers: Mapping[FuseOpcode, Callable[[Operation], Operation]]) -> None:
+        for opcode, wrapper in wrappers.items():
+            operation, least, needed = self._ready[opcode]
+            self._ready[opcode] = (wrapper(operation), least, needed)
 
     def init(self, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:
         """Begins a session, whatever was before: a guest that rebooted says nothing but this."""

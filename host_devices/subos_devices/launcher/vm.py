@@ -18,10 +18,10 @@ from typing import Any
 
 from .. import runtime
 from ..errors import UserError
+from ..fs.identity import mapping_options
 from ..supervisor import control as control_socket
 from ..supervisor.supervisor import Supervisor
 from ..supervisor.zygote import Zygote
-from ..fs.identity import mapping_options
 from . import devices as device_plan
 from .control import agent_folders
 from .devices import PlannedDevice

@@ -78,7 +78,7 @@ cdef class Virtqueue:
     cdef readonly bint event_idx
     cdef public bint more
     cdef public int64_t served
-    cdef public list deferred
+    cdef readonly object deferred  # a Deferred
     cdef readonly uint16_t next_avail
     cdef Spans spans
     cdef tuple _views  # of the spans, in their order
@@ -104,7 +104,6 @@ cdef class Virtqueue:
     cdef int _check_jump(self, uint16_t available) except -1
     cdef int _next_head(self) except -1
     cdef int _give(self, uint32_t head, int64_t written) except -1
-    cdef int _defer(self, int head) except -1
     cdef int _drain(self, Handler handler) except -1
     cdef Py_ssize_t _chain(self, uint32_t head) except -1
     cdef Py_ssize_t _follow(self, const char* table, uint64_t count, uint64_t index) except -1

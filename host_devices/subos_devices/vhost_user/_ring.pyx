@@ -12,8 +12,9 @@ A device model that is compiled, too, gives `drain` a Handler; no Python object 
 from operator import attrgetter
 from time import monotonic
 
-from subos_devices.vhost_user.errors import BadChain, RingError
 from subos_devices.vhost_user import virtqueue
+from subos_devices.vhost_user.deferred import Deferred
+from subos_devices.vhost_user.errors import BadChain, RingError
 from subos_protocol import virtio
 from subos_protocol.virtio import avail_ring_size, used_ring_size
 
@@ -32,7 +33,6 @@ from posix.unistd cimport write
 cdef enum:
     FLAGS = 0  # the shared words that begin both rings
     IDX = 1
-    LATER = -2  # what a handler returns to keep its chain
 
 cdef int MAX_QUEUE_SIZE = virtio.MAX_QUEUE_SIZE
 cdef uint16_t AVAIL_NO_INTERRUPT = virtio.AVAIL_NO_INTERRUPT
@@ -40,6 +40,7 @@ cdef uint16_t USED_NO_NOTIFY = virtio.USED_NO_NOTIFY
 cdef Py_ssize_t LONGEST_CHAIN = virtqueue.LONGEST_CHAIN
 cdef uint16_t DRAIN_SLICE = virtqueue.DRAIN_SLICE
 cdef double DRAIN_TIME = virtqueue.DRAIN_TIME
+cdef int64_t LATER = virtqueue.LATER
 cdef object Chain = virtqueue.Chain
 
 
@@ -83,13 +84,12 @@ cdef Handler handler_of(object handle):
 
 
 cdef class Virtqueue:
-    """See virtqueue.Virtqueue. `deferred` are heads that an earlier queue over the same ring kept."""
+    """See virtqueue.Virtqueue."""
 
     def __cinit__(
         self, int index, object size, object memory, uint64_t desc, uint64_t avail, uint64_t used,
         *, object base=0, int call=-1, bint event_idx=True, object deferred=(),
     ):
-        cdef object view, head
         if not 0 < size <= MAX_QUEUE_SIZE or size & (size - 1):
             raise RingError(f"queue {index}: a size of {size} is no power of two up to {MAX_QUEUE_SIZE}")
         if desc % 16 or avail % 2 or used % 4:
@@ -101,10 +101,7 @@ cdef class Virtqueue:
         self.event_idx = event_idx
         self.more = False
         self.served = 0
-        self.deferred = list(deferred)
-        for head in self.deferred:
-            if not 0 <= head < self.size:
-                raise RingError(f"queue {index}: descriptor {head} of {size} was kept")
+        self.deferred = deferred if isinstance(deferred, Deferred) else Deferred.of(deferred)
         self._locate_memory()
         self._locate_rings(desc, avail, used)
         self._longest = max(<Py_ssize_t>self.size, LONGEST_CHAIN)
@@ -120,7 +117,18 @@ cdef class Virtqueue:
 
     @property
     def used_index(self):
+        """`used.idx`: how many chains were given back."""
         return self._used_index
+
+    @property
+    def base(self):
+        """Where a queue set up anew must begin to take chains."""
+        return (self._used_index + len(self.deferred)) & 0xFFFF
+
+    @property
+    def deferral_room(self):
+        """How many more chains may be answered LATER."""
+        return self.deferred.room
 
     cdef int _locate_memory(self) except -1:
         """Takes the addresses of all spans. `_views` keeps them mapped."""
@@ -197,29 +205,27 @@ cdef class Virtqueue:
     def drain(self, handle):
         """Calls `handle`, a Handler or a callable of a tuple of words, for every available chain.
 
-        It returns the bytes written, or LATER, which keeps the chain in `deferred`. Ends when the ring is empty and
+        It returns the bytes written, or LATER, which keeps the chain for `retry`. Ends when the ring is empty and
         the driver will kick again, or after some DRAIN_TIME seconds (`more` is then True). Whatever `handle` raises
         leaves its chain taken and unanswered.
         """
         self._drain(handler_of(handle))
 
     def retry(self, handle):
-        """Calls `handle` again for every deferred chain, in order; gives back those that it serves now."""
+        """Calls `handle` again for each chain that was answered LATER; those that are answered now are given back."""
         cdef Handler handler = handler_of(handle)
-        cdef list heads = self.deferred
+        cdef Py_ssize_t at
         cdef int64_t written
-        cdef Py_ssize_t done = 0
-        cdef list kept = []
-        try:
-            for head in heads:
-                written = handler.serve(self._words, self._chain(head))
-                if written == LATER:
-                    kept.append(head)
-                else:
-                    self._give(head, written)
-                done += 1
-        finally:
-            self.deferred = kept + heads[done:]
+        cdef uint32_t head
+        for at in range(len(self.deferred) - 1, -1, -1):  # backwards: the last takes the place of one that is done
+            head = self.deferred[at]
+            if head >= <uint32_t>self.size:
+                raise RingError(f"queue {self.index}: descriptor {head} of {self.size}")
+            written = handler.serve(self._words, self._chain(head))
+            if written != LATER:
+                self.deferred.settle(at, self._used_index)
+                self._give(head, written)
+                self.deferred.settled()
         self.signal()
 
     cdef int _drain(self, Handler handler) except -1:
@@ -256,7 +262,7 @@ cdef class Virtqueue:
                 head = self._next_head()
                 written = handler.serve(self._words, self._chain(head))
                 if written == LATER:
-                    self._defer(head)
+                    self.deferred.append(head)
                     continue
                 previous = self._used_index
                 self._give(head, written)
@@ -324,13 +330,6 @@ cdef class Virtqueue:
         self._used_index += 1
         store_release(&self._used[IDX], self._used_index)
         self.served += 1
-        return 0
-
-    cdef int _defer(self, int head) except -1:
-        # A driver may name one chain again and again without waiting for any.
-        if len(self.deferred) >= self.size:
-            raise RingError(f"queue {self.index}: more than {self.size} chains are kept")
-        self.deferred.append(head)
         return 0
 
     # --- descriptors

@@ -86,8 +86,8 @@ class Device(ABC):
         """The driver wrote `data` at `offset` (both checked to lie within 256 bytes)."""
 
     def describe(self, statistics: memoryview) -> dict[str, Any]:
-        """What `status` shows of the model's own, from what its worker has counted in `statistics`. A worker may be in a
-        guest's hands: believe no number in there."""
+        """What `status` shows of the model's own, from what its worker has counted in `statistics`. A worker may be
+        in a guest's hands: believe no number in there."""
         return {}
 
     # --- data plane: in the worker

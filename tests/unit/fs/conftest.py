@@ -10,9 +10,12 @@ import pytest
 
 from subos_devices.fs.device import FsDevice
 from subos_devices.vhost_user.device import STATISTICS_SIZE, DeviceSpec, Worker
+from support import fuse_requests
 from support.fuse_requests import LINUX, Framing, Guest
+from support.variants import variants
 
 Serve = Callable[..., Guest]
+QUEUES = variants("subos_devices.vhost_user.virtqueue", "subos_devices.vhost_user._ring", "Virtqueue")
 
 
 class NoWorker(Worker):
@@ -39,6 +42,12 @@ def start(root: Path, framing: Framing = LINUX, **options: str | bool) -> tuple[
     device.queue_started(guest.queue)
     guest.drain = device.process
     return device, guest
+
+
+@pytest.fixture(autouse=True, params=[*QUEUES])
+def twin(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test runs over the plain ring and operations, and over the compiled ones."""
+    monkeypatch.setattr(fuse_requests, "Virtqueue", QUEUES[request.param])
 
 
 @pytest.fixture

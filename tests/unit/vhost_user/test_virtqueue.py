@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 from hypothesis import given, settings
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from subos_devices.testing import DriverQueue, GuestRam
 from subos_devices.vhost_user.errors import BadChain, RingError
 from subos_devices.vhost_user.memory import GuestMemory
-from subos_devices.vhost_user.virtqueue import DRAIN_SLICE, DRAIN_TIME, LONGEST_CHAIN, Virtqueue, Words
+from subos_devices.vhost_user.virtqueue import DRAIN_SLICE, DRAIN_TIME, LATER, LONGEST_CHAIN, Virtqueue, Words
 from subos_protocol.virtio import DescFlag
 from support.variants import variants
 
@@ -40,7 +40,7 @@ class Guest:
         self.driver = DriverQueue(self.ram, 0, size, event_idx=event_idx, indirect=indirect, region=1, timeout=0)
         self.device = self.set_up()
 
-    def set_up(self, base: int = 0) -> Virtqueue:
+    def set_up(self, base: int = 0, deferred: Sequence[int] = ()) -> Virtqueue:
         ring = self.driver
         self.device = self.ring(
             0,
@@ -52,6 +52,7 @@ class Guest:
             base=base,
             call=ring.call_fd,
             event_idx=ring.event_idx,
+            deferred=deferred,
         )
         return self.device
 
@@ -242,6 +243,58 @@ def test_rings_and_buffers_in_several_spans(ring: type[Virtqueue]) -> None:
                 with pytest.raises(BadChain):
                     device.drain(fill)
         driver.close()
+
+
+def test_chains_that_are_answered_later(guest: Guest) -> None:
+    """Out of order, and by a queue set up anew, too."""
+    serving: list[bytes] = []
+
+    def choose(words: Words) -> int:
+        return guest.echo(words) if bytes(guest.device.split(words)[0][0]) in serving else LATER
+
+    pending = [guest.driver.add([b"%d" % number], [1]) for number in range(4)]
+    guest.driver.want_interrupt()
+    serving.append(b"2")
+    guest.device.drain(choose)
+    assert guest.driver.collect() == [pending[2]]
+    assert readable(guest.driver.call_fd)
+    assert sorted(guest.device.deferred) == sorted(pending[number].head for number in (0, 1, 3))
+    assert (guest.device.used_index, guest.device.base, guest.device.next_avail) == (1, 4, 4)
+
+    guest.driver.want_interrupt()
+    guest.device.retry(choose)
+    assert not readable(guest.driver.call_fd)
+    serving.append(b"0")
+    guest.device.retry(choose)
+    assert readable(guest.driver.call_fd)
+    assert guest.driver.collect() == [pending[0]]
+
+    guest.set_up(base=guest.device.base, deferred=list(guest.device.deferred))
+    guest.driver.add([b"2"], [1])
+    guest.device.drain(choose)
+    assert len(guest.driver.collect()) == 1
+    serving += [b"1", b"3"]
+    guest.device.retry(choose)
+    assert {*guest.driver.collect()} == {pending[1], pending[3]}
+    assert not len(guest.device.deferred)
+    assert guest.device.base == guest.device.used_index == guest.driver.used_index
+
+
+def test_a_ring_of_which_too_many_chains_wait(guest: Guest) -> None:
+    """A driver may name one chain again and again without waiting for any."""
+    guest.driver.write_descriptor(0, BASE, 1, 0)
+    while guest.device.deferral_room:
+        guest.driver.publish(0)
+        guest.device.drain(lambda words: LATER)
+    guest.driver.publish(0)
+    with pytest.raises(RingError):
+        guest.device.drain(lambda words: LATER)
+
+
+def test_heads_that_cannot_have_waited(guest: Guest) -> None:
+    guest.set_up(deferred=[16])
+    with pytest.raises(RingError):
+        guest.device.retry(guest.echo)
 
 
 def test_a_handler_that_writes_more_than_can_be_said(guest: Guest) -> None:
