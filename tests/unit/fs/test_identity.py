@@ -6,6 +6,7 @@ import errno
 import os
 import stat
 import struct
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,6 @@ from hypothesis import strategies as st
 from subos_devices.errors import UserError
 from subos_devices.fs.identity import IDS, NOBODY, IdMap, mapping_options, parse_map
 from subos_protocol.fuse_opcodes import FuseOpcode, FuseSetattr
-
 from support.fuse_requests import Refused
 
 from .conftest import Serve
@@ -30,11 +30,9 @@ entries = st.one_of(
 
 
 def host(ids: IdMap, guest: int) -> int | None:
-    try:
+    with suppress(PermissionError):
         return ids.host(guest)
-    except OSError as error:
-        assert error.errno == errno.EPERM
-        return None
+    return None
 
 
 def test_without_a_map_ids_are_what_they_are() -> None:
@@ -67,9 +65,11 @@ def test_forbid_alone_lets_the_others_pass() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["0", "0:1", "0:1:2:3", "a:1:2", "0:1:0", ":1:1", "-1:0:1", "0:1: 1", "0:1:1,", "squash:0:1", "forbid:0:1:2"]
-    + ["steal:0:1:2", "0:1:٣", f"0:{IDS}:1", f"{IDS}:0:1", f"0:0:{IDS + 1}", f"squash:0:{IDS}:2", "0:0:5,4:9:1"]
-    + ["0:0:5,forbid:0:1", "0x0:0:1", "0:1_0:1"],
+    [
+        *("0", "0:1", "0:1:2:3", "a:1:2", "0:1:0", ":1:1", "-1:0:1", "0:1: 1", "0:1:1,", "squash:0:1", "forbid:0:1:2"),
+        *("steal:0:1:2", "0:1:٣", f"0:{IDS}:1", f"{IDS}:0:1", f"0:0:{IDS + 1}", f"squash:0:{IDS}:2", "0:0:5,4:9:1"),
+        *("0:0:5,forbid:0:1", "0x0:0:1", "0:1_0:1"),
+    ],
 )
 def test_what_is_no_map(text: str) -> None:
     with pytest.raises(UserError) as caught:
