@@ -33,17 +33,14 @@ def beside(folder: Path) -> Iterator[Path]:
 
 
 def acls_here(folder: Path, *words: str) -> dict[str, Any]:
-    """What this machine's own file system makes of ACLs."""
+    """What this machine's own file system makes of ACLs in `folder`, where the program's other users may go."""
+    folder.chmod(0o755)
     program = [sys.executable, str(INSIDE / "acls.py"), str(folder), *words]
     seen: dict[str, Any] = json.loads(subprocess.run(program, capture_output=True, check=True).stdout)
     return seen
 
 
 def test_acls_are_those_of_the_host_s_file_system(guest: Guest, folder: Path, beside: Path) -> None:
-    folder.chmod(0o755)
-    for place in (*folder.parents, *beside.parents):  # so that the programs' other users get there
-        if place.is_relative_to(folder.parents[2]) and place != folder.parents[2]:
-            place.chmod(place.stat().st_mode | 0o011)
     expected = acls_here(beside, "fifos")
     assert json.loads(guest.inside("acls.py", str(folder), "fifos")) == expected
 
@@ -81,8 +78,6 @@ def test_an_ordinary_user_s_guest_owns_what_it_likes(ordinary: OrdinaryUser, pro
 
 def test_an_ordinary_user_s_guest_has_acls(ordinary: OrdinaryUser, programs: Path, tmp_path: Path) -> None:
     """As on a file system of its own."""
-    for place in (tmp_path, *tmp_path.parents[:2]):
-        place.chmod(place.stat().st_mode | 0o011)
     expected = acls_here(tmp_path, "fifos")
     options = ("--map", "ownership=xattr")
     program = str(programs / "acls.py")
@@ -93,9 +88,7 @@ def test_an_ordinary_user_is_root_in_the_guest(ordinary: OrdinaryUser) -> None:
     """What is theirs shows as root's, and to give it to root changes nothing; to others it cannot be given."""
     (ordinary.work / "file").write_bytes(b"")
     os.chown(ordinary.work / "file", ordinary.uid, ordinary.uid)
-    shell = (
-        "stat -c %u:%g file; touch new && chown 0:0 new && stat -c %u:%g new; chown 5 new 2>/dev/null || echo refused"
-    )
+    shell = "stat -c %u:%g file; touch new; chown 0:0 new; stat -c %u:%g new; chown 5 new 2>/dev/null || echo refused"
     maps = [word for kind in ("uid", "gid") for word in (f"--map-{kind}", f"0:{ordinary.uid}:1")]
     done = ordinary.run_in_guest("--share", ordinary.work, *maps, "--", "sh", "-c", shell)
     assert done.stdout.split() == ["0:0", "0:0", "refused"], done.stderr

@@ -105,7 +105,9 @@ def default_acls() -> None:
     os.mkdir("folder/sub/sub", 0o2700)
     os.symlink("file", "folder/link")
     fd = os.open("folder", os.O_TMPFILE | os.O_RDWR, 0o666)
-    os.link(f"/proc/self/fd/{fd}", "folder/named")
+    proc = os.open("/proc/self/fd", os.O_RDONLY)
+    os.link(str(fd), "folder/named", src_dir_fd=proc, follow_symlinks=True)
+    os.close(proc)
     os.close(fd)
     for name in ("file", "closed", "sub", "sub/file", "sub/sub", "named"):
         note(f"inherited by {name}", f"folder/{name}")
