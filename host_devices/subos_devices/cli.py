@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from .errors import SubosError
 
-COMMANDS = ("run", "demo", "attach", "detach", "status", "input", "serve", "args", "doctor")
+COMMANDS = ("run", "demo", "attach", "detach", "share", "status", "input", "serve", "args", "doctor")
 
 DESCRIPTION = """\
 Native-feeling devices for QEMU guests: shared files, an absolute mouse, and more to come.
@@ -21,6 +21,7 @@ Native-feeling devices for QEMU guests: shared files, an absolute mouse, and mor
   subos-devices run --share . -- make test   a command in it; its exit status is yours
   subos-devices attach --qmp qmp.sock --mouse --share ~/src
                                              the devices for a QEMU that runs already
+  subos-devices share add work ~/src:/work   one more folder for a guest that runs
 """
 
 

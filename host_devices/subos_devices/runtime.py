@@ -1,7 +1,7 @@
 """Where a running VM keeps its sockets: one folder a VM, which only its owner may enter.
 
 NAME/lock                  held while the VM runs
-NAME/control.sock          status, detach (JSON lines)
+NAME/control.sock          status, detach, share-add … (JSON lines)
 NAME/DEVICE.vhost.sock     vhost-user, for QEMU
 NAME/DEVICE.driver.sock    where a host driver sends its events
 NAME/qmp.sock, NAME/initrd

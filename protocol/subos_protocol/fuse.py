@@ -353,6 +353,32 @@ class fuse_getxattr_out(NamedTuple):
     padding: int
 
 
+class fuse_lk_in(NamedTuple):
+    """FUSE_GETLK, FUSE_SETLK and FUSE_SETLKW: its `fuse_file_lock` (start to pid) flattened.
+
+    `owner` stands for who holds the lock: a process, or an open file. Bytes `start` to `end` inclusive, 2**63 - 1 for
+    all that may ever follow; `type` is F_RDLCK, F_WRLCK or F_UNLCK. `lk_flags` may hold FUSE_LK_FLOCK.
+    """
+
+    fh: int
+    owner: int
+    start: int
+    end: int
+    type: int
+    pid: int
+    lk_flags: int
+    padding: int
+
+
+class fuse_lk_out(NamedTuple):
+    """Answer to FUSE_GETLK: the `fuse_file_lock` that is in the way, or F_UNLCK as its `type`."""
+
+    start: int
+    end: int
+    type: int
+    pid: int
+
+
 class fuse_access_in(NamedTuple):
     mask: int
     padding: int
@@ -459,6 +485,8 @@ FUSE_SETXATTR_IN = Layout("<IIII", fuse_setxattr_in)
 FUSE_SETXATTR_SHORT = Layout("<II", fuse_setxattr_in_short)
 FUSE_GETXATTR_IN = Layout("<II", fuse_getxattr_in)
 FUSE_GETXATTR_OUT = Layout("<II", fuse_getxattr_out)
+FUSE_LK_IN = Layout("<4Q4I", fuse_lk_in)
+FUSE_LK_OUT = Layout("<QQII", fuse_lk_out)
 FUSE_ACCESS_IN = Layout("<II", fuse_access_in)
 FUSE_INTERRUPT_IN = Layout("<Q", fuse_interrupt_in)
 FUSE_FALLOCATE_IN = Layout("<QQQII", fuse_fallocate_in)

@@ -172,6 +172,7 @@ FUSE_WRITE_KILL_SUIDGID = 1 << 2  # drop suid and sgid
 FUSE_READ_LOCKOWNER = 1 << 1  # fuse_read_in.read_flags: lock_owner counts
 FUSE_RELEASE_FLUSH = 1 << 0  # fuse_release_in.release_flags: do a FUSE_FLUSH first
 FUSE_RELEASE_FLOCK_UNLOCK = 1 << 1  # drop the handle's flock
+FUSE_LK_FLOCK = 1 << 0  # fuse_lk_in.lk_flags: a flock lock of the handle, not a record lock
 FUSE_FSYNC_FDATASYNC = 1 << 0  # fuse_fsync_in.fsync_flags: data only
 FUSE_SETXATTR_ACL_KILL_SGID = 1 << 0  # fuse_setxattr_in.setxattr_flags: setting the ACL drops sgid
 FUSE_MAX_NR_SECCTX = 31  # fuse_ext_header.type: up to this, so many security contexts

@@ -16,6 +16,8 @@ from pathlib import Path
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    from ..launcher.shares import FORM
+
     parser = subparsers.add_parser(
         "args",
         help="print QEMU arguments, for scripts of your own",
@@ -23,7 +25,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--share", action="append", default=[], metavar="PATH[:TAG][:ro]", help="share a folder; may be repeated"
+        "--share", action="append", default=[], metavar=FORM, help="share a folder or a file; may be repeated"
     )
     parser.add_argument("--mouse", action="store_true", help="an absolute mouse")
     parser.add_argument("--keyboard", action="store_true", help="a keyboard")

@@ -17,16 +17,19 @@ if TYPE_CHECKING:
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    from ..launcher.shares import FORM
+
     parser = subparsers.add_parser("attach", help="devices for a QEMU that runs already", description=__doc__)
     parser.add_argument("--qmp", type=Path, required=True, metavar="SOCKET", help="QEMU's QMP socket")
     parser.add_argument("--name", default="", help="what to call the VM here (default: its own name)")
     parser.add_argument(
-        "--share", action="append", default=[], metavar="PATH[:TAG][:ro]", help="share a folder; may be repeated"
+        "--share", action="append", default=[], metavar=FORM, help="share a folder or a file; may be repeated"
     )
     parser.add_argument("--mouse", action="store_true", help="an absolute mouse")
     parser.add_argument("--keyboard", action="store_true", help="a keyboard")
     parser.add_argument("--rng", action="store_true", help="a random number generator")
     parser.add_argument("--cache", choices=("auto", "always", "never"), help="how long the guest may trust its cache")
+    parser.add_argument("--locks", choices=("guest", "host"), help="where locks of shared files hold")
     for name, what in (("uid", "users"), ("gid", "groups")):
         parser.add_argument(
             f"--map-{name}",
@@ -44,24 +47,21 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     from ..errors import UserError
-    from ..fs.identity import mapping_options
     from ..launcher import devices
     from ..launcher.attached import Attachment
     from ..launcher.shares import parse_shares
 
     shares = parse_shares(args.share)
-    mapping = mapping_options(args.map_uid, args.map_gid, args.map)
-    planned = devices.plan(
-        shares, mouse=args.mouse, keyboard=args.keyboard, rng=args.rng, cache=args.cache, mapping=mapping
-    )
+    common = devices.share_options(args)
+    planned = devices.plan(shares, mouse=args.mouse, keyboard=args.keyboard, rng=args.rng, common=common)
     if not planned:
         raise UserError("nothing to attach", "name at least one of --share, --mouse, --keyboard, --rng")
-    attachment = Attachment(args.qmp.absolute(), args.name, planned)
+    attachment = Attachment(args.qmp.absolute(), args.name, planned, shares, common)
 
     def report(name: str) -> None:
         print(f"attached to {name}: {', '.join(device.name for device in planned)}")
         for share in shares:
-            print(f"  in the guest: mount -t virtiofs {share.tag} /mnt")
+            print(f"  in the guest: {share.mount_command()}")
 
     if args.foreground:
         _serve(attachment, report)

@@ -23,8 +23,12 @@ EXAMPLES = """\
 examples:
   subos-devices run                                  a shell in a guest
   subos-devices run --share . -- make -j2 test       a command, on a folder that it may write
+  subos-devices run --share ~/src:/work:ro --share notes.txt:/root/notes.txt
+                                                     a folder at another place, and one file
   subos-devices run --image debian.qcow2 --share ~/src:src
                                                      a disk; in it: mount -t virtiofs src /mnt
+
+shares of a guest that runs: subos-devices share --help
 
 a guest that hangs: press Ctrl-] three times within a second, and the VM ends
 

@@ -53,6 +53,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--cache", choices=("auto", "always", "never"), help="fs: how long the guest may trust its cache"
     )
     parser.add_argument(
+        "--locks", choices=("guest", "host"), help="fs: where the guest's file locks hold (default: guest)"
+    )
+    parser.add_argument(
         "--map-uid",
         action="append",
         default=[],
@@ -126,6 +129,8 @@ def _spec(args: argparse.Namespace) -> DeviceSpec:
         options = {"shared_dir": args.shared_dir, "readonly": args.readonly}
         if args.cache:
             options["cache"] = args.cache
+        if args.locks:
+            options["locks"] = args.locks
         options |= mapping_options(args.map_uid, args.map_gid, args.map)
         if args.security_label:
             options["security_label"] = True

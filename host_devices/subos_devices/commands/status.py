@@ -47,12 +47,16 @@ def _show(machine: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from ..launcher.devices import shared_path
+
     table = Table(title=f"{machine['name']}  (process {machine['pid']}, {machine['how']})", title_justify="left")
     for column in ("device", "kind", "what", "guest driver", "worker", "restarts", "requests"):
         table.add_column(column, justify="right" if column in ("worker", "restarts", "requests") else "left")
     for device in machine["devices"]:
         options = device["options"]
-        what = str(options.get("shared_dir", "")) + (" (read-only)" if options.get("readonly") else "")
+        path = shared_path(options)
+        what = path + (" (read-only)" if options.get("readonly") else "")
+        what += f" at {device['mounted']}" if device.get("mounted") not in (None, path) else ""
         driver = "running" if device["driver"] else "connected" if device["connected"] else "-"
         counts = (str(device[key]) for key in ("pid", "restarts", "requests"))
         table.add_row(device["name"], device["kind"], what, driver, *counts)

@@ -41,6 +41,8 @@ cdef extern from "<sys/syscall.h>" nogil:
 
 cdef extern from "<sys/uio.h>" nogil:
     Py_ssize_t preadv(int fd, const iovec* buffers, int count, int64_t offset)
+    Py_ssize_t pread(int fd, void* buffer, size_t size, int64_t offset)
+    Py_ssize_t pwrite(int fd, const void* buffer, size_t size, int64_t offset)
     Py_ssize_t pwritev(int fd, const iovec* buffers, int count, int64_t offset)
 
 cdef extern from "<time.h>" nogil:
@@ -471,7 +473,10 @@ cdef class FsHandler(Handler):
         if not used:
             return 0
         while True:
-            done = preadv(fd, data, used, <int64_t>asked.offset)
+            if used == 1:
+                done = pread(fd, data.iov_base, data.iov_len, <int64_t>asked.offset)
+            else:
+                done = preadv(fd, data, used, <int64_t>asked.offset)
             if done >= 0:
                 self.counted[BYTES_READ] += done
                 return done
@@ -496,7 +501,10 @@ cdef class FsHandler(Handler):
         if asked.write_flags and fcntl(fd, F_GETFL) & O_APPEND:
             return PLAIN
         while True:
-            done = pwritev(fd, &self.buffers[2], count, <int64_t>asked.offset)
+            if count == 1:
+                done = pwrite(fd, self.buffers[2].iov_base, self.buffers[2].iov_len, <int64_t>asked.offset)
+            else:
+                done = pwritev(fd, &self.buffers[2], count, <int64_t>asked.offset)
             if done >= 0:
                 break
             if c_errno != EINTR:

@@ -80,7 +80,8 @@ class Attributes:
         fd = self.share.fd(nodeid)
         status = syscalls.statx(fd, flags & _STATX_SYNC, mask)
         if self.share.nodes.devices[nodeid]:
-            ino, _ = self.share.foreign(nodeid, os.fstat(fd))
+            st = os.fstat(fd)
+            ino, _ = self.share.foreign(nodeid, st.st_ino, st.st_mode)
             status[_STATX_INO : _STATX_INO + 8] = ino.to_bytes(8, "little")
         FUSE_STATX_OUT.pack_into(mem, o, self.share.valid, 0, 0, bytes(16), bytes(status))
         return FUSE_STATX_OUT.size

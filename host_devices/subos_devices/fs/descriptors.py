@@ -2,10 +2,10 @@
 
 A node is opened (O_PATH) when something is done with it that needs more than its name: a directory when a name in it
 is looked up, a file when it is opened. What was not used for longest is closed when there are too many (a clock's hand
-goes round, second chances by `used`), and opened again when it is needed: by its name in its directory, and that
-by its own, up to one that is open. What is found there must be the same inode, or the node is looked for by its file
-handle (name_to_handle_at, where we may use them) and among the files that the guest has open; else it is ESTALE, on
-which the guest's kernel looks the path up once more.
+goes round, second chances by `used`), and opened again when it is needed: a directory by its file handle
+(name_to_handle_at, where we may use them), anything by its name in its directory, and that by its own, up to one that is
+open, and a file by another opening of it that the guest has. What is found must be the same inode; else it is ESTALE,
+on which the guest's kernel looks the path up once more.
 
 An inode whose last name the guest removes stays open until the guest forgets it.
 """
@@ -83,8 +83,11 @@ class Descriptors:
             return fd
         if not nodes.known(nodeid):
             raise bad_descriptor()
-        for node in self._closed_path(nodeid):
-            self.hold(node, self._open(node))
+        *above, _ = self._closed_path(nodeid)
+        with suppress(OSError):  # where one of those above is gone, the node may be found otherwise
+            for node in above:
+                self.hold(node, self._open(node))
+        self.hold(nodeid, self._open(nodeid))
         return int(nodes.fds[nodeid])
 
     def both(self, first: int, second: int) -> tuple[int, int]:
@@ -99,9 +102,9 @@ class Descriptors:
         return int(self.nodes.fds[first]), fd
 
     def _closed_path(self, nodeid: int) -> list[int]:
-        """The node and those above it that are not open, from the top."""
-        path, parents, fds = [nodeid], self.nodes.parents, self.nodes.fds
-        while (parent := parents[path[-1]]) != NAMELESS and not fds[parent]:
+        """The node, and those above it that must be opened before: not open, and without a handle. From the top."""
+        path, parents, fds, handles = [nodeid], self.nodes.parents, self.nodes.fds, self._handles
+        while path[-1] not in handles and (parent := parents[path[-1]]) != NAMELESS and not fds[parent]:
             path.append(parent)
             if len(path) > DEEPEST:  # or a circle, which the host's own renames can leave here
                 raise stale()
@@ -117,14 +120,14 @@ class Descriptors:
     def _candidates(self, nodeid: int) -> Iterator[int]:
         """Descriptors that may be the node's, the likeliest first. The caller owns each."""
         nodes = self.nodes
+        if self._mount is not None and nodeid in self._handles:
+            with _unless_exhausted():
+                yield syscalls.open_by_handle(self._mount, self._handles[nodeid], _NODE)
         parent = nodes.parents[nodeid]
         if parent != NAMELESS and nodes.fds[parent]:
             nodes.used[parent] = 1
             with _unless_exhausted():
                 yield os.open(nodes.names[nodeid], _NODE, dir_fd=nodes.fds[parent])
-        if self._mount is not None and nodeid in self._handles:
-            with _unless_exhausted():
-                yield syscalls.open_by_handle(self._mount, self._handles[nodeid], _NODE)
         for fd in self.files.of(nodeid):
             with _unless_exhausted():
                 yield os.open(b"%d" % fd, os.O_PATH | os.O_CLOEXEC, dir_fd=self._proc)

@@ -11,6 +11,7 @@ import os
 import resource
 from collections.abc import Callable
 from contextlib import suppress
+from time import monotonic
 from typing import Any
 
 from subos_protocol.virtio import DeviceId
@@ -23,16 +24,20 @@ from .descriptors import RESERVED
 from .handler import handler
 from .identity import Identity, IdMap, parse_map
 from .kept import KeptShare
+from .locks import Locks
+from .presence import Presence
 from .server import FuseServer
 from .share import Share, prepare_process
 from .statistics import Statistics, describe
 
 OPTIONS = {
-    "shared_dir": "the directory to share (required)",
+    "shared_dir": "the directory to share, or a single file (required)",
+    "only": "the one name in it that is shared (default: all; a file as shared_dir means itself)",
     "readonly": "refuse every change (default: no)",
     "cache": "how long the guest may cache: auto (1 s, the default), steady, always, metadata, never",
     "writeback": "the guest writes back later: faster small writes, for what the host does not look at (default: no)",
     "submounts": "announce other file systems below the directory to the guest as such (default: yes)",
+    "locks": "where the guest's file locks hold: guest (the default: nobody else sees them), host",
     "xattr": "extended attributes: yes (the host's own, the default), mapped (security, trusted and ACLs kept in user "
     "ones), no",
     "map_uid": "users of the guest that are others here: GUEST:HOST:COUNT, squash:GUEST:HOST:COUNT or "
@@ -41,6 +46,7 @@ OPTIONS = {
     "ownership": "host (the default), or xattr: owners, modes and device nodes are kept in an attribute of our files",
     "security_label": "security contexts of what the guest makes are set on it at once (default: no)",
 }
+LOCKS = ("guest", "host")
 MOST_DESCRIPTORS = 1 << 19  # however many the system allows
 
 
@@ -63,12 +69,20 @@ class FsDevice(Device):
         path = spec.options.get("shared_dir")
         if not isinstance(path, str) or not path:
             raise UserError(f"{spec.name}: fs needs a directory to share", "give it as shared_dir")
+        self.only = os.fsencode(str(spec.options.get("only") or ""))
+        if not self.only and os.path.isfile(path):
+            path, name = os.path.split(os.path.abspath(path))
+            self.only = os.fsencode(name)
         if not os.path.isdir(path):
-            raise UserError(f"{spec.name}: {path} is not a directory", "share an existing directory")
+            raise UserError(f"{spec.name}: {path} is not a directory", "share an existing directory or file")
         cache = spec.options.get("cache") or "auto"
         if cache not in CACHE_POLICIES:
             raise UserError(f"{spec.name}: cache={cache} is no way to cache", f"there are {', '.join(CACHE_POLICIES)}")
+        locks = spec.options.get("locks") or "guest"
+        if locks not in LOCKS:
+            raise UserError(f"{spec.name}: locks={locks} is no place for locks", f"there are {', '.join(LOCKS)}")
         self.path = path
+        self.host_locks = locks == "host"
         self.cache = CACHE_POLICIES[str(cache)]
         if self._flag("writeback", False):
             self.cache = self.cache.writing_back()
@@ -81,6 +95,8 @@ class FsDevice(Device):
         if self.security_label and self.xattr == "no":
             raise UserError(f"{spec.name}: security labels are extended attributes", "leave out xattr=no")
         self._handlers: dict[Virtqueue, Callable[[Words], int]] = {}
+        self._due: set[Virtqueue] = set()
+        """Queues of which chains that wait are to be served again."""
 
     def _choice(self, name: str, choices: tuple[str, ...]) -> str:
         """A word of an option, the first one being the default."""
@@ -134,18 +150,47 @@ class FsDevice(Device):
                 f"{self.spec.name}: {error.filename} cannot be opened: {error.strerror}",
                 "share a directory that you may enter",
             ) from error
+        locks = Locks(share) if self.host_locks else None
         self.server = FuseServer(
-            share, self.cache, xattr=self.xattr, submounts=self.submounts, security_label=self.security_label
+            share,
+            self.cache,
+            xattr=self.xattr,
+            submounts=self.submounts,
+            only=self.only,
+            locks=locks,
+            security_label=self.security_label,
         )
+        self.presence = Presence(self.server)
+        if locks is not None:
+            ended = locks.waiters.ended
+            worker.watch(ended, lambda: self._retry(worker, ended))
 
     def queue_started(self, queue: Virtqueue) -> None:
         self._handlers[queue] = handler(self.server, queue)
+        self._due.add(queue)
 
     def queue_stopped(self, queue: Virtqueue) -> None:
         self._handlers.pop(queue, None)
+        self._due.discard(queue)
 
     def process(self, queue: Virtqueue) -> None:
-        queue.drain(self._handlers[queue])
+        if monotonic() > self.presence.next:
+            self.presence.look()
+        handle = self._handlers[queue]
+        if self._due and queue in self._due:
+            self._due.discard(queue)
+            queue.retry(handle)
+        queue.drain(handle)
+
+    def _retry(self, worker: Worker, ended: int) -> None:
+        """A wait has ended: of the requests that were answered LATER, one finds its answer now."""
+        with suppress(BlockingIOError):
+            os.eventfd_read(ended)
+        self._due.update(queue for queue in self._handlers if len(queue.deferred))
+        for queue in tuple(self._due):
+            worker.kick(queue)
 
     def close(self) -> None:
+        if self.server.locks is not None:
+            self.server.locks.close()
         self.server.share.close()

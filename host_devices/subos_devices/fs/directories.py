@@ -11,6 +11,7 @@ import ctypes
 import errno
 import os
 import stat
+from ctypes import get_errno
 from struct import Struct
 
 from subos_protocol.fuse import (
@@ -25,7 +26,8 @@ from subos_protocol.fuse_opcodes import FUSE_FSYNC_FDATASYNC, FUSE_ROOT_ID
 
 from . import syscalls
 from .handles import Directory
-from .share import NS, Data, Header, Share, error
+from .share import Data, Header, Share, error
+from .syscalls import AT_SYMLINK_NOFOLLOW
 
 BUFFER = 32 << 10  # bytes of dirents read at once
 
@@ -36,7 +38,8 @@ _pack_dirent = FUSE_DIRENT.pack_into
 _pack_plus = Struct(FUSE_ENTRY_OUT.struct.format + FUSE_DIRENT.struct.format[1:]).pack_into
 _DIRENT, _PLUS = FUSE_DIRENT.size, FUSE_ENTRY_OUT.size + FUSE_DIRENT.size
 _DOTS = (b".", b"..")
-_U64 = (1 << 64) - 1
+_unpack_status = syscalls.STATUS.unpack_from
+_U32, _U64 = (1 << 32) - 1, (1 << 64) - 1
 
 
 class Directories:
@@ -91,7 +94,8 @@ class Directories:
         directory, end = self._where(mem, a, o, room)
         share, nodes = self.share, self.share.nodes
         learn, generations, valid, device = nodes.learn, nodes.generations, share.valid, nodes.device
-        look, at, fd, parent = os.stat, o, directory.fd, directory.nodeid
+        look, pointer, status = syscalls.fstatat, syscalls.status_pointer, syscalls.status
+        at, fd, parent = o, directory.fd, directory.nodeid
         while directory.at < directory.end or self._fill(directory):
             ino, off, size, kind = _unpack_dirent(directory.buffer, directory.at)
             name = self._name(directory, size)
@@ -101,31 +105,28 @@ class Directories:
                 break
             directory.at += size
             directory.cookie = off
-            try:
-                st = None if name in _DOTS else look(name, dir_fd=fd, follow_symlinks=False)
-            except FileNotFoundError:
-                continue
-            except OSError:
-                st = None
-            if st is None:
+            if name in _DOTS:
+                if length == 2 and parent == FUSE_ROOT_ID:
+                    ino = nodes.inos[FUSE_ROOT_ID]  # not what lies above the share
                 mem[at : at + FUSE_ENTRY_OUT.size] = _NO_ENTRY
-                if name == b".." and parent == FUSE_ROOT_ID:
-                    ino = nodes.inos[FUSE_ROOT_ID]
                 _pack_dirent(mem, at + FUSE_ENTRY_OUT.size, ino, off & _U64, length, kind)
-            else:
-                mode, ino, dev, nlink, uid, gid, size, atime, mtime, ctime = st[:10]
-                nodeid = learn(parent, name, dev, ino, mode)
-                flags = 0
+            elif not look(fd, name, pointer, AT_SYMLINK_NOFOLLOW):
+                dev, ino, nlink, mode, uid, gid, rdev, size, blksize, blocks, *times = _unpack_status(status)
+                nodeid, flags = learn(parent, name, dev, ino, mode), 0
                 if dev != device:
-                    ino, flags = share.foreign(nodeid, st)
+                    ino, flags = share.foreign(nodeid, ino, mode)
                 # fmt: off
                 _pack_plus(
-                    mem, at, nodeid, generations[nodeid], valid, valid, 0, 0, ino, size, st.st_blocks,
-                    atime, mtime, ctime, st.st_atime_ns % NS, st.st_mtime_ns % NS, st.st_ctime_ns % NS,
-                    mode, nlink, uid, gid, st.st_rdev, st.st_blksize, flags,
+                    mem, at, nodeid, generations[nodeid], valid, valid, 0, 0, ino, size, blocks,
+                    *times[::2], *times[1::2], mode, nlink, uid, gid, rdev & _U32, blksize, flags,
                     ino, off & _U64, length, mode >> 12,
                 )
                 # fmt: on
+            elif get_errno() == errno.ENOENT:
+                continue
+            else:
+                mem[at : at + FUSE_ENTRY_OUT.size] = _NO_ENTRY
+                _pack_dirent(mem, at + FUSE_ENTRY_OUT.size, ino, off & _U64, length, kind)
             mem[at + _PLUS : after] = name.ljust(after - at - _PLUS, b"\0")
             at = after
         return self._told(directory, at - o)

@@ -11,8 +11,9 @@ import fcntl
 import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from ctypes import get_errno
 from struct import Struct
-from time import time_ns
+from time import time
 
 from subos_protocol.fuse import FUSE_ATTR_OUT, FUSE_ENTRY_OUT, FUSE_OPEN_OUT, FUSE_WRITE_IN
 from subos_protocol.fuse_opcodes import (
@@ -22,10 +23,12 @@ from subos_protocol.fuse_opcodes import (
     FuseOpened,
 )
 
+from . import syscalls
 from .caching import CachePolicy
-from .nodes import bad_descriptor
-from .share import MAX_NAME, NS, Data, Header, Share, component, error
+from .nodes import NAMELESS, bad_descriptor
+from .share import MAX_NAME, NS, REFUSED, Data, Header, Share, component, error
 from .statistics import BYTES_READ, BYTES_WRITTEN
+from .syscalls import AT_SYMLINK_NOFOLLOW
 
 ATTR_SIZE, ENTRY_SIZE, OPEN_SIZE, WRITE_ARGS = (
     FUSE_ATTR_OUT.size,
@@ -52,8 +55,12 @@ _pack_entry = Struct("<4Q8x3Q3q10I").pack_into
 _pack_open = FUSE_OPEN_OUT.pack_into
 _pack_written = Struct("<Q").pack_into  # fuse_write_out: size and padding in one
 _KEEP_CACHE, _NOFLUSH = int(FuseOpened.FOPEN_KEEP_CACHE), int(FuseOpened.FOPEN_NOFLUSH)
-_DIRECTORY = 0o4  # S_IFDIR >> 12
-_stat, _fstat, _preadv, _pwritev = os.stat, os.fstat, os.preadv, os.pwritev
+_DIRECTORY, _REGULAR = 0o4, 0o10  # S_IFMT >> 12
+_CHANGING = os.O_ACCMODE | os.O_TRUNC
+_U32, _U64 = 0xFFFF_FFFF, 0xFFFF_FFFF_FFFF_FFFF
+_open, _preadv, _pwritev = os.open, os.preadv, os.pwritev
+_fstat, _fstatat, _status, _pointer = syscalls.fstat, syscalls.fstatat, syscalls.status, syscalls.status_pointer
+_unpack = syscalls.STATUS.unpack_from
 
 
 class HotOperations:
@@ -79,35 +86,33 @@ class HotOperations:
         """A name in a directory: one fstatat, whether the inode is known or not; a directory is opened, too."""
         end = a + n - 1
         name = bytes(mem[a:end])
-        # Short names may be "." or ".."; fstatat itself refuses an inner NUL (ValueError).
-        if mem[end] or b"/" in name or not 3 < n <= MAX_NAME + 1:
+        # Short names may be "." or "..".
+        if mem[end] or b"/" in name or b"\0" in name or not 3 < n <= MAX_NAME + 1:
             if mem[end]:
                 raise error(errno.EINVAL)
             component(name)
         parent = header[3]
         directory = self.fds[parent] or self.fd(parent)
         self.used[parent] = 1
-        try:
-            st = _stat(name, dir_fd=directory, follow_symlinks=False)
-        except FileNotFoundError:
-            if not self.negative:
-                raise
+        if _fstatat(directory, name, _pointer, AT_SYMLINK_NOFOLLOW):
+            number = get_errno()
+            if number != errno.ENOENT or not self.negative:
+                return REFUSED - number
             mem[o : o + ENTRY_SIZE] = bytes(ENTRY_SIZE)
             _pack_written(mem, o + 16, self.valid)
             return ENTRY_SIZE
-        mode, ino, dev, nlink, uid, gid, size, atime, mtime, ctime = st[:10]
+        dev, ino, nlink, mode, uid, gid, rdev, size, blksize, blocks, at, atn, mt, mtn, ct, ctn = _unpack(_status)
         nodeid = self.nodes.learn(parent, name, dev, ino, mode)
         if mode >> 12 == _DIRECTORY and not self.fds[nodeid]:
             with suppress(OSError):
                 self.fd(nodeid)  # the guest will go in, and may stay there while the host moves it
         flags = 0
         if dev != self.nodes.device:
-            ino, flags = self.share.foreign(nodeid, st)
+            ino, flags = self.share.foreign(nodeid, ino, mode)
         # fmt: off
         _pack_entry(
-            mem, o, nodeid, self.generations[nodeid], self.valid, self.valid, ino, size, st.st_blocks,
-            atime, mtime, ctime, st.st_atime_ns % NS, st.st_mtime_ns % NS, st.st_ctime_ns % NS,
-            mode, nlink, uid, gid, st.st_rdev, st.st_blksize, flags,
+            mem, o, nodeid, self.generations[nodeid], self.valid, self.valid, ino, size, blocks,
+            at, mt, ct, atn, mtn, ctn, mode, nlink, uid, gid, rdev & _U32, blksize, flags,
         )
         # fmt: on
         return ENTRY_SIZE
@@ -116,24 +121,44 @@ class HotOperations:
         """The node's status; a handle that comes along names the same inode, so it is not looked at."""
         nodeid = header[3]
         fd = self.fds[nodeid]
-        st = _fstat(fd) if fd else self.share.status(nodeid)
-        mode, ino, dev, nlink, uid, gid, size, atime, mtime, ctime = st[:10]
+        if _fstat(fd, _pointer) if fd else self._stat_by_name(nodeid):
+            return REFUSED - get_errno()
+        dev, ino, nlink, mode, uid, gid, rdev, size, blksize, blocks, at, atn, mt, mtn, ct, ctn = _unpack(_status)
         flags = 0
         if dev != self.nodes.device:
-            ino, flags = self.share.foreign(nodeid, st)
+            ino, flags = self.share.foreign(nodeid, ino, mode)
         # fmt: off
         _pack_attr(
-            mem, o, self.valid, ino, size, st.st_blocks,
-            atime, mtime, ctime, st.st_atime_ns % NS, st.st_mtime_ns % NS, st.st_ctime_ns % NS,
-            mode, nlink, uid, gid, st.st_rdev, st.st_blksize, flags,
+            mem, o, self.valid, ino, size, blocks,
+            at, mt, ct, atn, mtn, ctn, mode, nlink, uid, gid, rdev & _U32, blksize, flags,
         )
         # fmt: on
         return ATTR_SIZE
 
+    def _stat_by_name(self, nodeid: int) -> int:
+        """fstat of a node that is not open. It is opened only where its name has become another inode's."""
+        nodes = self.nodes
+        if nodes.known(nodeid) and (parent := nodes.parents[nodeid]) != NAMELESS:
+            with suppress(OSError):
+                directory = self.fds[parent] or self.fd(parent)
+                if not _fstatat(directory, nodes.names[nodeid], _pointer, AT_SYMLINK_NOFOLLOW):
+                    dev, ino, _nlink, mode = _unpack(_status)[:4]
+                    if nodes.find(dev, ino) == nodeid and nodes.kinds[nodeid] == mode >> 12:
+                        return 0
+        return _fstat(self.fd(nodeid), _pointer)
+
     def open(self, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:
         flags, open_flags = _unpack_open(mem, a)
         nodeid = header[3]
-        return self.put_open(mem, o, self.open_node(nodeid, flags, open_flags), nodeid, flags)
+        if self.files.in_use >= self.share.descriptors.limit:
+            self.share.descriptors.admit()
+        fd = self.fds[nodeid]
+        if fd and self.nodes.kinds[nodeid] == _REGULAR and not flags & _CHANGING:
+            self.used[nodeid] = 1
+            fd = _open(b"%d" % fd, flags & OPEN_FLAGS | os.O_CLOEXEC, dir_fd=self.share.proc)
+        else:
+            fd = self.open_node(nodeid, flags, open_flags)
+        return self.put_open(mem, o, fd, nodeid)
 
     def open_node(self, nodeid: int, flags: int, open_flags: int) -> int:
         """Opens a regular file by open(2) `flags` and fuse_open_in's `open_flags`. Returns the descriptor."""
@@ -147,8 +172,6 @@ class HotOperations:
                 raise error(errno.EINVAL)
             if open_flags & FUSE_OPEN_KILL_SUIDGID and access & os.O_TRUNC:
                 share.drop_privileges(fd)
-        if self.files.in_use >= share.descriptors.limit:
-            share.descriptors.admit()
         try:
             return share.reopen(fd, access)
         except PermissionError:  # the guest asked for less than we do, so that its cache can read
@@ -166,7 +189,7 @@ class HotOperations:
                 access ^= os.O_WRONLY ^ os.O_RDWR
         return access
 
-    def put_open(self, mem: memoryview, o: int, fd: int, nodeid: int, flags: int) -> int:
+    def put_open(self, mem: memoryview, o: int, fd: int, nodeid: int) -> int:
         """A handle for the descriptor `fd`, and its fuse_open_out at `o`. Returns the size of that."""
         opened = self.opened
         if not self.flushes:
@@ -182,12 +205,13 @@ class HotOperations:
         Its times and size say so, once they are old enough that another write would have changed them: what
         is looked at before that is not remembered.
         """
-        st = _fstat(fd)
-        changed = st.st_ctime_ns
-        now = hash((changed, st.st_mtime_ns, st.st_size)) & 0xFFFF_FFFF_FFFF_FFFF
+        if _fstat(fd, _pointer):
+            return False
+        size, _, _, _, _, mtime, mtime_ns, changed, changed_ns = _unpack(_status)[7:]
+        now = hash((changed, changed_ns, mtime, mtime_ns, size)) & _U64
         before = self.nodes.opened[nodeid]
-        tick = FINE_TICK if changed % NS else COARSE_TICK
-        self.nodes.opened[nodeid] = now if time_ns() - changed > tick else 0
+        old = (time() - changed) * NS - changed_ns > (FINE_TICK if changed_ns else COARSE_TICK)
+        self.nodes.opened[nodeid] = now if old else 0
         return bool(before == now)
 
     def release(self, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:

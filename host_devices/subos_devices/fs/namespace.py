@@ -176,7 +176,7 @@ class Namespace:
                 os.close(fd)
                 raise
         share.put_entry(mem, o, nodeid, status)
-        return FUSE_ENTRY_OUT.size + self.hot.put_open(mem, o + FUSE_ENTRY_OUT.size, fd, nodeid, flags)
+        return FUSE_ENTRY_OUT.size + self.hot.put_open(mem, o + FUSE_ENTRY_OUT.size, fd, nodeid)
 
     def tmpfile(self, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:
         """A file without a name; the one that follows the structure means nothing."""
@@ -199,4 +199,4 @@ class Namespace:
             os.close(fd)
             raise
         share.put_entry(mem, o, nodeid, status)
-        return FUSE_ENTRY_OUT.size + self.hot.put_open(mem, o + FUSE_ENTRY_OUT.size, fd, nodeid, flags)
+        return FUSE_ENTRY_OUT.size + self.hot.put_open(mem, o + FUSE_ENTRY_OUT.size, fd, nodeid)

@@ -22,9 +22,9 @@ from subos_protocol.fuse import FUSE_IN_HEADER, FUSE_OUT_HEADER, FUSE_WRITE_IN
 from subos_protocol.fuse_opcodes import FuseOpcode
 from subos_protocol.virtio import DescFlag
 
-from ..vhost_user.virtqueue import LENGTH, Virtqueue, Words
+from ..vhost_user.virtqueue import LATER, LENGTH, Virtqueue, Words
 from .server import FuseServer
-from .share import Data
+from .share import NO_REPLY, REFUSED, Data
 from .statistics import ERRORS, SAMPLED
 
 IN_SIZE, OUT_SIZE = FUSE_IN_HEADER.size, FUSE_OUT_HEADER.size
@@ -114,7 +114,14 @@ def request_handler(server: FuseServer, queue: Virtqueue) -> Callable[[Words], i
             _pack_reply(mem, reply, OUT_SIZE, -_errno(error), header[2])
             return OUT_SIZE
         if written < 0:
-            return 0
+            if written == LATER and queue.deferral_room > 0:
+                return LATER
+            if written == NO_REPLY:
+                return 0
+            counted[ERRORS + opcode] += 1
+            refusal = -errno.ENOLCK if written == LATER else written - REFUSED
+            _pack_reply(mem, reply, OUT_SIZE, refusal, header[2])
+            return OUT_SIZE
         written += OUT_SIZE
         _pack_reply(mem, reply, written, 0, header[2])
         return written
@@ -207,7 +214,14 @@ def _serve_split(server: FuseServer, queue: Virtqueue, scratch: memoryview, word
             counted[ERRORS + opcode] += 1
     else:
         status = 0
-    if written < 0 or room < 0:
+    if room < 0:
+        return 0
+    if written == LATER and queue.deferral_room > 0:
+        return LATER
+    if written < NO_REPLY:
+        status, written = -errno.ENOLCK if written == LATER else written - REFUSED, 0
+        counted[ERRORS + opcode] += 1
+    elif written < 0:
         return 0
     written += OUT_SIZE
     _pack_reply(scratch, MAX_ARGUMENTS, written, status, header[2])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from subos_protocol.fuse import (
     FUSE_ACCESS_IN,
@@ -27,7 +27,10 @@ from subos_protocol.fuse import (
     FUSE_INIT_IN,
     FUSE_INIT_OUT,
     FUSE_INIT_SHORT,
+    FUSE_INTERRUPT_IN,
     FUSE_LINK_IN,
+    FUSE_LK_IN,
+    FUSE_LK_OUT,
     FUSE_LSEEK_IN,
     FUSE_LSEEK_OUT,
     FUSE_MKDIR_IN,
@@ -63,9 +66,11 @@ from .directories import Directories
 from .files import Files
 from .hot import HotOperations
 from .kept import KeptShare
+from .locks import LOCK_FLAGS, Locks
 from .namespace import Namespace
 from .replies import Owners
 from .share import MAX_WRITE, NO_REPLY, Data, Header, Operation, Share, error
+from .single import SingleFile
 from .xattrs import MappedXattrs, Xattrs
 
 OLDEST_MINOR = 31  # Linux 5.4, the first with virtiofs: every structure has its present size since then
@@ -106,7 +111,8 @@ Row = tuple[Operation, int, int]
 
 class FuseServer:
     """Serves `share`. Raises nothing; operations raise OSError. `xattr` is "yes", "mapped" or "no"; `submounts` False
-    does not announce other file systems below the root; `security_label` takes security contexts of what is made."""
+    does not announce other file systems below the root; `only` is the one name that is shared; without `locks` they are
+    the guest's own; `security_label` takes security contexts of what is made."""
 
     def __init__(
         self,
@@ -115,6 +121,8 @@ class FuseServer:
         *,
         xattr: str = "yes",
         submounts: bool = False,
+        only: bytes = b"",
+        locks: Locks | None = None,
         security_label: bool = False,
     ) -> None:
         self.share = share
@@ -130,7 +138,8 @@ class FuseServer:
         self.flags = FuseInit(0)
         """What both sides agreed on; 0 before FUSE_INIT."""
         self.cache = cache
-        self.flushes = tells_at_close(share)
+        self.locks = locks
+        self.flushes = locks is not None or tells_at_close(share)
         hot = HotOperations(share, cache, flushes=self.flushes)
         xattrs = MappedXattrs(share) if xattr == "mapped" else Xattrs(share)
         creation = Creation(share, xattrs)
@@ -140,16 +149,26 @@ class FuseServer:
         self._ready = self._table(hot, Directories(share, cache.opened_directory), namespace, Files(share))
         self.hot = {opcode: self._ready[opcode] for opcode in HOT}
         """The rows for which the compiled twin has code of its own: it steps aside where another row stands."""
+        if only:
+            single = SingleFile(share, only)
+            for opcode, (operation, least, needed) in enumerate(self._ready):
+                wrapped = single.wrap(opcode, operation)
+                if wrapped is not operation:
+                    self._ready[opcode] = (wrapped, least, needed)
         if isinstance(share, KeptShare) or share.identity.maps:
             self._wrap(Owners(share).wrappers)
         if security_label:
             self._wrap(dict.fromkeys(CREATING, creation.labelled))
+        if locks is not None:
+            self.wanted |= LOCK_FLAGS
+            self._add_locks(locks)
         if xattr == "no":
             for opcode in _XATTR:
                 self._ready[opcode] = (_unsupported, 0, 0)
         if share.readonly:
             for opcode in _CHANGING:
                 self._ready[opcode] = (_read_only, 0, 0)
+        self._suspended: list[Row] = []
         self._waiting: list[Row] = [(_not_connected, 0, 0)] * len(self._ready)
         for opcode in (FuseOpcode.FUSE_INIT, FuseOpcode.FUSE_FORGET, FuseOpcode.FUSE_BATCH_FORGET):
             self._waiting[opcode] = self._ready[opcode]
@@ -177,7 +196,7 @@ class FuseServer:
         self.flags = offered & self.wanted
         self.share.announces = bool(self.flags & FuseInit.FUSE_SUBMOUNTS)
         self._attributes.setxattr_ext = bool(self.flags & FuseInit.FUSE_SETXATTR_EXT)
-        self.operations[:] = self._ready
+        self.operations[:] = self._suspended or self._ready
         answer = fuse_init_out(
             FUSE_KERNEL_VERSION,
             min(minor, FUSE_KERNEL_MINOR_VERSION),
@@ -201,9 +220,23 @@ class FuseServer:
         return 0
 
     def _end(self) -> None:
+        if self.locks is not None:
+            self.locks.reset()
         self.share.reset()
         self.flags = FuseInit(0)
         self.operations[:] = self._waiting
+
+    def suspend(self, refuse: Operation, but: Collection[int]) -> None:
+        """Until `resume`, everything but the operations in `but` is answered by `refuse`."""
+        serving = list(self._ready)
+        self._suspended = [row if opcode in but else (refuse, 0, 0) for opcode, row in enumerate(serving)]
+        if self.flags:
+            self.operations[:] = self._suspended
+
+    def resume(self) -> None:
+        self._suspended = []
+        if self.flags:
+            self.operations[:] = self._ready
 
     def _forget(self, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:
         self.share.descriptors.forget(header[3], FUSE_FORGET_IN.unpack_from(mem, a)[0])
@@ -219,6 +252,26 @@ class FuseServer:
     def _interrupt(self, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:
         """Every request was answered before the next one is looked at: there is nothing to interrupt."""
         return 0
+
+    def _add_locks(self, locks: Locks) -> None:
+        """Rows of what the host's locks add to, or do besides."""
+        op, rows = FuseOpcode, self._ready
+        (flush, flush_size, _), (release, release_size, _) = rows[op.FUSE_FLUSH], rows[op.FUSE_RELEASE]
+
+        def flush_too(header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:
+            locks.flush(header, mem, a)
+            return flush(header, mem, a, n, o, room, data)
+
+        def release_too(header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:
+            locks.release(header, mem, a)
+            return release(header, mem, a, n, o, room, data)
+
+        rows[op.FUSE_GETLK] = (locks.getlk, FUSE_LK_IN.size, FUSE_LK_OUT.size)
+        rows[op.FUSE_SETLK] = (locks.setlk, FUSE_LK_IN.size, 0)
+        rows[op.FUSE_SETLKW] = (locks.setlkw, FUSE_LK_IN.size, 0)
+        rows[op.FUSE_INTERRUPT] = (locks.interrupt, FUSE_INTERRUPT_IN.size, 0)
+        rows[op.FUSE_FLUSH] = (flush_too, flush_size, 0)
+        rows[op.FUSE_RELEASE] = (release_too, release_size, 0)
 
     def _table(self, hot: HotOperations, directories: Directories, namespace: Namespace, files: Files) -> list[Row]:
         attributes, op = self._attributes, FuseOpcode
@@ -325,13 +378,13 @@ _CHANGING = (
 """What a read-only share refuses whole; OPEN and ACCESS look at what they are asked for."""
 
 
-def _refusal(number: int) -> Operation:
+def refusal(number: int) -> Operation:
     def refuse(header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:
         raise error(number)
 
     return refuse
 
 
-_unsupported: Operation = _refusal(errno.ENOSYS)
-_read_only: Operation = _refusal(errno.EROFS)
-_not_connected: Operation = _refusal(errno.ENOTCONN)
+_unsupported: Operation = refusal(errno.ENOSYS)
+_read_only: Operation = refusal(errno.EROFS)
+_not_connected: Operation = refusal(errno.ENOTCONN)

@@ -30,10 +30,13 @@ Data = Sequence[memoryview] | None
 
 Operation = Callable[[Header, memoryview, int, int, int, int, Data], int]
 """`operation(header, mem, a, n, o, room, data)`: the arguments are the `n` bytes of `mem` from `a`, the reply
-goes to `mem` from `o` (after the fuse_out_header), where `room` bytes are. Returns the reply's length, or
-NO_REPLY; raises OSError for an errno."""
+goes to `mem` from `o` (after the fuse_out_header), where `room` bytes are. Returns the reply's length, NO_REPLY,
+LATER (it is then called again, with the same request, by the queue's `retry`), or REFUSED less an errno; raises OSError
+for an errno."""
 
 NO_REPLY = -1
+REFUSED = -4096
+"""`REFUSED - errno` says what an OSError would, for what is refused by the million (a name that is not there)."""
 
 MAX_NAME = 255  # bytes of one component, NAME_MAX in linux/limits.h
 MAX_WRITE = 1 << 20  # bytes of one READ or WRITE: what 256 pages hold
@@ -92,7 +95,7 @@ class Share:
     ) -> None:
         root = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self.proc = os.open("/proc/self/fd", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        self.path = path
+        self.path = os.path.abspath(path)
         self.identity = identity or Identity()
         self.statistics = statistics or Statistics()
         self.nodes = NodeTable(os.fstat(root), self.statistics)
@@ -111,6 +114,10 @@ class Share:
         self.files.close()
         self.descriptors.forget_all()
 
+    def replace_root(self) -> None:
+        """Takes what is at the share's path now for the root. Raises OSError where there is no directory."""
+        self.descriptors.replace_root(os.open(self.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+
     def close(self) -> None:
         self.reset()
         self.descriptors.close()
@@ -128,19 +135,6 @@ class Share:
         if kind != stat.S_IFREG:
             raise error({stat.S_IFDIR: errno.EISDIR, stat.S_IFLNK: errno.ELOOP}.get(kind, errno.ENXIO))
         return self.fd(nodeid)
-
-    def status(self, nodeid: int) -> os.stat_result:
-        """What stat says of the node, opening it only where its name has become another inode's.
-
-        Raises EBADF, ESTALE."""
-        nodes = self.nodes
-        if nodes.known(nodeid) and not nodes.fds[nodeid] and nodes.parents[nodeid] != NAMELESS:
-            with suppress(FileNotFoundError, NotADirectoryError):
-                parent = self.fd(nodes.parents[nodeid])
-                status = os.stat(nodes.names[nodeid], dir_fd=parent, follow_symlinks=False)
-                if nodes.is_same(nodeid, status):
-                    return status
-        return os.fstat(self.fd(nodeid))
 
     def find(self, parent: int, name: bytes) -> tuple[int, os.stat_result]:
         """The node of `name` in the node `parent`, counted as looked up, and its status."""
@@ -183,7 +177,7 @@ class Share:
         mode, ino, dev, nlink, uid, gid, size, atime, mtime, ctime = st[:10]
         flags = 0
         if dev != self.nodes.device:
-            ino, flags = self.foreign(nodeid, st)
+            ino, flags = self.foreign(nodeid, ino, mode)
         # fmt: off
         FUSE_ENTRY_OUT.pack_into(
             mem, o, nodeid, self.nodes.generations[nodeid], self.valid, self.valid, 0, 0, ino, size, st.st_blocks,
@@ -193,7 +187,7 @@ class Share:
         # fmt: on
         return FUSE_ENTRY_OUT.size
 
-    def foreign(self, nodeid: int, st: os.stat_result) -> tuple[int, int]:
+    def foreign(self, nodeid: int, ino: int, mode: int) -> tuple[int, int]:
         """Inode number and fuse_attr.flags of a node on another file system than the root.
 
         A directory where it begins is announced, and the guest gives it an st_dev of its own. Where the guest does
@@ -202,9 +196,9 @@ class Share:
         """
         nodes = self.nodes
         begins = nodes.devices[nodes.parents[nodeid]] != nodes.devices[nodeid]
-        if self.announces and (not begins or stat.S_ISDIR(st.st_mode)):
-            return st.st_ino, FUSE_ATTR_SUBMOUNT if begins else 0
-        return st.st_ino + (nodes.devices[nodeid] << _INODE_BITS) & _U64, 0
+        if self.announces and (not begins or stat.S_ISDIR(mode)):
+            return ino, FUSE_ATTR_SUBMOUNT if begins else 0
+        return ino + (nodes.devices[nodeid] << _INODE_BITS) & _U64, 0
 
     def inode_shift(self, nodeid: int) -> int:
         """What is added to the inode numbers in a directory's entries."""

@@ -1,16 +1,12 @@
-"""The devices of a QEMU that somebody else started: a supervisor in the background, and hot-plug over QMP.
-
-QEMU's monitor takes one client at a time and belongs to whoever started the VM, so it is held only
-while devices are plugged or unplugged.
-"""
+"""The devices of a QEMU that somebody else started: a supervisor in the background, and hot-plug over QMP."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import signal
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +15,27 @@ from ..errors import UserError
 from ..supervisor import control
 from ..supervisor.supervisor import Supervisor
 from ..supervisor.zygote import Zygote
-from . import devices as device_plan
+from ..vhost_user.device import Option
 from . import hotplug, qmp
 from .devices import PlannedDevice
+from .hot_shares import HotShares
+from .plugged import Plugged
+from .shares import Share
 
 
 @dataclass
 class Attachment:
-    """What is to be plugged where. `name` may be empty: the VM's own name is taken then."""
+    """What is to be plugged where: `devices`, of which `shares` are some.
+
+    `name` may be empty: the VM's own name is taken then. `common` are options of all shares, later ones
+    too.
+    """
 
     qmp: Path
     name: str
-    devices: list[PlannedDevice]
+    devices: Sequence[PlannedDevice]
+    shares: Sequence[Share] = ()
+    common: Mapping[str, Option] = field(default_factory=dict)
 
     async def run(self, zygote: Zygote, ready: Callable[[str], None]) -> None:
         """Plugs the devices, calls `ready` with the VM's name, and serves until QEMU ends or they are detached.
@@ -38,70 +43,70 @@ class Attachment:
         Raises UserError; nothing is left plugged, running or on disk then.
         """
         self._end = asyncio.Event()
-        self._detaching = asyncio.Lock()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(number, self._end.set)
         async with qmp.connected(self.qmp) as monitor:
             await hotplug.check_shared_memory(monitor)
-            name = self.name or (await monitor.execute("query-name")).get("name") or "attached"
-        with runtime.claim(name) as folder:
+            self._name = self.name or (await monitor.execute("query-name")).get("name") or "attached"
+        with runtime.claim(self._name) as folder:
             async with Supervisor(zygote) as self._supervisor:
                 self._supervisor.on_disconnect = self._disconnected
-                await device_plan.serve(self._supervisor, folder, self.devices)
-                self._plugs = {device.name: device_plan.vhost_user_device(folder, device) for device in self.devices}
-                async with qmp.connected(self.qmp) as monitor:
-                    await hotplug.plug(monitor, list(self._plugs.values()))
+                self._plugged = Plugged(self._supervisor, folder, self.qmp)
+                self._hot_shares = HotShares(self._plugged, self.shares, common=self.common)
                 try:
-                    handlers = {"status": self._status, "detach": self._detach}
-                    self._name = name
-                    async with control.serve(folder, handlers):
-                        ready(name)
+                    await self._plugged.add(self.devices)
+                    async with control.serve(folder, self._handlers()):
+                        ready(self._name)
                         await self._end.wait()
-                        async with self._detaching:
-                            pass  # one that is under way is not cut off
+                        async with self._plugged.lock:
+                            pass  # a change that is under way is not cut off
                 finally:
-                    await self._take_back()
-
-    async def _take_back(self) -> None:
-        """Leaves the VM as it was: QEMU may abort where a connection closes before its device is out."""
-        if self._plugs:
-            try:
-                async with qmp.connected(self.qmp) as monitor:
-                    await hotplug.unplug_all(monitor, self._plugs.values())
-            except UserError:
-                if self._connected():  # otherwise QEMU has ended
-                    raise
-
-    def _connected(self) -> bool:
-        return any(server.connected for server in self._supervisor.devices.values())
+                    await self._plugged.take_back()
 
     def _disconnected(self) -> None:
         """QEMU has ended, unless we are unplugging ourselves."""
-        if not self._detaching.locked() and not self._connected():
+        if not self._plugged.lock.locked():
+            self._end_without_devices()
+
+    def _end_without_devices(self) -> None:
+        if not self._plugged.connected():  # all are out, or QEMU has ended
             self._end.set()
+
+    def _handlers(self) -> dict[str, control.Handler]:
+        return {
+            "status": self._status,
+            "detach": self._last_change(self._detach),
+            "share-list": self._hot_shares.list,
+            "share-add": self._last_change(self._hot_shares.add),
+            "share-remove": self._last_change(self._hot_shares.remove),
+        }
+
+    def _last_change(self, change: control.Handler) -> control.Handler:
+        """`change`, which may be the last: no disconnection counts while it is under way, QEMU's end neither."""
+
+        async def handle(request: dict[str, Any]) -> Any:
+            try:
+                return await change(request)
+            finally:
+                self._end_without_devices()
+
+        return handle
 
     async def _status(self, _request: dict[str, Any]) -> dict[str, Any]:
         return {
             "name": self._name,
             "pid": os.getpid(),
             "how": f"attached to {self.qmp}",
-            "devices": self._supervisor.status(),
+            "devices": self._hot_shares.mark_mounted(self._supervisor.status()),
         }
 
     async def _detach(self, request: dict[str, Any]) -> list[str]:
-        async with self._detaching:
-            names = list(dict.fromkeys(request.get("devices") or self._plugs))
+        async with self._plugged.lock:
+            there = self._plugged.devices
+            names = list(dict.fromkeys(request.get("devices") or there))
             for name in names:
-                if name not in self._plugs:
-                    raise UserError(f"no device called {name!r} is attached", f"there are {', '.join(self._plugs)}")
-            try:
-                async with qmp.connected(self.qmp) as monitor:
-                    for name in names:
-                        await hotplug.unplug(monitor, self._plugs[name])
-                        del self._plugs[name]
-                        await self._supervisor.remove(name)
-            finally:
-                if not self._connected():  # all are out, or QEMU ended meanwhile
-                    self._end.set()
+                if name not in there:
+                    raise UserError(f"no device called {name!r} is attached", f"there are {', '.join(there)}")
+            await self._plugged.remove(names)
         return names

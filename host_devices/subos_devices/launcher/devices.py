@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
+import os
 import socket
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..fs.identity import mapping_options
 from ..runtime import listen
 from ..supervisor.supervisor import Supervisor
 from ..vhost_user.device import DeviceSpec, Option
@@ -27,22 +30,37 @@ FS_QUEUE_SIZE = 1024  # descriptors; Linux sizes its requests by it, so a small 
 
 @dataclass(frozen=True)
 class PlannedDevice:
-    """One device of a VM, before anything of it exists. `driven` ones have a driver socket."""
+    """One device of a VM, before anything of it exists. `driven` ones have a driver socket; `removable` ones can be
+    taken out while the VM runs."""
 
     name: str
     kind: str
     options: dict[str, Option] = field(default_factory=dict)
     properties: dict[str, Any] = field(default_factory=dict)
     driven: bool = False
+    removable: bool = False
 
 
-def share_device(share: Share, cache: str | None = None, mapping: Mapping[str, str] | None = None) -> PlannedDevice:
-    """The device that serves one share, named by its tag. `mapping` are more options of it: see fs/identity.py."""
-    options: dict[str, Option] = {"shared_dir": str(share.path), "readonly": share.read_only}
-    if cache is not None:
-        options["cache"] = cache
-    options |= mapping or {}
-    return PlannedDevice(share.tag, "fs", options, {"tag": share.tag, "queue-size": FS_QUEUE_SIZE})
+def share_options(settings: argparse.Namespace) -> dict[str, Option]:
+    """Options of all shares: the settings `cache`, `locks`, `map_uid`, `map_gid` and `map`. Raises UserError."""
+    chosen = {name: getattr(settings, name) for name in ("cache", "locks") if getattr(settings, name) is not None}
+    return chosen | mapping_options(settings.map_uid, settings.map_gid, settings.map)
+
+
+def share_device(share: Share, common: Mapping[str, Option] | None = None) -> PlannedDevice:
+    """The device that serves one share; it is named by its tag. `common` are options of all shares."""
+    folder = share.path.parent if share.single else share.path
+    options: dict[str, Option] = {"shared_dir": str(folder), "readonly": share.read_only, **(common or {})}
+    if share.single:
+        options["only"] = share.path.name
+    properties = {"tag": share.tag, "queue-size": FS_QUEUE_SIZE}
+    return PlannedDevice(share.tag, "fs", options, properties, removable=True)
+
+
+def shared_path(options: Mapping[str, Any]) -> str:
+    """What a file system device shares: its folder, or the one file in it."""
+    folder = str(options.get("shared_dir", ""))
+    return os.path.join(folder, str(options["only"])) if "only" in options else folder
 
 
 def root_device() -> PlannedDevice:
@@ -51,7 +69,9 @@ def root_device() -> PlannedDevice:
     Without "steady" the guest would read each program and library anew whenever it is started (under emulation, that
     also means to translate it anew: a second `python3 -c pass` took 1.25 s instead of 0.14).
     """
-    return share_device(Share(Path("/"), ROOT_TAG, read_only=True), cache="steady")
+    device = share_device(Share(Path("/"), ROOT_TAG, read_only=True), {"cache": "steady"})
+    options = {**device.options, "submounts": False}  # overlayfs refuses them in a lower layer
+    return replace(device, options=options, removable=False)
 
 
 def plan(
@@ -60,11 +80,11 @@ def plan(
     mouse: bool = False,
     keyboard: bool = False,
     rng: bool = False,
-    cache: str | None = None,
-    mapping: Mapping[str, str] | None = None,
+    common: Mapping[str, Option] | None = None,
 ) -> list[PlannedDevice]:
-    """The devices that a person asked for. Raises UserError where two would have one name."""
-    devices = [share_device(share, cache, mapping) for share in shares]
+    """The devices that a person asked for. `common` are options of all shares. Raises UserError where two devices would
+    have one name."""
+    devices = [share_device(share, common) for share in shares]
     if mouse:
         devices.append(PlannedDevice("mouse", "mouse", driven=True))
     if keyboard:
@@ -86,7 +106,8 @@ def socket_path(folder: Path, device: PlannedDevice) -> Path:
 def vhost_user_device(folder: Path, device: PlannedDevice) -> VhostUserDevice:
     """How QEMU is told of a device that is served in `folder`."""
     driver = QEMU_DRIVERS[device.kind]
-    return VhostUserDevice(f"subos-{device.name}", driver, socket_path(folder, device), device.properties)
+    path = socket_path(folder, device)
+    return VhostUserDevice(f"subos-{device.name}", driver, path, device.properties, device.removable)
 
 
 def driver_path(folder: Path, name: str) -> Path:
@@ -98,7 +119,7 @@ def serve_command(folder: Path, device: PlannedDevice) -> list[str]:
     """The `subos-devices serve` that offers `device` on its socket in `folder`."""
     command = ["subos-devices", "serve", device.kind, "--socket-path", str(socket_path(folder, device))]
     if device.kind == "fs":
-        command += ["--shared-dir", str(device.options["shared_dir"])]
+        command += ["--shared-dir", shared_path(device.options)]
         command += ["--readonly"] if device.options["readonly"] else []
     if device.driven:
         command += ["--driver-socket", str(driver_path(folder, device.name))]

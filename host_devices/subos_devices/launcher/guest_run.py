@@ -54,9 +54,9 @@ class GuestRun:
     def ports(self) -> tuple[str, ...]:
         """The virtio-serial ports that the guest wants; TERMINAL wants the console as well."""
         return {
-            Mode.STREAMS: ("clock", "stdin", "stdout", "stderr", "status"),
-            Mode.TERMINAL: ("clock", "window", "status"),
-            Mode.CONTROL: ("clock", "control", "status"),
+            Mode.STREAMS: ("clock", "mounts", "stdin", "stdout", "stderr", "status"),
+            Mode.TERMINAL: ("clock", "mounts", "window", "status"),
+            Mode.CONTROL: ("clock", "mounts", "control", "status"),
         }[self.mode]
 
 
@@ -85,8 +85,9 @@ def description(run: GuestRun, kernel: Kernel) -> bytes:
     ]
     kept = {folder for folder in (run.cwd, *run.keep) if _under_fresh(folder)}
     lines += [f"\tkeep {quote(folder)}" for folder in sorted(kept)]
-    for share in sorted(run.shares, key=lambda share: share.path):  # a share inside another comes after it
-        lines.append(f"\tshare {quote(share.tag)} {quote(str(share.path))} {'ro' if share.read_only else 'rw'}")
+    for share in sorted(run.shares, key=lambda share: share.mount_point):  # a share inside another comes after it
+        words = [share.tag, str(share.mount_point), share.access, *([share.path.name] if share.single else [])]
+        lines.append(f"\tboot_share {shlex.join(words)}")
     lines.append("}")
     return os.fsencode("\n".join(lines) + "\n")
 

@@ -18,8 +18,8 @@ from .kernel import BOOT_DRIVERS, DEVICE_DRIVERS, Kernel
 from .modules import MissingModule
 
 APPLETS = (
-    *("cat", "cp", "hostname", "insmod", "ip", "ln", "mkdir", "mkfifo", "mount", "poweroff", "setsid"),
-    *("sh", "sleep", "stty", "switch_root", "sync", "umount"),
+    *("cat", "cp", "hostname", "insmod", "ip", "ln", "mkdir", "mkfifo", "mount", "poweroff", "printf"),
+    *("readlink", "rm", "rmdir", "setsid", "sh", "sleep", "stty", "switch_root", "sync", "umount"),
 )
 
 

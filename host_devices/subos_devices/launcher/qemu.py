@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import platform
 import re
@@ -113,22 +114,24 @@ def choose_accelerator(wanted: str = "auto") -> str:
 class VhostUserDevice:
     """A device behind a vhost-user socket on which its back end already listens.
 
-    `driver` is QEMU's name of the device (vhost-user-fs-pci), `properties` are the rest of its options.
+    `driver` is QEMU's name of the device (vhost-user-fs-pci), `properties` are the rest of its options. One that is
+    there when QEMU starts can be taken out later only where it is `removable`.
     """
 
     id: str
     driver: str
     socket: Path
     properties: Mapping[str, object] = field(default_factory=dict)
+    removable: bool = False
 
     @property
     def chardev(self) -> str:
         """The id of the chardev between them."""
         return f"{self.id}-socket"
 
-    def arguments(self) -> list[str]:
-        """The chardev and the device."""
-        options = {"id": self.id, "chardev": self.chardev, **self.properties}
+    def arguments(self, **more: object) -> list[str]:
+        """The chardev and the device, with `more` properties."""
+        options = {"id": self.id, "chardev": self.chardev, **self.properties, **more}
         return [
             *("-chardev", f"socket,id={self.chardev},path={escape(self.socket)}"),
             *("-device", ",".join([self.driver, *(f"{name}={escape(value)}" for name, value in options.items())])),
@@ -171,7 +174,7 @@ class MachineConfig:
     console_fd: int | None = None
     serial_fd: int | None = None
     qmp_fd: int | None = None
-    hotplug_slots: int = 4
+    hotplug_slots: int = 8
 
 
 def kernel_arguments(architecture: Architecture) -> str:
@@ -198,13 +201,22 @@ def qemu_arguments(config: MachineConfig) -> list[str]:
     if config.qmp_fd is not None:
         arguments += ["-chardev", f"socket,id=qmp,fd={config.qmp_fd},server=on,wait=off"]
         arguments += ["-mon", "chardev=qmp,mode=control"]
+    chassis = itertools.count(1)
     for device in config.devices:
-        arguments += device.arguments()
+        if device.removable:
+            arguments += _root_port(f"{device.id}-slot", next(chassis))
+            arguments += device.arguments(bus=f"{device.id}-slot")
+        else:
+            arguments += device.arguments()
     arguments += _consoles(config)
     for slot in range(config.hotplug_slots):
-        # On PCI Express a device can be plugged only into a root port that was there from the start.
-        arguments += ["-device", f"pcie-root-port,id=slot{slot},chassis={slot + 1},bus=pcie.0"]
+        arguments += _root_port(f"slot{slot}", next(chassis))
     return arguments
+
+
+def _root_port(name: str, chassis: int) -> list[str]:
+    """On PCI Express a device comes and goes only at a root port that was there from the start."""
+    return ["-device", f"pcie-root-port,id={name},chassis={chassis},bus=pcie.0"]
 
 
 def _boot(config: MachineConfig) -> list[str]:

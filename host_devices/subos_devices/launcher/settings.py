@@ -8,7 +8,9 @@ from pathlib import Path
 from ..config import Setting
 from ..errors import UserError
 from .qemu import ACCELERATORS
+from .shares import FORM
 
+LOCKS = ("guest", "host")
 CACHES = ("auto", "always", "never")
 MINIMUM_MEMORY = 256  # MiB; with less, the kernel and its first programs do not fit
 
@@ -20,14 +22,16 @@ SETTINGS = (
     Setting(
         "share",
         list,
-        "a folder that the guest sees under the same path; may be repeated",
-        "PATH[:TAG][:ro]",
+        "a folder or a file for the guest, which the default one sees under the same path or at /MOUNTPOINT; "
+        "may be repeated",
+        FORM,
         paths=True,
     ),
     Setting("cpus", int, "virtual processors", "N", default=2, minimum=1),
     Setting("memory", str, "memory, such as 512M or 4G", "SIZE", default="2G"),
     Setting("accel", str, "how the guest's processor runs", default="auto", choices=ACCELERATORS),
     Setting("cache", str, "how long the guest may trust what it knows of shared files", choices=CACHES),
+    Setting("locks", str, "where locks of shared files hold", choices=LOCKS),
     Setting(
         "map-uid",
         list,

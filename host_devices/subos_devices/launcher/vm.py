@@ -11,24 +11,27 @@ import argparse
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from .. import runtime
 from ..errors import UserError
-from ..fs.identity import mapping_options
 from ..supervisor import control as control_socket
 from ..supervisor.supervisor import Supervisor
 from ..supervisor.zygote import Zygote
+from ..vhost_user.device import Option
 from . import devices as device_plan
 from .control import agent_folders
 from .devices import PlannedDevice
 from .guest_run import GuestRun, Mode, guest_environment, write_boot_files
+from .hot_shares import HotShares
 from .kernel import Kernel, find_kernel
 from .machine import Machine
+from .mounts import GuestMounts
 from .packages import Progress, quiet
+from .plugged import Plugged
 from .qemu import (
     DiskImage,
     MachineConfig,
@@ -54,6 +57,8 @@ class VmPlan:
     memory: int
     shares: Sequence[Share]
     devices: Sequence[PlannedDevice]
+    common: Mapping[str, Option] = field(default_factory=dict)
+    """Options of all shares, also of those that are added later."""
     kernel: Kernel | None = None
     image: DiskImage | None = None
 
@@ -61,13 +66,13 @@ class VmPlan:
     def from_settings(cls, settings: argparse.Namespace, progress: Progress = quiet) -> VmPlan:
         """Checks the settings and finds what they name. Raises UserError."""
         shares = parse_shares(settings.share)
+        common = device_plan.share_options(settings)
         devices = device_plan.plan(
             shares,
             mouse=settings.mouse,
             keyboard=settings.keyboard,
             rng=settings.rng,
-            cache=settings.cache,
-            mapping=mapping_options(settings.map_uid, settings.map_gid, settings.map),
+            common=common,
         )
         name = settings.name or f"vm-{os.getpid()}"
         if settings.name and runtime.is_running(name):
@@ -90,12 +95,12 @@ class VmPlan:
         else:
             kernel = find_kernel(settings.kernel, settings.modules, progress)
             devices = [device_plan.root_device(), *devices]
-        return cls(name, qemu, accelerator, settings.cpus, memory, shares, devices, kernel, image)
+        return cls(name, qemu, accelerator, settings.cpus, memory, shares, devices, common, kernel, image)
 
     def sharing(self, folder: str) -> VmPlan:
         """This plan with one more share. Raises UserError."""
         shares = parse_shares([folder])
-        devices = device_plan.plan(shares)
+        devices = device_plan.plan(shares, common=self.common)
         return replace(self, shares=[*self.shares, *shares], devices=[*self.devices, *devices])
 
 
@@ -155,8 +160,19 @@ async def start(
                 )
             )
             vm = RunningVm(plan, folder, machine, supervisor)
-            await stack.enter_async_context(control_socket.serve(folder, {"status": _status(vm)}))
+            shares = _hot_shares(vm)
+            handlers = {"status": _status(vm, shares), **shares.handlers()}
+            await stack.enter_async_context(control_socket.serve(folder, handlers))
             yield vm
+
+
+def _hot_shares(vm: RunningVm) -> HotShares:
+    plugged = Plugged(vm.supervisor, vm.folder, vm.folder / "qmp.sock")
+    for device in vm.plan.devices:
+        if device.removable:
+            plugged.devices[device.name] = device_plan.vhost_user_device(vm.folder, device)
+    mounts = GuestMounts(vm.machine.port("mounts")) if vm.plan.kernel else None
+    return HotShares(plugged, vm.plan.shares, mounts, vm.plan.common)
 
 
 def _machine_config(plan: VmPlan, folder: Path) -> MachineConfig:
@@ -175,7 +191,7 @@ def _with_kernel(config: MachineConfig, kernel: Path, initrd: Path) -> MachineCo
     return replace(config, kernel=kernel, initrd=initrd, append=kernel_arguments(config.architecture))
 
 
-def _status(vm: RunningVm) -> control_socket.Handler:
+def _status(vm: RunningVm, shares: HotShares) -> control_socket.Handler:
     async def status(_request: dict[str, Any]) -> dict[str, Any]:
         plan = vm.plan
         what = f"image {plan.image.path}" if plan.image else f"Linux {plan.kernel.version}" if plan.kernel else ""
@@ -184,7 +200,7 @@ def _status(vm: RunningVm) -> control_socket.Handler:
             "pid": os.getpid(),
             "qemu": vm.machine.pid,
             "how": f"{what}, {plan.accelerator}, {plan.cpus} cpus, {plan.memory} MiB",
-            "devices": vm.supervisor.status(),
+            "devices": shares.mark_mounted(vm.supervisor.status()),
         }
 
     return status

@@ -10,6 +10,7 @@ import pytest
 
 from subos_devices.fs.device import FsDevice
 from subos_devices.vhost_user.device import STATISTICS_SIZE, DeviceSpec, Worker
+from subos_devices.vhost_user.virtqueue import Virtqueue
 from support import fuse_requests
 from support.fuse_requests import LINUX, Framing, Guest
 from support.variants import variants
@@ -23,12 +24,17 @@ class NoWorker(Worker):
 
     def __init__(self) -> None:
         self.statistics = memoryview(bytearray(STATISTICS_SIZE))
+        self.device: FsDevice
 
     def watch(self, fd: int, callback: Callable[[], None]) -> None:
-        raise AssertionError("fs watches nothing")
+        """Only ended waits for locks are watched for; the tests of those call it themselves."""
+        self.callback = callback
 
     def unwatch(self, fd: int) -> None:
-        raise AssertionError("fs watches nothing")
+        raise AssertionError("fs watches on")
+
+    def kick(self, queue: Virtqueue) -> None:
+        self.device.process(queue)
 
     def log(self, message: str) -> None:
         raise AssertionError(message)
@@ -37,8 +43,11 @@ class NoWorker(Worker):
 def start(root: Path, framing: Framing = LINUX, **options: str | bool) -> tuple[FsDevice, Guest]:
     """A device that serves `root`, and a guest that has not said FUSE_INIT yet."""
     device = FsDevice(DeviceSpec("fs", "share", {"shared_dir": str(root), **options}))
-    device.start(NoWorker())
+    worker = NoWorker()
+    worker.device = device
+    device.start(worker)
     guest = Guest(framing)
+    guest.worker = worker
     device.queue_started(guest.queue)
     guest.drain = device.process
     return device, guest

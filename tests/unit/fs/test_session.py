@@ -159,7 +159,7 @@ def test_options(tmp_path: Path) -> None:
     file.write_bytes(b"")
     for options, words in (
         ({}, "needs a directory"),
-        ({"shared_dir": str(file)}, "not a directory"),
+        ({"shared_dir": str(file), "only": "file"}, "not a directory"),
         ({"shared_dir": str(tmp_path / "none")}, "not a directory"),
         ({"shared_dir": str(tmp_path), "cache": "often"}, "no way to cache"),
         ({"shared_dir": str(tmp_path), "xattr": "maybe"}, "xattr cannot be 'maybe'"),

@@ -28,3 +28,15 @@ def test_two_devices_of_one_name_are_refused(tmp_path: Path, tag: str) -> None:
         devices.plan([share], mouse=True, rng=True)
     assert "--share PATH:TAG" in caught.value.hint
     assert [device.kind for device in devices.plan([share], mouse=False, rng=False)] == ["fs"]
+
+
+def test_a_share_of_one_file_is_its_folder_with_that_name_only(tmp_path: Path) -> None:
+    [device] = devices.plan([Share(tmp_path / "a file", "t", True, single=True)], common={"cache": "never"})
+    assert device.options == {"shared_dir": str(tmp_path), "only": "a file", "readonly": True, "cache": "never"}
+    command = devices.serve_command(tmp_path, device)
+    assert command[command.index("--shared-dir") + 1] == str(tmp_path / "a file")
+
+
+def test_shares_can_be_taken_out_again_and_the_root_cannot(tmp_path: Path) -> None:
+    planned = [*devices.plan([Share(tmp_path, "t")], mouse=True), devices.root_device()]
+    assert [devices.vhost_user_device(tmp_path, device).removable for device in planned] == [True, False, False]

@@ -20,7 +20,9 @@ KERNEL = Kernel(Path("/boot/k"), "6.1-test", None)
 
 def told(text: bytes, then: str) -> list[str]:
     """What a shell prints that has read a description, with the guest's functions replaced."""
-    functions = 'keep() { printf "keep|%s\\n" "$1"; }\nshare() { printf "share|%s|%s|%s\\n" "$@"; }\n'
+    functions = (
+        'keep() { printf "keep|%s\\n" "$1"; }\nboot_share() { printf "share|%s|%s|%s|%s\\n" "$1" "$2" "$3" "$4"; }\n'
+    )
     script = functions.encode() + text + then.encode()
     return subprocess.run(["sh", "-s"], input=script, capture_output=True, check=True).stdout.decode().splitlines()
 
@@ -31,7 +33,11 @@ def test_the_description_as_a_shell_reads_it() -> None:
         command=["true"],
         mode=Mode.TERMINAL,
         cwd="/tmp/a b",
-        shares=[Share(Path("/srv/x/y"), "inner"), Share(Path("/srv/x"), "outer", True)],
+        shares=[
+            Share(Path("/srv/x/y"), "inner"),
+            Share(Path("/else"), "outer", True, Path("/srv/x")),
+            Share(Path("/it's a file"), "file", at=Path("/zoo"), single=True),
+        ],
         keep=["/usr/lib", "/run/venv"],
         window=(40, 120),
     )
@@ -41,8 +47,9 @@ def test_the_description_as_a_shell_reads_it() -> None:
         "it's a box|terminal|6.1-test|/cache/it's/6.1-test|40|120|",
         "keep|/run/venv",
         "keep|/tmp/a b",
-        "share|outer|/srv/x|ro",
-        "share|inner|/srv/x/y|rw",
+        "share|outer|/srv/x|ro|",
+        "share|inner|/srv/x/y|rw|",
+        "share|file|/zoo|rw|it's a file",
     ]
 
 

@@ -1,5 +1,6 @@
 import itertools
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,16 @@ def test_the_default_guest() -> None:
     assert machine.startswith("q35,")
     assert machine.endswith(",memory-backend=memory")
     assert "-no-reboot" in arguments
+
+
+def test_a_device_that_can_be_taken_out_has_a_root_port_of_its_own() -> None:
+    device = VhostUserDevice("subos-src", "vhost-user-fs-pci", Path("/run/s"), {"tag": "src"}, removable=True)
+    arguments = qemu_arguments(replace(default_guest(), devices=[device]))
+    options = [value for name, value in itertools.pairwise(arguments) if name == "-device"]
+    port, plugged, *slots = [value for value in options if "subos-src" in value or "root-port" in value]
+    assert port == "pcie-root-port,id=subos-src-slot,chassis=1,bus=pcie.0"
+    assert plugged == "vhost-user-fs-pci,id=subos-src,chardev=subos-src-socket,tag=src,bus=subos-src-slot"
+    assert [slot.split(",")[2] for slot in slots] == ["chassis=2", "chassis=3"]
 
 
 def test_the_order_of_devices_is_kept() -> None:

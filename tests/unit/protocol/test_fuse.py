@@ -140,6 +140,25 @@ FROM_C: list[tuple[Layout[Any], tuple[Any, ...], str]] = [
     (fuse.FUSE_GETXATTR_IN, fuse.fuse_getxattr_in(size=255, padding=0), "ff00000000000000"),
     (fuse.FUSE_GETXATTR_OUT, fuse.fuse_getxattr_out(size=5, padding=0), "0500000000000000"),
     (fuse.FUSE_ACCESS_IN, fuse.fuse_access_in(mask=4, padding=0), "0400000000000000"),
+    (
+        fuse.FUSE_LK_IN,
+        fuse.fuse_lk_in(
+            fh=5,
+            owner=0x1122334455667788,
+            start=10,
+            end=0x7FFF_FFFF_FFFF_FFFF,
+            type=1,
+            pid=4242,
+            lk_flags=1,
+            padding=0,
+        ),
+        "0500000000000000 8877665544332211 0a00000000000000 ffffffffffffff7f 0100000092100000 0100000000000000",
+    ),
+    (
+        fuse.FUSE_LK_OUT,
+        fuse.fuse_lk_out(start=10, end=19, type=2, pid=4242),
+        "0a00000000000000 1300000000000000 0200000092100000",
+    ),
     (fuse.FUSE_INTERRUPT_IN, fuse.fuse_interrupt_in(unique=0x1122334455667788), "8877665544332211"),
     (
         fuse.FUSE_FALLOCATE_IN,
