@@ -233,6 +233,28 @@ class fuse_create_in(NamedTuple):
     open_flags: int
 
 
+class fuse_ext_header(NamedTuple):
+    """After the arguments of a request whose header has a `total_extlen` (in 8 bytes). `size` is in bytes, with this
+    header and padding to 8; what follows is of `type` (FUSE_EXT_GROUPS, or fewer than 32: see below)."""
+
+    size: int
+    type: int
+
+
+class fuse_secctx_header(NamedTuple):
+    """A fuse_ext_header whose `type` is the number of contexts: followed by `nr_secctx` times fuse_secctx."""
+
+    size: int
+    nr_secctx: int
+
+
+class fuse_secctx(NamedTuple):
+    """One security context: followed by the attribute's name, NUL and `size` bytes of value, padded to 8 together."""
+
+    size: int
+    padding: int
+
+
 class fuse_open_out(NamedTuple):
     """`fh` names the handle in later requests; `open_flags` are FuseOpened."""
 
@@ -448,6 +470,9 @@ FUSE_RENAME2_IN = Layout("<QII", fuse_rename2_in)
 FUSE_LINK_IN = Layout("<Q", fuse_link_in)
 FUSE_OPEN_IN = Layout("<II", fuse_open_in)
 FUSE_CREATE_IN = Layout("<IIII", fuse_create_in)
+FUSE_EXT_HEADER = Layout("<II", fuse_ext_header)
+FUSE_SECCTX_HEADER = Layout("<II", fuse_secctx_header)
+FUSE_SECCTX = Layout("<II", fuse_secctx)
 FUSE_OPEN_OUT = Layout("<QIi", fuse_open_out)
 FUSE_RELEASE_IN = Layout("<QIIQ", fuse_release_in)
 FUSE_FLUSH_IN = Layout("<QIIQ", fuse_flush_in)
@@ -472,6 +497,11 @@ FUSE_COPY_FILE_RANGE_IN = Layout("<7Q", fuse_copy_file_range_in)
 FUSE_SYNCFS_IN = Layout("<Q", fuse_syncfs_in)
 FUSE_STATX_IN = Layout("<IIQII", fuse_statx_in)
 FUSE_STATX_OUT = Layout("<QII16s256s", fuse_statx_out)
+
+
+ENTRY_ATTR = FUSE_ENTRY_OUT.size - FUSE_ATTR.size  # where a fuse_entry_out has its attributes
+ATTR_ATTR = FUSE_ATTR_OUT.size - FUSE_ATTR.size
+STATX_STAT = FUSE_STATX_OUT.size - 256
 
 
 def fuse_dirent_size(namelen: int) -> int:

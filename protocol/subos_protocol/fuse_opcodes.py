@@ -175,5 +175,7 @@ FUSE_RELEASE_FLOCK_UNLOCK = 1 << 1  # drop the handle's flock
 FUSE_LK_FLOCK = 1 << 0  # fuse_lk_in.lk_flags: a flock lock of the handle, not a record lock
 FUSE_FSYNC_FDATASYNC = 1 << 0  # fuse_fsync_in.fsync_flags: data only
 FUSE_SETXATTR_ACL_KILL_SGID = 1 << 0  # fuse_setxattr_in.setxattr_flags: setting the ACL drops sgid
+FUSE_MAX_NR_SECCTX = 31  # fuse_ext_header.type: up to this, so many security contexts
+FUSE_EXT_GROUPS = 32  # fuse_ext_header.type: supplementary groups
 FUSE_ATTR_SUBMOUNT = 1 << 0  # fuse_attr.flags: another file system begins here
 FUSE_ATTR_DAX = 1 << 1  # fuse_attr.flags: use DAX

@@ -168,12 +168,23 @@ class Guest:
         reply: bool = True,
         length: int | None = None,
         at: int = 0x10000,
+        extensions: bytes = b"",
     ) -> Reply:
-        """One request with `room` bytes for the reply's structure and `data_room` for its data."""
+        """One request with `room` bytes for the reply's structure and `data_room` for its data. `extensions` follow
+        the arguments, a multiple of 8 bytes."""
         self.unique += 2
+        arguments += extensions
         total = FUSE_IN_HEADER.size + len(arguments) + len(data)
         header = FUSE_IN_HEADER.struct.pack(
-            total if length is None else length, opcode, self.unique, nodeid, self.uid, self.gid, 1, 0, 0
+            total if length is None else length,
+            opcode,
+            self.unique,
+            nodeid,
+            self.uid,
+            self.gid,
+            1,
+            len(extensions) // 8,
+            0,
         )
         readable = [header, arguments, data]
         writable = [FUSE_OUT_HEADER.size, room, data_room] if reply else []

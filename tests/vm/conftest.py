@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from support.guest import Guest, GuestKeeper
+from support.ordinary import OrdinaryUser, ordinary_user
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -42,3 +43,9 @@ def folder(guest: Guest, request: pytest.FixtureRequest) -> Path:
     path = guest.share / re.sub(r"\W+", "-", request.node.name).strip("-")
     path.mkdir()
     return path
+
+
+@pytest.fixture
+def ordinary() -> Iterator[OrdinaryUser]:
+    with ordinary_user() as user:
+        yield user

@@ -9,20 +9,16 @@ import json
 import os
 import pty
 import re
-import shutil
 import signal
 import struct
 import subprocess
-import sys
 import termios
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-import subos_devices
-import subos_protocol
 from subos_devices.errors import GuestLost
 from subos_devices.launcher.kernel import find_kernel
 from support.command import (
@@ -35,12 +31,10 @@ from support.command import (
     wait_for_file,
     wait_for_vm,
 )
-from support.kernels import small_copy
+from support.ordinary import OrdinaryUser
 from support.steps import step
 
 pytestmark = pytest.mark.vm
-
-NOBODY = 65534
 
 
 def test_streams(tmp_path: Path) -> None:
@@ -220,70 +214,18 @@ def test_a_launcher_that_is_killed(tmp_path: Path) -> None:
 # --- an ordinary user
 
 
-def as_nobody() -> None:
-    os.setgroups([])
-    os.setgid(NOBODY)
-    os.setuid(NOBODY)
-
-
-def python_of_nobody() -> str:
-    """A Python that an ordinary user may run: ours may lie in root's home."""
-    names = ("python3", "python3.13", "python3.12", "python3.11")
-    for python in filter(None, [sys.executable, "/usr/bin/python3", *map(shutil.which, names)]):
-        try_it = [python, "-c", "import sys; sys.exit(sys.version_info < (3, 11))"]
-        with contextlib.suppress(OSError):
-            if subprocess.run(try_it, preexec_fn=as_nobody, cwd="/", capture_output=True).returncode == 0:
-                return python
-    pytest.skip("no Python 3.11 here that an ordinary user may run")
-
-
-@pytest.fixture
-def nobody_s(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[list[str], Path, Callable[[], None]]]:
-    """The command, a folder of the user's own, and how to become that user."""
-    home = Path("/var/tmp", f"subos-nobody-{os.getpid()}")  # the folders above pytest's own are not for others
-    home.mkdir(mode=0o755)
-    try:
-        for package in (subos_devices, subos_protocol):
-            source = Path(package.__path__[0])
-            shutil.copytree(source, home / source.name, ignore=shutil.ignore_patterns("__pycache__"))
-        small_copy(find_kernel(), home / "kernel")
-        for name in ("cache", "runtime", "work"):
-            (home / name).mkdir()
-            os.chown(home / name, NOBODY, NOBODY)
-        yield [python_of_nobody(), "-m", "subos_devices.cli"], home, as_nobody
-    finally:
-        shutil.rmtree(home)
-
-
 @pytest.mark.skipif(os.geteuid() != 0, reason="these tests run as an ordinary user already")
-def test_an_ordinary_user(nobody_s: tuple[list[str], Path, Callable[[], None]]) -> None:
+def test_an_ordinary_user(ordinary: OrdinaryUser) -> None:
     """The issue's own example, and a file of that user's, by somebody who is not root."""
-    command, home, become = nobody_s
-    kernel = next((home / "kernel" / "boot").iterdir())
-    work = home / "work"
+    work = ordinary.work
     shell = "uname -r; id -u; echo made in the guest >proof; touch /subos-test-new && echo layered; exit 7"
-    done = subprocess.run(
-        [*command, "run", "--kernel", kernel, "--share", work, "--", "sh", "-c", shell],
-        preexec_fn=become,
-        cwd=work,
-        env={
-            "PATH": os.environ["PATH"],
-            "PYTHONPATH": str(home),
-            "HOME": str(home / "work"),
-            "XDG_CACHE_HOME": str(home / "cache"),
-            "XDG_RUNTIME_DIR": str(home / "runtime"),
-        },
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    done = ordinary.run_in_guest("--share", work, "--", "sh", "-c", shell)
     assert done.returncode == 7, done.stderr
     assert done.stdout.splitlines() == [find_kernel().version, "0", "layered"]
     assert (work / "proof").read_text() == "made in the guest\n"
-    assert (work / "proof").stat().st_uid == NOBODY
+    assert (work / "proof").stat().st_uid == ordinary.uid
     assert not Path("/subos-test-new").exists()
-    assert list((home / "runtime" / "subos").iterdir()) == []
+    assert list((ordinary.home / "runtime" / "subos").iterdir()) == []
 
 
 # --- the demo

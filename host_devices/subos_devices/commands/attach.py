@@ -30,6 +30,17 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--rng", action="store_true", help="a random number generator")
     parser.add_argument("--cache", choices=("auto", "always", "never"), help="how long the guest may trust its cache")
     parser.add_argument("--locks", choices=("guest", "host"), help="where locks of shared files hold")
+    for name, what in (("uid", "users"), ("gid", "groups")):
+        parser.add_argument(
+            f"--map-{name}",
+            action="append",
+            default=[],
+            metavar="GUEST:HOST:COUNT",
+            help=f"{what} of the guest that are others here; may be repeated",
+        )
+    parser.add_argument(
+        "--map", action="append", default=[], metavar="WHAT=HOW", help="ownership=xattr, xattr=mapped: see serve --help"
+    )
     parser.add_argument("--foreground", action="store_true", help="serve until Ctrl-C, which detaches everything")
     parser.set_defaults(run=run)
 
@@ -41,12 +52,11 @@ def run(args: argparse.Namespace) -> int:
     from ..launcher.shares import parse_shares
 
     shares = parse_shares(args.share)
-    planned = devices.plan(
-        shares, mouse=args.mouse, keyboard=args.keyboard, rng=args.rng, cache=args.cache, locks=args.locks
-    )
+    common = devices.share_options(args)
+    planned = devices.plan(shares, mouse=args.mouse, keyboard=args.keyboard, rng=args.rng, common=common)
     if not planned:
         raise UserError("nothing to attach", "name at least one of --share, --mouse, --keyboard, --rng")
-    attachment = Attachment(args.qmp.absolute(), args.name, planned, shares, args.cache, args.locks)
+    attachment = Attachment(args.qmp.absolute(), args.name, planned, shares, common)
 
     def report(name: str) -> None:
         print(f"attached to {name}: {', '.join(device.name for device in planned)}")

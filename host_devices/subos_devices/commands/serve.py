@@ -16,13 +16,30 @@ if TYPE_CHECKING:
     from ..vhost_user.device import DeviceSpec, Option
 
 
+EPILOG = """\
+the VM needs shared memory:
+  -object memory-backend-memfd,id=mem,size=SIZE,share=on -machine memory-backend=mem
+
+whose the guest's files are:
+  served by root, a file in the guest and its host file have one owner; served by another user, all is that user's
+  --map-uid 0:1000:1                what is 1000's here is root's in the guest, and the other way round
+  --map-uid squash:0:1000:65536     so many users of the guest, from 0 on, are all 1000 here, which shows as 0
+  --map-uid forbid:0:1              the guest's root can own and make nothing
+  where ranges are given, users of the guest in none of them are refused (EPERM), and those of the host show as 65534
+  --map ownership=xattr             the guest may chown, chmod and mknod as on its own disk: what the host would
+                                    refuse is kept in the attribute user.subos.stat of files that are yours
+  --map xattr=mapped                likewise for ACLs, security.* and trusted.*: user.subos.NAME
+                                    (with ownership=xattr it is so anyway, unless --map xattr=no)
+"""
+
+
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = subparsers.add_parser(
         "serve",
         help="serve one device on a vhost-user socket, as virtiofsd does",
         description=__doc__,
-        epilog="The VM needs shared memory: -object memory-backend-memfd,id=mem,size=SIZE,share=on "
-        "-machine memory-backend=mem",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "kind", metavar="KIND", help="fs, mouse, keyboard, rng, or package.module:Class of a device of yours"
@@ -37,6 +54,26 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument(
         "--locks", choices=("guest", "host"), help="fs: where the guest's file locks hold (default: guest)"
+    )
+    parser.add_argument(
+        "--map-uid",
+        action="append",
+        default=[],
+        metavar="GUEST:HOST:COUNT",
+        help="fs: users, see below; may be repeated",
+    )
+    parser.add_argument(
+        "--map-gid", action="append", default=[], metavar="GUEST:HOST:COUNT", help="fs: groups, likewise"
+    )
+    parser.add_argument(
+        "--map",
+        action="append",
+        default=[],
+        metavar="WHAT=HOW",
+        help="fs: ownership=xattr or xattr=mapped, see below; may be repeated",
+    )
+    parser.add_argument(
+        "--security-label", action="store_true", help="fs: label what the guest makes as it says (SELinux)"
     )
     parser.add_argument(
         "--driver-socket", type=Path, metavar="PATH", help="mouse, keyboard: where their events come from"
@@ -81,6 +118,7 @@ def _inherited(fd: int) -> socket.socket:
 def _spec(args: argparse.Namespace) -> DeviceSpec:
     from .. import registry, runtime
     from ..errors import UserError
+    from ..fs.identity import mapping_options
     from ..vhost_user.device import DeviceSpec
 
     options: dict[str, Option] = {}
@@ -93,6 +131,9 @@ def _spec(args: argparse.Namespace) -> DeviceSpec:
             options["cache"] = args.cache
         if args.locks:
             options["locks"] = args.locks
+        options |= mapping_options(args.map_uid, args.map_gid, args.map)
+        if args.security_label:
+            options["security_label"] = True
     for item in args.option:
         name, equals, value = item.partition("=")
         if not equals:

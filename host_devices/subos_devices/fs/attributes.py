@@ -22,9 +22,9 @@ from subos_protocol.fuse import (
 from subos_protocol.fuse_opcodes import FUSE_SETXATTR_ACL_KILL_SGID, FuseSetattr
 
 from . import syscalls
-from .share import Data, Header, Operation, Share, error, strings
+from .share import UNCHANGED, Data, Header, Operation, Share, error, strings
+from .xattrs import Xattrs
 
-_UNCHANGED = 0xFFFF_FFFF  # as an id of chown
 _STATX_SYNC = 0x6000  # linux/fcntl.h, AT_STATX_SYNC_TYPE: all that a guest may choose
 _STATX_INO = 32  # offset in struct statx, u64 stx_ino
 
@@ -36,8 +36,9 @@ KILL = int(FuseSetattr.FATTR_KILL_SUIDGID)
 class Attributes:
     """`getattr` ends a SETATTR; `setxattr_ext` says which form of fuse_setxattr_in was negotiated."""
 
-    def __init__(self, share: Share, getattr: Operation) -> None:
+    def __init__(self, share: Share, getattr: Operation, xattrs: Xattrs) -> None:
         self.share = share
+        self.xattrs = xattrs
         self.getattr = getattr
         self.setxattr_ext = False
 
@@ -47,10 +48,11 @@ class Attributes:
         valid = asked.valid
         fd = self.share.fd(header[3])
         if valid & MODE:
-            os.chmod(b"%d" % fd, stat.S_IMODE(asked.mode), dir_fd=self.share.proc)
+            self.share.chmod(fd, asked.mode)
+            self.xattrs.mode_changed(fd, asked.mode)
         if valid & (UID | GID) or not valid & _CHANGES:
             # Nothing at all is asked for where only suid and sgid are to go (chown(-1, -1), or before fallocate).
-            syscalls.chown(fd, asked.uid if valid & UID else _UNCHANGED, asked.gid if valid & GID else _UNCHANGED)
+            self.share.chown(fd, asked.uid if valid & UID else UNCHANGED, asked.gid if valid & GID else UNCHANGED)
         if valid & SIZE:
             self._truncate(header, asked)
         if valid & (ATIME | MTIME | ATIME_NOW | MTIME_NOW):
@@ -107,10 +109,6 @@ class Attributes:
 
     # --- extended attributes
 
-    def _path(self, nodeid: int) -> str:
-        """For calls that know neither O_PATH descriptors nor dir_fd. It names the node itself, a symlink too."""
-        return f"/proc/self/fd/{self.share.fd(nodeid)}"
-
     def setxattr(self, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:
         layout = FUSE_SETXATTR_IN if self.setxattr_ext else FUSE_SETXATTR_SHORT
         if n < layout.size:
@@ -119,25 +117,24 @@ class Attributes:
         name, nul, value = bytes(mem[a + layout.size : a + n]).partition(b"\0")
         if not name or not nul or len(value) != size:
             raise error(errno.EINVAL)
-        path = self._path(header[3])
-        os.setxattr(path, name, value, flags)
+        fd = self.share.fd(header[3])
+        self.xattrs.set(fd, name, value, flags)
         if rest and rest[0] & FUSE_SETXATTR_ACL_KILL_SGID:
-            mode = os.stat(path).st_mode
-            os.chmod(path, stat.S_IMODE(mode & ~stat.S_ISGID))
+            self.share.chmod(fd, self.share.mode(fd) & ~stat.S_ISGID)
         return 0
 
     def getxattr(self, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:
         size, _padding = FUSE_GETXATTR_IN.unpack_from(mem, a)
         name = strings(mem, a + FUSE_GETXATTR_IN.size, n - FUSE_GETXATTR_IN.size, 1)[0]
-        return _value(mem, o, room, size, os.getxattr(self._path(header[3]), name))
+        return _value(mem, o, room, size, self.xattrs.get(self.share.fd(header[3]), name))
 
     def listxattr(self, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:
         size, _padding = FUSE_GETXATTR_IN.unpack_from(mem, a)
-        names = b"".join(os.fsencode(name) + b"\0" for name in os.listxattr(self._path(header[3])))
+        names = b"".join(name + b"\0" for name in self.xattrs.list(self.share.fd(header[3])))
         return _value(mem, o, room, size, names)
 
     def removexattr(self, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:
-        os.removexattr(self._path(header[3]), strings(mem, a, n, 1)[0])
+        self.xattrs.remove(self.share.fd(header[3]), strings(mem, a, n, 1)[0])
         return 0
 
 

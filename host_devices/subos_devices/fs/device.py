@@ -22,6 +22,8 @@ from ..vhost_user.virtqueue import Virtqueue, Words
 from .caching import CACHE_POLICIES
 from .descriptors import RESERVED
 from .handler import handler
+from .identity import Identity, IdMap, parse_map
+from .kept import KeptShare
 from .locks import Locks
 from .presence import Presence
 from .server import FuseServer
@@ -36,7 +38,13 @@ OPTIONS = {
     "writeback": "the guest writes back later: faster small writes, for what the host does not look at (default: no)",
     "submounts": "announce other file systems below the directory to the guest as such (default: yes)",
     "locks": "where the guest's file locks hold: guest (the default: nobody else sees them), host",
-    "xattr": "pass extended attributes through (default: yes)",
+    "xattr": "extended attributes: yes (the host's own, the default), mapped (security, trusted and ACLs kept in user "
+    "ones), no",
+    "map_uid": "users of the guest that are others here: GUEST:HOST:COUNT, squash:GUEST:HOST:COUNT or "
+    "forbid:GUEST:COUNT, with commas between",
+    "map_gid": "groups, likewise",
+    "ownership": "host (the default), or xattr: owners, modes and device nodes are kept in an attribute of our files",
+    "security_label": "security contexts of what the guest makes are set on it at once (default: no)",
 }
 LOCKS = ("guest", "host")
 MOST_DESCRIPTORS = 1 << 19  # however many the system allows
@@ -80,10 +88,33 @@ class FsDevice(Device):
             self.cache = self.cache.writing_back()
         self.submounts = self._flag("submounts", True)
         self.readonly = self._flag("readonly", False)
-        self.xattr = self._flag("xattr", True)
+        self.identity = Identity(self._map("map_uid"), self._map("map_gid"))
+        self.keeps_owners = self._choice("ownership", ("host", "xattr")) == "xattr"
+        self.xattr = self._choice("xattr", ("mapped", "no") if self.keeps_owners else ("yes", "mapped", "no"))
+        self.security_label = self._flag("security_label", False)
+        if self.security_label and self.xattr == "no":
+            raise UserError(f"{spec.name}: security labels are extended attributes", "leave out xattr=no")
         self._handlers: dict[Virtqueue, Callable[[Words], int]] = {}
         self._due: set[Virtqueue] = set()
         """Queues of which chains that wait are to be served again."""
+
+    def _choice(self, name: str, choices: tuple[str, ...]) -> str:
+        """A word of an option, the first one being the default."""
+        value = self.spec.options.get(name)
+        if value is None:
+            return choices[0]
+        if isinstance(value, bool):
+            value = "yes" if value else "no"
+        if value not in choices:
+            raise UserError(f"{self.spec.name}: {name} cannot be {value!r} here", f"there are {', '.join(choices)}")
+        return str(value)
+
+    def _map(self, name: str) -> IdMap:
+        value = self.spec.options.get(name) or ""
+        try:
+            return parse_map(str(value))
+        except UserError as error:
+            raise UserError(f"{self.spec.name}: {name}: {error.message}", error.hint) from None
 
     def _flag(self, name: str, default: bool) -> bool:
         """A yes or no option; from a command line it comes as text."""
@@ -106,11 +137,12 @@ class FsDevice(Device):
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         limit = min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], MOST_DESCRIPTORS) - RESERVED
         try:
-            share = Share(
+            share = (KeptShare if self.keeps_owners else Share)(
                 self.path,
                 valid=self.cache.valid,
                 readonly=self.readonly,
                 limit=limit,
+                identity=self.identity,
                 statistics=Statistics(worker.statistics),
             )
         except OSError as error:
@@ -120,7 +152,13 @@ class FsDevice(Device):
             ) from error
         locks = Locks(share) if self.host_locks else None
         self.server = FuseServer(
-            share, self.cache, xattr=self.xattr, submounts=self.submounts, only=self.only, locks=locks
+            share,
+            self.cache,
+            xattr=self.xattr,
+            submounts=self.submounts,
+            only=self.only,
+            locks=locks,
+            security_label=self.security_label,
         )
         self.presence = Presence(self.server)
         if locks is not None:

@@ -76,6 +76,8 @@ class HotOperations:
         self.writeback = cache.writeback
         self.flushes = flushes
         self.fd = share.fd
+        self.regular = type(share).regular is Share.regular
+        """Whether what is a regular file on the host is one for the guest, too."""
         nodes = share.nodes
         self.nodes, self.fds, self.used = nodes, nodes.fds, nodes.used
         self.find, self.lookups, self.generations = nodes.find, nodes.lookups, nodes.generations
@@ -154,7 +156,7 @@ class HotOperations:
         if self.files.in_use >= self.share.descriptors.limit:
             self.share.descriptors.admit()
         fd = self.fds[nodeid]
-        if fd and self.nodes.kinds[nodeid] == _REGULAR and not flags & _CHANGING:
+        if fd and self.regular and self.nodes.kinds[nodeid] == _REGULAR and not flags & _CHANGING:
             self.used[nodeid] = 1
             fd = _open(b"%d" % fd, flags & OPEN_FLAGS | os.O_CLOEXEC, dir_fd=self.share.proc)
         else:

@@ -6,7 +6,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 
 from subos_protocol.fuse import (
     FUSE_CREATE_IN,
@@ -29,14 +29,19 @@ _RENAME_FLAGS = RENAME_NOREPLACE | RENAME_EXCHANGE | RENAME_WHITEOUT
 _PATH_MAX = 4096  # linux/limits.h, with the NUL
 _MAKE = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
+Finish = Callable[[Header, int, int, int, int], None]
+
 
 class Namespace:
     """Operations on names. What they make belongs to the caller, with the caller's umask or what the directory's
     default ACL says: the host decides that, as it does for its own processes."""
 
-    def __init__(self, share: Share, hot: HotOperations) -> None:
+    def __init__(self, share: Share, hot: HotOperations, finish: Finish | None = None) -> None:
+        """`finish`, if there is more to do than the host does itself, is called with the header, node, mode (with its
+        type), umask and device number of what was just made. It raises OSError, and then all is undone."""
         self.share = share
         self.hot = hot
+        self.finish = finish
 
     def fresh(self, operation: Operation) -> Operation:
         """`operation`, but where the directory itself was removed on the host, its names are not missing but stale:
@@ -52,25 +57,50 @@ class Namespace:
 
         return checked
 
-    def _answer(self, parent: int, name: bytes, mem: memoryview, o: int) -> int:
+    def _answer(
+        self, header: Header, name: bytes, mem: memoryview, o: int, mode: int, umask: int = 0, device: int = 0
+    ) -> int:
         """The fuse_entry_out of what was just made."""
-        return self.share.put_entry(mem, o, *self.share.find(parent, name))
+        nodeid, status = self.share.find(header[3], name)
+        if self.finish is not None:
+            status = self._finished(header, nodeid, mode, umask, device)
+        return self.share.put_entry(mem, o, nodeid, status)
+
+    def _finished(self, header: Header, nodeid: int, mode: int, umask: int, device: int = 0) -> os.stat_result:
+        """Its status, once it is as it should be; or else it is gone again."""
+        share = self.share
+        try:
+            if self.finish is not None:
+                self.finish(header, nodeid, mode, umask, device)
+            return os.fstat(share.fd(nodeid))
+        except OSError:
+            parent, name = share.nodes.parents[nodeid], share.nodes.names[nodeid]
+            remove = os.rmdir if stat.S_ISDIR(mode) else os.unlink
+            with suppress(OSError):
+                if parent and share.nodes.is_same(
+                    nodeid, os.stat(name, dir_fd=share.fd(parent), follow_symlinks=False)
+                ):
+                    remove(name, dir_fd=share.fd(parent))
+            share.descriptors.forget(nodeid, 1)
+            raise
 
     def mknod(self, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:
         mode, device, umask, _padding = FUSE_MKNOD_IN.unpack_from(mem, a)
+        mode = mode if stat.S_IFMT(mode) else mode | stat.S_IFREG
         name = name_after(mem, a, n, FUSE_MKNOD_IN.size)
         directory = self.share.fd(header[3])
         with self.share.caller(header, umask):
-            os.mknod(name, mode, device, dir_fd=directory)
-        return self._answer(header[3], name, mem, o)
+            os.mknod(name, self.share.made_as(mode), device, dir_fd=directory)
+        return self._answer(header, name, mem, o, mode, umask, device)
 
     def mkdir(self, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:
         mode, umask = FUSE_MKDIR_IN.unpack_from(mem, a)
         name = name_after(mem, a, n, FUSE_MKDIR_IN.size)
         directory = self.share.fd(header[3])
+        mode = stat.S_IFDIR | stat.S_IMODE(mode)
         with self.share.caller(header, umask):
-            os.mkdir(name, stat.S_IMODE(mode), dir_fd=directory)
-        return self._answer(header[3], name, mem, o)
+            os.mkdir(name, stat.S_IMODE(self.share.made_as(mode)), dir_fd=directory)
+        return self._answer(header, name, mem, o, mode, umask)
 
     def symlink(self, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:
         """The target is the guest's business: it is kept as it is, and never followed here."""
@@ -80,7 +110,7 @@ class Namespace:
         directory = self.share.fd(header[3])
         with self.share.caller(header):
             os.symlink(target, component(name), dir_fd=directory)
-        return self._answer(header[3], name, mem, o)
+        return self._answer(header, name, mem, o, stat.S_IFLNK | 0o777)
 
     def link(self, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:
         """Through /proc/self/fd, which needs no capability and links a symlink itself."""
@@ -92,7 +122,7 @@ class Namespace:
             old = next(share.files.of(oldnodeid), old)  # made without a name: Linux links the open file itself only
         os.link(b"%d" % old, name, src_dir_fd=share.proc, dst_dir_fd=directory, follow_symlinks=True)
         share.nodes.orphans[oldnodeid] = 0
-        return self._answer(header[3], name, mem, o)
+        return share.put_entry(mem, o, *share.find(header[3], name))
 
     def unlink(self, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:
         return self._remove(os.unlink, header[3], name_after(mem, a, n, 0))
@@ -135,12 +165,13 @@ class Namespace:
         what we make; a file that is there already is opened as a node, which checks what it is."""
         flags, mode, umask, open_flags = FUSE_CREATE_IN.unpack_from(mem, a)
         name = name_after(mem, a, n, FUSE_CREATE_IN.size)
+        mode = stat.S_IFREG | stat.S_IMODE(mode)
         parent, share = header[3], self.share
         share.descriptors.admit()
-        directory = share.fd(parent)
+        directory, as_mode = share.fd(parent), stat.S_IMODE(share.made_as(mode))
         try:
             with share.caller(header, umask):
-                fd = os.open(name, self.hot.access(flags) & ~os.O_TRUNC | _MAKE, stat.S_IMODE(mode), dir_fd=directory)
+                fd = os.open(name, self.hot.access(flags) & ~os.O_TRUNC | _MAKE, as_mode, dir_fd=directory)
             made = True
         except FileExistsError:
             if flags & os.O_EXCL:
@@ -156,6 +187,8 @@ class Namespace:
             try:
                 status = os.fstat(fd)
                 nodeid = share.nodes.learn(parent, name, status.st_dev, status.st_ino, status.st_mode)
+                if self.finish is not None:
+                    status = self._finished(header, nodeid, mode, umask)
             except OSError:
                 os.close(fd)
                 raise
@@ -169,17 +202,20 @@ class Namespace:
     def tmpfile(self, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:
         """A file without a name; the one that follows the structure means nothing."""
         flags, mode, umask, _open_flags = FUSE_CREATE_IN.unpack_from(mem, a)
+        mode = stat.S_IFREG | stat.S_IMODE(mode)
         share = self.share
         share.descriptors.admit()
         directory = share.fd(header[3])
         access = self.hot.access(flags) & ~os.O_TRUNC | flags & os.O_EXCL | os.O_TMPFILE | os.O_CLOEXEC
         with share.caller(header, umask):
-            fd = os.open(b".", access, stat.S_IMODE(mode), dir_fd=directory)
+            fd = os.open(b".", access, stat.S_IMODE(share.made_as(mode)), dir_fd=directory)
         try:
             status = os.fstat(fd)
             nodeid = share.nodes.learn(NAMELESS, b"", status.st_dev, status.st_ino, status.st_mode)
             share.descriptors.hold(nodeid, share.reopen(fd, os.O_PATH))
             share.nodes.orphans[nodeid] = 1
+            if self.finish is not None:
+                status = self._finished(header, nodeid, mode, umask)
         except OSError:
             os.close(fd)
             raise

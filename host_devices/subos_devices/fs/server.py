@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 
 from subos_protocol.fuse import (
     FUSE_ACCESS_IN,
@@ -61,13 +61,17 @@ from subos_protocol.fuse_opcodes import (
 from . import syscalls
 from .attributes import Attributes
 from .caching import CACHE_POLICIES, CachePolicy
+from .creation import CREATING, Creation
 from .directories import Directories
 from .files import Files
 from .hot import HotOperations
+from .kept import KeptShare
 from .locks import LOCK_FLAGS, Locks
 from .namespace import Namespace
+from .replies import Owners
 from .share import MAX_WRITE, NO_REPLY, Data, Header, Operation, Share, error
 from .single import SingleFile
+from .xattrs import MappedXattrs, Xattrs
 
 OLDEST_MINOR = 31  # Linux 5.4, the first with virtiofs: every structure has its present size since then
 MAX_PAGES = 256  # of 4 KiB, one request's data: MAX_WRITE
@@ -106,19 +110,20 @@ Row = tuple[Operation, int, int]
 
 
 class FuseServer:
-    """Serves `share`. Raises nothing; operations raise OSError. `xattr` False leaves the guest without them;
-    `submounts` False does not announce other file systems below the root; `only` is the one name that is shared; without
-    `locks` they are the guest's own."""
+    """Serves `share`. Raises nothing; operations raise OSError. `xattr` is "yes", "mapped" or "no"; `submounts` False
+    does not announce other file systems below the root; `only` is the one name that is shared; without `locks` they are
+    the guest's own; `security_label` takes security contexts of what is made."""
 
     def __init__(
         self,
         share: Share,
         cache: CachePolicy = CACHE_POLICIES["auto"],
         *,
-        xattr: bool = True,
+        xattr: str = "yes",
         submounts: bool = False,
         only: bytes = b"",
         locks: Locks | None = None,
+        security_label: bool = False,
     ) -> None:
         self.share = share
         self.wanted = WANTED
@@ -126,16 +131,22 @@ class FuseServer:
             self.wanted |= FuseInit.FUSE_SUBMOUNTS
         if cache.writeback:
             self.wanted |= FuseInit.FUSE_WRITEBACK_CACHE
-        if xattr and keeps_acls(share):
+        if xattr == "mapped" or (xattr == "yes" and keeps_acls(share)):
             self.wanted |= FuseInit.FUSE_POSIX_ACL
+        if security_label:
+            self.wanted |= FuseInit.FUSE_SECURITY_CTX
         self.flags = FuseInit(0)
         """What both sides agreed on; 0 before FUSE_INIT."""
         self.cache = cache
         self.locks = locks
         self.flushes = locks is not None or tells_at_close(share)
         hot = HotOperations(share, cache, flushes=self.flushes)
-        self._attributes = Attributes(share, hot.getattr)
-        self._ready = self._table(hot, Directories(share, cache.opened_directory), Namespace(share, hot), Files(share))
+        xattrs = MappedXattrs(share) if xattr == "mapped" else Xattrs(share)
+        creation = Creation(share, xattrs)
+        finishes = xattr == "mapped" or security_label or isinstance(share, KeptShare)
+        self._attributes = Attributes(share, hot.getattr, xattrs)
+        namespace = Namespace(share, hot, creation.finish if finishes else None)
+        self._ready = self._table(hot, Directories(share, cache.opened_directory), namespace, Files(share))
         self.hot = {opcode: self._ready[opcode] for opcode in HOT}
         """The rows for which the compiled twin has code of its own: it steps aside where another row stands."""
         if only:
@@ -144,10 +155,14 @@ class FuseServer:
                 wrapped = single.wrap(opcode, operation)
                 if wrapped is not operation:
                     self._ready[opcode] = (wrapped, least, needed)
+        if isinstance(share, KeptShare) or share.identity.maps:
+            self._wrap(Owners(share).wrappers)
+        if security_label:
+            self._wrap(dict.fromkeys(CREATING, creation.labelled))
         if locks is not None:
             self.wanted |= LOCK_FLAGS
             self._add_locks(locks)
-        if not xattr:
+        if xattr == "no":
             for opcode in _XATTR:
                 self._ready[opcode] = (_unsupported, 0, 0)
         if share.readonly:
@@ -158,6 +173,11 @@ class FuseServer:
         for opcode in (FuseOpcode.FUSE_INIT, FuseOpcode.FUSE_FORGET, FuseOpcode.FUSE_BATCH_FORGET):
             self._waiting[opcode] = self._ready[opcode]
         self.operations = list(self._waiting)
+
+    def _wrap(self, wrappers: Mapping[FuseOpcode, Callable[[Operation], Operation]]) -> None:
+        for opcode, wrapper in wrappers.items():
+            operation, least, needed = self._ready[opcode]
+            self._ready[opcode] = (wrapper(operation), least, needed)
 
     def init(self, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:
         """Begins a session, whatever was before: a guest that rebooted says nothing but this."""

@@ -18,6 +18,7 @@ from subos_protocol.fuse_opcodes import FUSE_ATTR_SUBMOUNT
 from . import syscalls
 from .descriptors import Descriptors
 from .handles import FileTable
+from .identity import Identity
 from .nodes import NAMELESS, NodeTable
 from .statistics import Statistics
 
@@ -41,6 +42,7 @@ MAX_NAME = 255  # bytes of one component, NAME_MAX in linux/limits.h
 MAX_WRITE = 1 << 20  # bytes of one READ or WRITE: what 256 pages hold
 NS = 1_000_000_000
 
+UNCHANGED = 0xFFFF_FFFF  # as an id of chown
 _NOBODY = 0xFFFF_FFFF  # FUSE_INVALID_UIDGID
 _INODE_BITS = 52  # of an inode number that is shown; another file system's number goes above
 _U64 = (1 << 64) - 1
@@ -72,6 +74,11 @@ def name_after(mem: memoryview, a: int, n: int, size: int) -> bytes:
     return component(strings(mem, a + size, n - size, 1)[0])
 
 
+def privileges(mode: int) -> int:
+    """What of a mode goes when somebody else writes or owns the file: suid, and sgid where the group may execute."""
+    return mode & (stat.S_ISUID | stat.S_ISGID if mode & stat.S_IXGRP else stat.S_ISUID)
+
+
 class Share:
     """State of one exported directory. `valid` is how long names and attributes may be cached, in seconds;
     `limit` how many descriptors the guest's doing may cost."""
@@ -83,11 +90,13 @@ class Share:
         valid: int = 1,
         readonly: bool = False,
         limit: int = 512,
+        identity: Identity | None = None,
         statistics: Statistics | None = None,
     ) -> None:
         root = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self.proc = os.open("/proc/self/fd", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self.path = os.path.abspath(path)
+        self.identity = identity or Identity()
         self.statistics = statistics or Statistics()
         self.nodes = NodeTable(os.fstat(root), self.statistics)
         self.files = FileTable(self.statistics)
@@ -202,9 +211,9 @@ class Share:
         """Within it, what is made belongs to the request's caller, if we are root; else it is ours anyway; and the
         caller's umask holds.
 
-        Raises EPERM where the caller's id cannot be taken (outside a user namespace's mapping).
+        Raises EPERM where the caller's id cannot be taken: the share's maps refuse it, or a user namespace's do.
         """
-        uid, gid = header[4], header[5]
+        uid, gid = self.identity.users.host(header[4]), self.identity.groups.host(header[5])
         os.umask(umask & 0o777)
         if not self._switches_ids or (uid == self._uid and gid == self._gid):
             yield
@@ -219,16 +228,43 @@ class Share:
             syscalls.setfsuid(self._uid)
             syscalls.setfsgid(self._gid)
 
+    def made_as(self, mode: int) -> int:
+        """The mode by which the host makes what the guest wants to be of `mode`."""
+        return mode
+
+    def settle(self, fd: int, parent: int, header: Header, mode: int, device: int, *, inherited: bool) -> None:
+        """What was just made in the directory `parent` is to have `mode`, which does not come from the umask but from
+        an ACL if that was `inherited` in a way that the host knows nothing of."""
+        here = os.fstat(fd).st_mode
+        if inherited and (here ^ mode) & 0o777:
+            self.chmod(fd, here & ~0o777 | mode & 0o777)
+
+    # --- mode and owner of a node, by any descriptor of it; the guest's idea of both
+
+    def mode(self, fd: int) -> int:
+        return os.fstat(fd).st_mode
+
+    def group(self, fd: int) -> int:
+        return self.identity.groups.guest(os.fstat(fd).st_gid)
+
+    def chmod(self, fd: int, mode: int) -> None:
+        os.chmod(b"%d" % fd, stat.S_IMODE(mode), dir_fd=self.proc)
+
+    def chown(self, fd: int, uid: int, gid: int) -> None:
+        """UNCHANGED leaves an id as it is. Raises EPERM for one that the share's maps refuse."""
+        users, groups = self.identity.users, self.identity.groups
+        host_uid = uid if uid == UNCHANGED else users.host(uid)
+        syscalls.chown(fd, host_uid, gid if gid == UNCHANGED else groups.host(gid))
+
     def drop_privileges(self, fd: int, gid: int) -> None:
-        """Clears suid, and sgid where the group may execute or the caller is of another, as the kernel does for
-        writers without CAP_FSETID (setattr_should_drop_sgid in fs/attr.c)."""
-        status = os.fstat(fd)
-        mode = status.st_mode
-        drop = mode & stat.S_ISUID
-        if mode & stat.S_IXGRP or gid != status.st_gid:
-            drop |= mode & stat.S_ISGID
+        """Clears suid, and sgid where the group may execute or the caller, of group `gid`, is of another, as the
+        kernel does for writers without CAP_FSETID (setattr_should_drop_sgid in fs/attr.c)."""
+        mode = self.mode(fd)
+        drop = privileges(mode)
+        if mode & stat.S_ISGID and gid != self.group(fd):
+            drop |= stat.S_ISGID
         if drop and stat.S_ISREG(mode):
-            os.chmod(b"%d" % fd, stat.S_IMODE(mode & ~drop), dir_fd=self.proc)
+            self.chmod(fd, mode & ~drop)
 
 
 def prepare_process() -> None:

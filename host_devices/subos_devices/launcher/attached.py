@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from ..errors import UserError
 from ..supervisor import control
 from ..supervisor.supervisor import Supervisor
 from ..supervisor.zygote import Zygote
+from ..vhost_user.device import Option
 from . import hotplug, qmp
 from .devices import PlannedDevice
 from .hot_shares import HotShares
@@ -26,15 +27,15 @@ from .shares import Share
 class Attachment:
     """What is to be plugged where: `devices`, of which `shares` are some.
 
-    `name` may be empty: the VM's own name is taken then. `cache` and `locks` are for shares that are added later.
+    `name` may be empty: the VM's own name is taken then. `common` are options of all shares, later ones
+    too.
     """
 
     qmp: Path
     name: str
     devices: Sequence[PlannedDevice]
     shares: Sequence[Share] = ()
-    cache: str | None = None
-    locks: str | None = None
+    common: Mapping[str, Option] = field(default_factory=dict)
 
     async def run(self, zygote: Zygote, ready: Callable[[str], None]) -> None:
         """Plugs the devices, calls `ready` with the VM's name, and serves until QEMU ends or they are detached.
@@ -52,7 +53,7 @@ class Attachment:
             async with Supervisor(zygote) as self._supervisor:
                 self._supervisor.on_disconnect = self._disconnected
                 self._plugged = Plugged(self._supervisor, folder, self.qmp)
-                self._hot_shares = HotShares(self._plugged, self.shares, cache=self.cache, locks=self.locks)
+                self._hot_shares = HotShares(self._plugged, self.shares, common=self.common)
                 try:
                     await self._plugged.add(self.devices)
                     async with control.serve(folder, self._handlers()):

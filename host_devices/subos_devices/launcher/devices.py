@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import os
 import socket
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..fs.identity import mapping_options
 from ..runtime import listen
 from ..supervisor.supervisor import Supervisor
 from ..vhost_user.device import DeviceSpec, Option
@@ -39,16 +41,18 @@ class PlannedDevice:
     removable: bool = False
 
 
-def share_device(share: Share, cache: str | None = None, locks: str | None = None) -> PlannedDevice:
-    """The device that serves one share; it is named by its tag."""
+def share_options(settings: argparse.Namespace) -> dict[str, Option]:
+    """Options of all shares: the settings `cache`, `locks`, `map_uid`, `map_gid` and `map`. Raises UserError."""
+    chosen = {name: getattr(settings, name) for name in ("cache", "locks") if getattr(settings, name) is not None}
+    return chosen | mapping_options(settings.map_uid, settings.map_gid, settings.map)
+
+
+def share_device(share: Share, common: Mapping[str, Option] | None = None) -> PlannedDevice:
+    """The device that serves one share; it is named by its tag. `common` are options of all shares."""
     folder = share.path.parent if share.single else share.path
-    options: dict[str, Option] = {"shared_dir": str(folder), "readonly": share.read_only}
+    options: dict[str, Option] = {"shared_dir": str(folder), "readonly": share.read_only, **(common or {})}
     if share.single:
         options["only"] = share.path.name
-    if cache is not None:
-        options["cache"] = cache
-    if locks is not None:
-        options["locks"] = locks
     properties = {"tag": share.tag, "queue-size": FS_QUEUE_SIZE}
     return PlannedDevice(share.tag, "fs", options, properties, removable=True)
 
@@ -65,7 +69,7 @@ def root_device() -> PlannedDevice:
     Without "steady" the guest would read each program and library anew whenever it is started (under emulation, that
     also means to translate it anew: a second `python3 -c pass` took 1.25 s instead of 0.14).
     """
-    device = share_device(Share(Path("/"), ROOT_TAG, read_only=True), cache="steady")
+    device = share_device(Share(Path("/"), ROOT_TAG, read_only=True), {"cache": "steady"})
     options = {**device.options, "submounts": False}  # overlayfs refuses them in a lower layer
     return replace(device, options=options, removable=False)
 
@@ -76,11 +80,11 @@ def plan(
     mouse: bool = False,
     keyboard: bool = False,
     rng: bool = False,
-    cache: str | None = None,
-    locks: str | None = None,
+    common: Mapping[str, Option] | None = None,
 ) -> list[PlannedDevice]:
-    """The devices that a person asked for. Raises UserError where two would have one name."""
-    devices = [share_device(share, cache, locks) for share in shares]
+    """The devices that a person asked for. `common` are options of all shares. Raises UserError where two devices would
+    have one name."""
+    devices = [share_device(share, common) for share in shares]
     if mouse:
         devices.append(PlannedDevice("mouse", "mouse", driven=True))
     if keyboard:

@@ -6,11 +6,12 @@ These are the operations share-add, share-remove and share-list of its control s
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import UserError
 from ..supervisor.control import Handler
+from ..vhost_user.device import Option
 from .devices import share_device
 from .mounts import GuestMounts, MountFailed
 from .plugged import Plugged
@@ -18,20 +19,20 @@ from .shares import Share, Wanted, checked
 
 
 class HotShares:
-    """`shares` are there from the beginning. Without `mounts` a person mounts them in the guest."""
+    """`shares` are there from the beginning. Without `mounts` a person mounts them in the guest. `common` are the
+    options of all shares, later ones too."""
 
     def __init__(
         self,
         plugged: Plugged,
         shares: Sequence[Share],
         mounts: GuestMounts | None = None,
-        cache: str | None = None,
-        locks: str | None = None,
+        common: Mapping[str, Option] | None = None,
     ) -> None:
         self._plugged = plugged
         self._shares = list(shares)
         self._mounts = mounts
-        self._cache, self._locks = cache, locks
+        self._common = common
         self._mounted = {share.tag for share in shares} if mounts else set()
 
     def handlers(self) -> dict[str, Handler]:
@@ -54,7 +55,7 @@ class HotShares:
             others = self.current()
             share = checked(wanted, others)
             self._check_hides_none(share, others)
-            await self._plugged.add([share_device(share, self._cache, self._locks)])
+            await self._plugged.add([share_device(share, self._common)])
             self._shares = [*others, share]
             self._mounted.discard(share.tag)
             if self._mounts is not None:

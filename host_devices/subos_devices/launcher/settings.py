@@ -32,6 +32,21 @@ SETTINGS = (
     Setting("accel", str, "how the guest's processor runs", default="auto", choices=ACCELERATORS),
     Setting("cache", str, "how long the guest may trust what it knows of shared files", choices=CACHES),
     Setting("locks", str, "where locks of shared files hold", choices=LOCKS),
+    Setting(
+        "map-uid",
+        list,
+        "users of the guest that are other users here, on the shares (or squash:GUEST:HOST:COUNT, forbid:GUEST:COUNT); "
+        "may be repeated",
+        "GUEST:HOST:COUNT",
+    ),
+    Setting("map-gid", list, "groups, likewise", "GUEST:HOST:COUNT"),
+    Setting(
+        "map",
+        list,
+        "ownership=xattr: owners, modes and device nodes on the shares are the guest's own, kept in an attribute of "
+        "your files; xattr=mapped: so are ACLs, security.* and trusted.*; may be repeated",
+        "WHAT=HOW",
+    ),
     Setting("mouse", bool, "an absolute mouse", default=True),
     Setting("keyboard", bool, "a keyboard, besides the terminal", default=True),
     Setting("rng", bool, "a random number generator", default=True),

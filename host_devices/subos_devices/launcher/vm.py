@@ -11,8 +11,8 @@ import argparse
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from ..errors import UserError
 from ..supervisor import control as control_socket
 from ..supervisor.supervisor import Supervisor
 from ..supervisor.zygote import Zygote
+from ..vhost_user.device import Option
 from . import devices as device_plan
 from .control import agent_folders
 from .devices import PlannedDevice
@@ -56,8 +57,8 @@ class VmPlan:
     memory: int
     shares: Sequence[Share]
     devices: Sequence[PlannedDevice]
-    cache: str | None = None
-    locks: str | None = None
+    common: Mapping[str, Option] = field(default_factory=dict)
+    """Options of all shares, also of those that are added later."""
     kernel: Kernel | None = None
     image: DiskImage | None = None
 
@@ -65,13 +66,13 @@ class VmPlan:
     def from_settings(cls, settings: argparse.Namespace, progress: Progress = quiet) -> VmPlan:
         """Checks the settings and finds what they name. Raises UserError."""
         shares = parse_shares(settings.share)
+        common = device_plan.share_options(settings)
         devices = device_plan.plan(
             shares,
             mouse=settings.mouse,
             keyboard=settings.keyboard,
             rng=settings.rng,
-            cache=settings.cache,
-            locks=settings.locks,
+            common=common,
         )
         name = settings.name or f"vm-{os.getpid()}"
         if settings.name and runtime.is_running(name):
@@ -94,13 +95,12 @@ class VmPlan:
         else:
             kernel = find_kernel(settings.kernel, settings.modules, progress)
             devices = [device_plan.root_device(), *devices]
-        serving = (settings.cache, settings.locks)
-        return cls(name, qemu, accelerator, settings.cpus, memory, shares, devices, *serving, kernel, image)
+        return cls(name, qemu, accelerator, settings.cpus, memory, shares, devices, common, kernel, image)
 
     def sharing(self, folder: str) -> VmPlan:
         """This plan with one more share. Raises UserError."""
         shares = parse_shares([folder])
-        devices = device_plan.plan(shares, cache=self.cache, locks=self.locks)
+        devices = device_plan.plan(shares, common=self.common)
         return replace(self, shares=[*self.shares, *shares], devices=[*self.devices, *devices])
 
 
@@ -172,7 +172,7 @@ def _hot_shares(vm: RunningVm) -> HotShares:
         if device.removable:
             plugged.devices[device.name] = device_plan.vhost_user_device(vm.folder, device)
     mounts = GuestMounts(vm.machine.port("mounts")) if vm.plan.kernel else None
-    return HotShares(plugged, vm.plan.shares, mounts, vm.plan.cache, vm.plan.locks)
+    return HotShares(plugged, vm.plan.shares, mounts, vm.plan.common)
 
 
 def _machine_config(plan: VmPlan, folder: Path) -> MachineConfig:

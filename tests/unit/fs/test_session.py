@@ -162,11 +162,15 @@ def test_options(tmp_path: Path) -> None:
         ({"shared_dir": str(file), "only": "file"}, "not a directory"),
         ({"shared_dir": str(tmp_path / "none")}, "not a directory"),
         ({"shared_dir": str(tmp_path), "cache": "often"}, "no way to cache"),
-        ({"shared_dir": str(tmp_path), "xattr": "maybe"}, "neither yes nor no"),
+        ({"shared_dir": str(tmp_path), "xattr": "maybe"}, "xattr cannot be 'maybe'"),
+        ({"shared_dir": str(tmp_path), "xattr": "yes", "ownership": "xattr"}, "xattr cannot be 'yes' here"),
+        ({"shared_dir": str(tmp_path), "ownership": "mine"}, "ownership cannot be"),
+        ({"shared_dir": str(tmp_path), "xattr": "no", "security_label": True}, "are extended attributes"),
+        ({"shared_dir": str(tmp_path), "map_gid": "0:1"}, "map_gid: '0:1' is no map"),
         ({"shared_dir": str(tmp_path), "read_only": True}, "no option 'read_only'"),
     ):
         with pytest.raises(UserError, match=words) as caught:
             FsDevice(DeviceSpec("fs", "share", options))
         assert caught.value.hint
     device = FsDevice(DeviceSpec("fs", "share", {"shared_dir": str(tmp_path), "xattr": "no", "readonly": "yes"}))
-    assert (device.xattr, device.readonly) == (False, True)
+    assert (device.xattr, device.readonly) == ("no", True)

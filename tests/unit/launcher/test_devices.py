@@ -31,7 +31,7 @@ def test_two_devices_of_one_name_are_refused(tmp_path: Path, tag: str) -> None:
 
 
 def test_a_share_of_one_file_is_its_folder_with_that_name_only(tmp_path: Path) -> None:
-    [device] = devices.plan([Share(tmp_path / "a file", "t", True, single=True)], cache="never")
+    [device] = devices.plan([Share(tmp_path / "a file", "t", True, single=True)], common={"cache": "never"})
     assert device.options == {"shared_dir": str(tmp_path), "only": "a file", "readonly": True, "cache": "never"}
     command = devices.serve_command(tmp_path, device)
     assert command[command.index("--shared-dir") + 1] == str(tmp_path / "a file")

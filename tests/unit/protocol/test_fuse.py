@@ -127,6 +127,9 @@ FROM_C: list[tuple[Layout[Any], tuple[Any, ...], str]] = [
         fuse.fuse_write_in(fh=6, offset=8589934592, size=4096, write_flags=4, lock_owner=77, flags=32769, padding=0),
         "0600000000000000 0000000002000000 0010000004000000 4d00000000000000 0180000000000000",
     ),
+    (fuse.FUSE_EXT_HEADER, fuse.fuse_ext_header(size=40, type=32), "2800000020000000"),
+    (fuse.FUSE_SECCTX_HEADER, fuse.fuse_secctx_header(size=48, nr_secctx=1), "3000000001000000"),
+    (fuse.FUSE_SECCTX, fuse.fuse_secctx(size=17, padding=0), "1100000000000000"),
     (fuse.FUSE_WRITE_OUT, fuse.fuse_write_out(size=4096, padding=0), "0010000000000000"),
     (fuse.FUSE_FSYNC_IN, fuse.fuse_fsync_in(fh=6, fsync_flags=1, padding=0), "0600000000000000 0100000000000000"),
     (
