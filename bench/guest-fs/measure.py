@@ -26,22 +26,23 @@ from peers import BUILD, BenchError, main, say, virtiofsd
 from subos_devices.errors import SubosError
 from subos_devices.supervisor.zygote import Zygote
 
-PEER_OPTIONS = "--sandbox=none --thread-pool-size=0 --xattr"
-"""virtiofsd's fastest mode, with the extended attributes that ours has by default."""
+PEER_OPTIONS = ("--sandbox=none", "--thread-pool-size=0")
+"""virtiofsd's fastest mode."""
 
 
 def run() -> None:
     options = parse_arguments()
     fixtures = Fixtures(BUILD / "guest-fs")
     program = shlex.split(options.virtiofsd) if options.virtiofsd else [str(virtiofsd())]
-    peer = [*program, *shlex.split(PEER_OPTIONS), f"--cache={options.cache}", *options.peer]
+    xattr = ["--xattr"] if options.xattr else []
+    peer = [*program, *PEER_OPTIONS, *xattr, f"--cache={options.cache}", *options.peer]
     with closing(Zygote.start()) as zygote:
         try:
             results = asyncio.run(measure(zygote, fixtures, peer, options))
         except SubosError as error:
             raise BenchError(str(error)) from error
     if not options.rounds:
-        print(json.dumps(results, indent=2)) if options.json else print_requests(results)
+        print(json.dumps(results, indent=2))
         return
     mean = round(statistics.geometric_mean(result["ratio"] for result in results.values()), 3)
     if options.json:
@@ -69,6 +70,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--device", action="append", default=[], metavar="KEY=VALUE", help="a property of QEMU's devices, of both"
     )
+    parser.add_argument("--no-xattr", dest="xattr", action="store_false", help="both without extended attributes")
     parser.add_argument("--virtiofsd", metavar="COMMAND", help="the peer (default: the machine's, or Debian's)")
     parser.add_argument("--store", type=Path, default=BUILD, metavar="DIR", help="where the shares are (bench/build)")
     parser.add_argument("--requests", action="store_true", help="also print the requests by kind")
@@ -81,7 +83,7 @@ def parse_arguments() -> argparse.Namespace:
         if (needed := ROWS[row].needs) and not shutil.which(needed):
             parser.error(f"the row {row} needs {needed}: install it, or name the other rows")
     options.ours, options.device = pairs(parser, options.ours), pairs(parser, options.device)
-    options.ours.setdefault("cache", options.cache)
+    options.ours = {"cache": options.cache, "xattr": "yes" if options.xattr else "no"} | options.ours
     options.store.mkdir(parents=True, exist_ok=True)
     return options
 
@@ -119,7 +121,7 @@ async def measure_row(guest: Guest, row: str, fixtures: Fixtures, rounds: int) -
             seconds[side.name].append(round(answer["seconds"], 4))
             cpu[side.name].append(round(used, 4))
     if not rounds:
-        say(row)
+        print_requests({row: {"requests": requests}})
         return {"requests": requests}
     median = {name: round(statistics.median(times), 4) for name, times in seconds.items()}
     median_cpu = {name: round(statistics.median(times), 4) for name, times in cpu.items()}

@@ -90,8 +90,8 @@ def make_files(root: Path) -> None:
 
 
 def make_tree(root: Path) -> None:
-    """This Python's standard library as a git repository of one commit."""
-    skip = shutil.ignore_patterns("__pycache__", "site-packages", "dist-packages", "config-*", "*.so", "*.a")
+    """This Python's standard library, without its tests, as a git repository of one commit."""
+    skip = shutil.ignore_patterns("__pycache__", "test", "*-packages", "lib-dynload", "config-*")
     shutil.copytree(sysconfig.get_path("stdlib"), root, symlinks=True, ignore=skip)
     author = ("-c", "user.name=bench", "-c", "user.email=bench@localhost")
     command("git", "init", "--quiet", cwd=root)
