@@ -7,7 +7,6 @@ the guest. Printed are the medians, their ratio, and the ratios' geometric mean.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import os
 import shlex
@@ -23,6 +22,7 @@ from guest import OURS, PEER, Guest, Side, booted
 from rows import ROWS, Fixtures
 
 from peers import BUILD, BenchError, main, say, virtiofsd
+from subos_devices import signals
 from subos_devices.errors import SubosError
 from subos_devices.supervisor.zygote import Zygote
 
@@ -36,13 +36,16 @@ def run() -> None:
     program = shlex.split(options.virtiofsd) if options.virtiofsd else [str(virtiofsd())]
     xattr = ["--xattr"] if options.xattr else []
     peer = [*program, *PEER_OPTIONS, *xattr, f"--cache={options.cache}", *options.peer]
+    results: dict[str, dict[str, Any]] = {}
     with closing(Zygote.start()) as zygote:
         try:
-            results = asyncio.run(measure(zygote, fixtures, peer, options))
+            status = signals.run(measure(results, zygote, fixtures, peer, options))
         except SubosError as error:
             raise BenchError(str(error)) from error
+    if status:
+        sys.exit(status)
     if not options.rounds:
-        print(json.dumps(results, indent=2))
+        print(json.dumps(results, indent=2)) if options.json else print_requests(results)
         return
     mean = round(statistics.geometric_mean(result["ratio"] for result in results.values()), 3)
     if options.json:
@@ -96,12 +99,15 @@ def pairs(parser: argparse.ArgumentParser, words: list[str]) -> dict[str, str]:
 
 
 async def measure(
-    zygote: Zygote, fixtures: Fixtures, peer: list[str], options: argparse.Namespace
-) -> dict[str, dict[str, Any]]:
-    """All rows' results, by name."""
+    results: dict[str, dict[str, Any]], zygote: Zygote, fixtures: Fixtures, peer: list[str], options: argparse.Namespace
+) -> int:
+    """Fills in the rows' results, by name."""
     say("booting")
     async with booted(zygote, options.store.resolve(), peer, options.ours, options.device) as guest:
-        return {row: await measure_row(guest, row, fixtures, options.rounds) for row in options.rows}
+        for row in options.rows:
+            say(row)
+            results[row] = await measure_row(guest, row, fixtures, options.rounds)
+    return 0
 
 
 async def measure_row(guest: Guest, row: str, fixtures: Fixtures, rounds: int) -> dict[str, Any]:
@@ -121,7 +127,6 @@ async def measure_row(guest: Guest, row: str, fixtures: Fixtures, rounds: int) -
             seconds[side.name].append(round(answer["seconds"], 4))
             cpu[side.name].append(round(used, 4))
     if not rounds:
-        print_requests({row: {"requests": requests}})
         return {"requests": requests}
     median = {name: round(statistics.median(times), 4) for name, times in seconds.items()}
     median_cpu = {name: round(statistics.median(times), 4) for name, times in cpu.items()}
