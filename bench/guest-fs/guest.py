@@ -5,12 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -31,10 +29,6 @@ from subos_protocol.fuse_opcodes import FuseOpcode
 OURS, PEER = "subos", "virtiofsd"
 WORK = Path(__file__).with_name("work.py")
 TIMEOUT = 600  # seconds for one row's work under emulation
-EVENT = "/sys/kernel/tracing/events/fuse/fuse_request_send"
-
-Requests = dict[str, int]
-"""FUSE requests by their kernel names, without the prefix."""
 
 
 @dataclass(frozen=True)
@@ -68,26 +62,12 @@ class Guest:
         self._control = control
         self.sides = sides
 
-    async def work(self, row: str, side: Side, fixtures: Path) -> dict[str, Any]:
-        """Runs work.py in the guest; what it answered. Raises BenchError with its words."""
-        return json.loads(
-            await self._run(sys.executable, str(WORK), row, side.name, f"/mnt/{side.name}", str(fixtures))
-        )
-
-    async def count(self, on: bool) -> None:
-        """Begins and ends counting the FUSE requests, in the guest's own kernel (Linux 6.11 has the event)."""
-        keys = "hist:keys=connection,opcode:size=2048"
-        mount = "mountpoint -q /sys/kernel/tracing || mount -t tracefs tracefs /sys/kernel/tracing"
-        await self._run("sh", "-c", f"{mount}; [ ! -d {EVENT} ] || echo '{'' if on else '!'}{keys}' >{EVENT}/trigger")
-
-    async def requests(self, dev: int) -> Requests:
-        """What was counted of the share that had this device number; empty where the kernel cannot count."""
-        text = await self._run("sh", "-c", f"cat {EVENT}/hist 2>/dev/null || true")
-        found: Counter[str] = Counter()
-        for connection, opcode, hits in re.findall(r"connection:\s*(\d+), opcode:\s*(\d+) } hitcount:\s*(\d+)", text):
-            if int(connection) == os.major(dev) << 20 | os.minor(dev):  # the kernel's own form of a dev_t
-                found[opcode_name(int(opcode))] += int(hits)
-        return dict(found.most_common())
+    async def work(self, row: str, side: Side, fixtures: Path, count: bool) -> dict[str, Any]:
+        """Runs work.py in the guest; what it answered, with "requests" if they are counted. Raises BenchError."""
+        words = (row, side.name, f"/mnt/{side.name}", str(fixtures), "count" if count else "")
+        answer = json.loads(await self._run(sys.executable, str(WORK), *words))
+        hits = {opcode_name(int(opcode)): number for opcode, number in answer.get("requests", {}).items()}
+        return {**answer, "requests": hits}
 
     async def _run(self, *argv: str) -> str:
         done = await self._control.run(argv, timeout=TIMEOUT)
@@ -97,6 +77,7 @@ class Guest:
 
 
 def opcode_name(number: int) -> str:
+    """The kernel's name without its prefix."""
     try:
         return FuseOpcode(number).name.removeprefix("FUSE_")
     except ValueError:

@@ -42,19 +42,23 @@ def run() -> None:
             status = signals.run(measure(results, zygote, fixtures, peer, options))
         except SubosError as error:
             raise BenchError(str(error)) from error
-    if status:
-        sys.exit(status)
-    if not options.rounds:
-        print(json.dumps(results, indent=2)) if options.json else print_requests(results)
-        return
-    mean = round(statistics.geometric_mean(result["ratio"] for result in results.values()), 3)
+    if results:  # of a run that was ended early: the rows that it had
+        report(results, peer, options)
+    sys.exit(status)
+
+
+def report(results: dict[str, dict[str, Any]], peer: list[str], options: argparse.Namespace) -> None:
+    mean = None
+    if options.rounds:
+        mean = round(statistics.geometric_mean(result["ratio"] for result in results.values()), 3)
     if options.json:
         facts = {"baseline": PEER, "peer": peer, "ours": options.ours, "geometric_mean": mean, "rows": results}
         print(json.dumps(facts, indent=2))
-    else:
+        return
+    if mean is not None:
         print_table(results, mean)
-        if options.requests:
-            print_requests(results)
+    if options.requests or mean is None:
+        print_requests(results)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -117,13 +121,10 @@ async def measure_row(guest: Guest, row: str, fixtures: Fixtures, rounds: int) -
     requests = {}
     for turn in range(-1, rounds):
         for side in sorted(guest.sides.values(), key=lambda side: side.name, reverse=turn % 2 == 0):
+            answer, used = await once(guest, row, side, fixtures, count=turn < 0)
             if turn < 0:
-                await guest.count(True)
-                answer, _ = await once(guest, row, side, fixtures)
-                requests[side.name] = await guest.requests(answer["dev"])
-                await guest.count(False)
+                requests[side.name] = answer["requests"]
                 continue
-            answer, used = await once(guest, row, side, fixtures)
             seconds[side.name].append(round(answer["seconds"], 4))
             cpu[side.name].append(round(used, 4))
     if not rounds:
@@ -143,7 +144,7 @@ async def measure_row(guest: Guest, row: str, fixtures: Fixtures, rounds: int) -
     }
 
 
-async def once(guest: Guest, row: str, side: Side, fixtures: Fixtures) -> tuple[dict[str, Any], float]:
+async def once(guest: Guest, row: str, side: Side, fixtures: Fixtures, count: bool) -> tuple[dict[str, Any], float]:
     """One row on one share: what the guest answered, and the back end's processor time."""
     command = ROWS[row]
     for left in side.folder.iterdir():
@@ -151,7 +152,7 @@ async def once(guest: Guest, row: str, side: Side, fixtures: Fixtures) -> tuple[
     command.prepare(side.folder, fixtures)
     os.sync()  # so that the disk is not busy with what was before
     before = side.cpu()
-    answer = await guest.work(row, side, fixtures.folder)
+    answer = await guest.work(row, side, fixtures.folder, count)
     used = side.cpu() - before
     try:
         command.check(side.folder, fixtures, answer)

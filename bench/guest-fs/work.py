@@ -1,16 +1,17 @@
 """The guest's half of bench/guest-fs: does one row's work on one share, and says how long it took.
 
-    python work.py ROW TAG FOLDER FIXTURES
+    python work.py ROW TAG FOLDER FIXTURES [count]
 
 mounts the share TAG on FOLDER, so that nothing of it is cached, does the work and unmounts it. FIXTURES is the host's
-folder of what is worked on. Prints one JSON object: "seconds", and what the row's check wants to know. Needs the
-standard library only.
+folder of what is worked on. Prints one JSON object: "seconds", what the row's check wants to know, and with `count`
+"requests", FUSE requests by opcode. Needs the standard library only.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
+TRACING = Path("/sys/kernel/tracing")
 MIB = 1 << 20
 FOLDERS, FILES = 20, 100  # 2,000 files
 RANDOM_OPS = 4000
@@ -26,18 +28,17 @@ SQL_TRANSACTIONS, SQL_ROWS = 200, 10
 EXACT = {"PATH": os.environ["PATH"], "HOME": "/root", "LC_ALL": "C", "GIT_CONFIG_NOSYSTEM": "1", "TMPDIR": "/tmp"}
 
 
-def main(row, tag, folder, fixtures):
+def main(row, tag, folder, fixtures, count=""):
     folder, fixtures = Path(folder), Path(fixtures)
     folder.mkdir(parents=True, exist_ok=True)
     if row in SETTLE:
         with mounted(tag, folder):
             SETTLE[row](folder)
-    with mounted(tag, folder):
+    with mounted(tag, folder), counted(folder, bool(count)) as requests:
         began = time.perf_counter()
         answer = WORK[row](folder, fixtures) or {}
         answer.setdefault("seconds", time.perf_counter() - began)
-        answer["dev"] = os.stat(folder).st_dev
-    print(json.dumps(answer))
+    print(json.dumps({**answer, "requests": requests}))
 
 
 @contextmanager
@@ -53,6 +54,31 @@ def mounted(tag, folder):
         yield
     finally:
         subprocess.run(["umount", str(folder)], check=True)
+
+
+@contextmanager
+def counted(folder, wanted):
+    """Opcodes and how often the kernel sent them for this share; empty where it cannot count (before Linux 6.11)."""
+    requests = {}
+    if not wanted:
+        yield requests
+        return
+    if not TRACING.joinpath("events").exists():
+        subprocess.run(["mount", "-t", "tracefs", "tracefs", str(TRACING)], check=False)
+    event = TRACING / "events/fuse/fuse_request_send"
+    if not event.exists():
+        yield requests
+        return
+    dev = os.stat(folder).st_dev
+    number = os.major(dev) << 20 | os.minor(dev)  # the kernel's own form of it
+    key = f"hist:keys=opcode if connection == {number}"
+    (event / "trigger").write_text(key)
+    try:
+        yield requests
+        for opcode, hits in re.findall(r"opcode:\s*(\d+) } hitcount:\s*(\d+)", (event / "hist").read_text()):
+            requests[opcode] = int(hits)
+    finally:
+        (event / "trigger").write_text(f"!{key}")
 
 
 def run(*command, cwd=None):
