@@ -11,6 +11,7 @@ import os
 import struct
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from subos_devices.vhost_user.memory import GuestMemory
 from subos_devices.vhost_user.virtqueue import Virtqueue
@@ -121,6 +122,10 @@ class Guest:
     uid: int = field(default_factory=os.geteuid)
     gid: int = field(default_factory=os.getegid)
     drain: Callable[[Virtqueue], None] = lambda queue: None
+    worker: Any = None
+    """What the device was started with."""
+    counts_replies: bool = True
+    """Whether every chain is given back before the next one is offered: not where some are answered later."""
 
     def __post_init__(self) -> None:
         fd = os.memfd_create("guest")
@@ -223,7 +228,7 @@ class Guest:
         self.bytes[self.avail + 2 : self.avail + 4] = struct.pack("<H", self.index)
         self.drain(self.queue)
         (used,) = struct.unpack_from("<H", self.bytes, self.used + 2)
-        assert used == self.index, "the chain was not given back"
+        assert used == self.index or not self.counts_replies, "the chain was not given back"
         head, written = struct.unpack_from("<II", self.bytes, self.used + 4 + 8 * ((used - 1) % QUEUE_SIZE))
         assert head == 0
         return int(written)
@@ -257,8 +262,10 @@ class Guest:
         body = FUSE_READ_IN.struct.pack(handle, offset, size, 0, 0, 0, 0)
         return self.ask(FuseOpcode.FUSE_READ, node, body, data_room=size if room is None else room).body
 
-    def write(self, node: int, handle: int, data: bytes, offset: int = 0, *, flags: int = 0) -> int:
-        body = FUSE_WRITE_IN.struct.pack(handle, offset, len(data), flags, 0, 0, 0)
+    def write(
+        self, node: int, handle: int, data: bytes, offset: int = 0, *, flags: int = 0, opened: int = os.O_RDWR
+    ) -> int:
+        body = FUSE_WRITE_IN.struct.pack(handle, offset, len(data), flags, 0, opened, 0)
         return int.from_bytes(self.ask(FuseOpcode.FUSE_WRITE, node, body, data=data, room=8).body[:4], "little")
 
     def release(self, node: int, handle: int, opcode: int = FuseOpcode.FUSE_RELEASE) -> None:

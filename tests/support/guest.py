@@ -10,6 +10,7 @@ import shutil
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -40,14 +41,16 @@ T = TypeVar("T")
 
 
 class Guest:
-    """The guest, with a share that it may write (`share`), one that it may not (`read_only`), a mouse and an rng.
+    """The guest, with a share that it may write (`share`), one that it may not (`read_only`), one in which locks hold
+    on the host (`locked`), a mouse and an rng.
 
-    Both lie under the same path on both sides. What goes wrong with the VM itself is raised as GuestLost, and from
+    They lie under the same path on both sides. What goes wrong with the VM itself is raised as GuestLost, and from
     then on `lost` says why.
     """
 
-    def __init__(self, plan: VmPlan, zygote: Zygote, share: Path, read_only: Path) -> None:
+    def __init__(self, plan: VmPlan, zygote: Zygote, share: Path, read_only: Path, locked: Path) -> None:
         self.share = share
+        self.locked = locked
         self.read_only = read_only
         self.lost = ""
         self.vm: RunningVm
@@ -62,13 +65,14 @@ class Guest:
         """Boots a guest called `name`, whose shares are made in `folder`. Raises GuestLost, UserError."""
         if threading.active_count() > 1:
             raise RuntimeError("workers are forked from this process, so it must have one thread only")
-        share, read_only = folder / "share", folder / "read-only"
-        for path in (share, read_only):
+        share, read_only, locked = folder / "share", folder / "read-only", folder / "locked"
+        for path in (share, read_only, locked):
             path.mkdir(parents=True)
         shutil.copytree(INSIDE, share / ".inside", ignore=shutil.ignore_patterns("__pycache__"))
         chosen = argparse.Namespace(name=name, share=[f"{share}:rw", f"{read_only}:readonly:ro"])
         plan = VmPlan.from_settings(resolve(chosen, SETTINGS, None))
-        guest = cls(plan, Zygote.start(), share, read_only)
+        plan = replace(plan, locks="host").sharing(f"{locked}:locked:rw")
+        guest = cls(plan, Zygote.start(), share, read_only, locked)
         guest._thread.start()
         try:
             guest._booted.result()

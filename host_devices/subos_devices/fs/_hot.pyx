@@ -27,9 +27,8 @@ from libc.string cimport memchr, memcmp, memcpy, memset, strlen
 from subos_devices.vhost_user._ring cimport Handler, Virtqueue, copied, iovec
 
 cdef extern from "<fcntl.h>" nogil:
-    int O_ACCMODE, O_APPEND, O_TRUNC, O_CLOEXEC, F_GETFL, AT_SYMLINK_NOFOLLOW
+    int O_ACCMODE, O_APPEND, O_TRUNC, O_CLOEXEC, AT_SYMLINK_NOFOLLOW
     int openat(int directory, const char* name, int flags)
-    int fcntl(int fd, int command)
 
 cdef extern from "<unistd.h>" nogil:
     int close(int fd)
@@ -42,6 +41,8 @@ cdef extern from "<sys/syscall.h>" nogil:
 cdef extern from "<sys/uio.h>" nogil:
     Py_ssize_t preadv(int fd, const iovec* buffers, int count, int64_t offset)
     Py_ssize_t pread(int fd, void* buffer, size_t size, int64_t offset)
+    Py_ssize_t pwritev2(int fd, const iovec* buffers, int count, int64_t offset, int flags)
+    int RWF_APPEND
     Py_ssize_t pwrite(int fd, const void* buffer, size_t size, int64_t offset)
     Py_ssize_t pwritev(int fd, const iovec* buffers, int count, int64_t offset)
 
@@ -91,6 +92,7 @@ cdef extern from "<linux/fuse.h>" nogil:
     struct fuse_write_in:
         uint64_t fh, offset
         uint32_t size, write_flags
+        uint32_t flags
     struct fuse_write_out:
         uint32_t size
     struct fuse_dirent:
@@ -395,6 +397,7 @@ cdef class FsHandler(Handler):
 
     cdef int64_t _open(self, uint64_t nodeid, const iovec* arguments, iovec* reply) except? -9:
         cdef fuse_open_out answer
+        cdef stat_t status
         cdef uint32_t flags
         cdef char name[12]
         cdef int fd
@@ -416,22 +419,22 @@ cdef class FsHandler(Handler):
         fd = openat(self.proc, name, (<int>flags & OPEN_FLAGS) | O_CLOEXEC)
         if fd < 0:
             return -c_errno
+        if fstat(fd, &status) or not status.st_nlink:
+            close(fd)
+            return PLAIN
         memset(&answer, 0, sizeof(answer))
         answer.open_flags = self.open_flags
-        if self.compares and self._is_as_before(fd, nodeid):
+        if self.compares and self._is_as_before(nodeid, &status):
             answer.open_flags |= FOPEN_KEEP_CACHE
         answer.fh = self.files.add(fd, nodeid)
         memcpy(reply.iov_base, &answer, sizeof(answer))
         return sizeof(answer)
 
-    cdef bint _is_as_before(self, int fd, uint64_t nodeid) noexcept:
+    cdef bint _is_as_before(self, uint64_t nodeid, const stat_t* status) noexcept:
         """See hot.py."""
-        cdef stat_t status
         cdef uint64_t now
         cdef bint same
         cdef int64_t changed
-        if fstat(fd, &status):
-            return False
         changed = status.st_ctim.tv_sec * 1000000000 + status.st_ctim.tv_nsec
         now = mixed(<uint64_t>changed)
         now = mixed(now ^ <uint64_t>(status.st_mtim.tv_sec * 1000000000 + status.st_mtim.tv_nsec))
@@ -498,10 +501,10 @@ cdef class FsHandler(Handler):
             there += self.buffers[2 + place].iov_len
         if there != asked.size or asked.write_flags & ~<uint32_t>FUSE_WRITE_CACHE:
             return PLAIN
-        if asked.write_flags and fcntl(fd, F_GETFL) & O_APPEND:
-            return PLAIN
         while True:
-            if count == 1:
+            if asked.flags & <uint32_t>O_APPEND and not asked.write_flags:
+                done = pwritev2(fd, &self.buffers[2], count, <int64_t>asked.offset, RWF_APPEND)
+            elif count == 1:
                 done = pwrite(fd, self.buffers[2].iov_base, self.buffers[2].iov_len, <int64_t>asked.offset)
             else:
                 done = pwritev(fd, &self.buffers[2], count, <int64_t>asked.offset)

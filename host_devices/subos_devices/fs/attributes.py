@@ -29,6 +29,7 @@ _STATX_SYNC = 0x6000  # linux/fcntl.h, AT_STATX_SYNC_TYPE: all that a guest may 
 _STATX_INO = 32  # offset in struct statx, u64 stx_ino
 
 MODE, UID, GID, SIZE, ATIME, MTIME, FH, ATIME_NOW, MTIME_NOW = (int(FuseSetattr(1 << bit)) for bit in range(9))
+_CHANGES = MODE | UID | GID | SIZE | ATIME | MTIME | ATIME_NOW | MTIME_NOW
 KILL = int(FuseSetattr.FATTR_KILL_SUIDGID)
 
 
@@ -49,10 +50,11 @@ class Attributes:
         if valid & MODE:
             self.share.chmod(fd, asked.mode)
             self.xattrs.mode_changed(fd, asked.mode)
-        if valid & (UID | GID):
+        if valid & (UID | GID) or not valid & _CHANGES:
+            # Nothing at all is asked for where only suid and sgid are to go (chown(-1, -1), or before fallocate).
             self.share.chown(fd, asked.uid if valid & UID else UNCHANGED, asked.gid if valid & GID else UNCHANGED)
         if valid & SIZE:
-            self._truncate(header[3], asked)
+            self._truncate(header, asked)
         if valid & (ATIME | MTIME | ATIME_NOW | MTIME_NOW):
             syscalls.utimens(
                 fd,
@@ -61,10 +63,10 @@ class Attributes:
             )
         return self.getattr(header, mem, a, n, o, room, data)
 
-    def _truncate(self, nodeid: int, asked: fuse_setattr_in) -> None:
-        node = self.share.regular(nodeid)
+    def _truncate(self, header: Header, asked: fuse_setattr_in) -> None:
+        node = self.share.regular(header[3])
         if asked.valid & KILL:
-            self.share.drop_privileges(node)
+            self.share.drop_privileges(node, header[5])
         if asked.valid & FH:
             os.ftruncate(self.share.files.get(asked.fh), asked.size)
             return

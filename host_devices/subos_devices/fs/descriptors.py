@@ -3,9 +3,9 @@
 A node is opened (O_PATH) when something is done with it that needs more than its name: a directory when a name in it
 is looked up, a file when it is opened. What was not used for longest is closed when there are too many (a clock's hand
 goes round, second chances by `used`), and opened again when it is needed: a directory by its file handle
-(name_to_handle_at, where we may use them), anything by its name in its directory, and that by its own, up to one that is
-open, and a file by another opening of it that the guest has. What is found must be the same inode; else it is ESTALE,
-on which the guest's kernel looks the path up once more.
+(name_to_handle_at, where we may use them), anything by its name in its directory, and that by its own, up to one that
+is open, and a file by another opening of it that the guest has. What is found must be the same inode; else it is
+ESTALE, on which the guest's kernel looks the path up once more.
 
 An inode whose last name the guest removes stays open until the guest forgets it.
 """

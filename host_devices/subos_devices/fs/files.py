@@ -54,7 +54,7 @@ class Files:
         fd = self.share.files.get(handle)
         if whence not in (os.SEEK_SET, os.SEEK_CUR, os.SEEK_END, os.SEEK_DATA, os.SEEK_HOLE):
             raise error(errno.EINVAL)
-        FUSE_LSEEK_OUT.pack_into(mem, o, os.lseek(fd, offset, whence))
+        FUSE_LSEEK_OUT.pack_into(mem, o, os.lseek(fd, offset - (offset >> 63 << 64), whence))
         return FUSE_LSEEK_OUT.size
 
     def copy_file_range(self, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:

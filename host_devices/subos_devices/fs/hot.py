@@ -7,7 +7,6 @@ Plain Python, and written for it: precompiled structs, one pack a reply, no obje
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -25,6 +24,7 @@ from subos_protocol.fuse_opcodes import (
 
 from . import syscalls
 from .caching import CachePolicy
+from .descriptors import stale
 from .nodes import NAMELESS, bad_descriptor
 from .share import MAX_NAME, NS, REFUSED, Data, Header, Share, component, error
 from .statistics import BYTES_READ, BYTES_WRITTEN
@@ -37,17 +37,18 @@ ATTR_SIZE, ENTRY_SIZE, OPEN_SIZE, WRITE_ARGS = (
     FUSE_WRITE_IN.size,
 )
 IOV_MAX = 1024  # linux/uio.h: buffers that one preadv or pwritev takes
-RWF_NOAPPEND = 0x20  # linux/fs.h, since 6.9: pwritev2 to an offset although the file is open with O_APPEND
 
-OPEN_FLAGS = os.O_ACCMODE | os.O_APPEND | os.O_TRUNC | os.O_SYNC | os.O_DSYNC
+OPEN_FLAGS = os.O_ACCMODE | os.O_TRUNC | os.O_SYNC | os.O_DSYNC
 """What of a guest's open flags reaches the host. Not O_DIRECT: it is past the guest's cache anyway, and would ask
-its buffers for the host file system's alignment."""
+its buffers for the host file system's alignment. Not O_APPEND: a program may change it at any time, and pages of shared
+mappings come by any handle that may write; so each write says whether it appends."""
 
 FINE_TICK, COARSE_TICK = 50_000_000, 2_100_000_000
 """Nanoseconds in which a file may be written twice and keep its time: on file systems that count less than
 seconds (the kernel's tick is 1 to 10 ms), and on those that do not."""
 
-_unpack_io = Struct("<QQII").unpack_from  # how fuse_read_in and fuse_write_in begin: fh, offset, size, flags
+_unpack_io = Struct("<QQII").unpack_from  # how fuse_read_in begins: fh, offset, size, read_flags
+_unpack_write = Struct("<QQII8xI").unpack_from  # fuse_write_in: fh, offset, size, write_flags, open flags
 _unpack_open = Struct("<II").unpack_from  # fuse_open_in
 _unpack_handle = Struct("<Q").unpack_from  # how fuse_release_in begins
 _pack_attr = Struct("<Q8x3Q3q10I").pack_into  # fuse_attr_out and fuse_entry_out without the fields that are 0 here
@@ -75,6 +76,8 @@ class HotOperations:
         self.writeback = cache.writeback
         self.flushes = flushes
         self.fd = share.fd
+        self.regular = type(share).regular is Share.regular
+        """Whether what is a regular file on the host is one for the guest, too."""
         nodes = share.nodes
         self.nodes, self.fds, self.used = nodes, nodes.fds, nodes.used
         self.find, self.lookups, self.generations = nodes.find, nodes.lookups, nodes.generations
@@ -153,25 +156,24 @@ class HotOperations:
         if self.files.in_use >= self.share.descriptors.limit:
             self.share.descriptors.admit()
         fd = self.fds[nodeid]
-        if fd and self.nodes.kinds[nodeid] == _REGULAR and not flags & _CHANGING:
+        if fd and self.regular and self.nodes.kinds[nodeid] == _REGULAR and not flags & _CHANGING:
             self.used[nodeid] = 1
             fd = _open(b"%d" % fd, flags & OPEN_FLAGS | os.O_CLOEXEC, dir_fd=self.share.proc)
         else:
-            fd = self.open_node(nodeid, flags, open_flags)
+            fd = self.open_node(nodeid, flags, open_flags, header[5])
         return self.put_open(mem, o, fd, nodeid)
 
-    def open_node(self, nodeid: int, flags: int, open_flags: int) -> int:
-        """Opens a regular file by open(2) `flags` and fuse_open_in's `open_flags`. Returns the descriptor."""
+    def open_node(self, nodeid: int, flags: int, open_flags: int, gid: int) -> int:
+        """Opens a regular file by open(2) `flags` and fuse_open_in's `open_flags`, for a caller of group `gid`.
+        Returns the descriptor."""
         share = self.share
         fd = share.regular(nodeid)
         access = self.access(flags)
         if access & (os.O_ACCMODE | os.O_TRUNC):
             if share.readonly:
                 raise error(errno.EROFS)
-            if access & os.O_ACCMODE == os.O_ACCMODE:
-                raise error(errno.EINVAL)
             if open_flags & FUSE_OPEN_KILL_SUIDGID and access & os.O_TRUNC:
-                share.drop_privileges(fd)
+                share.drop_privileges(fd, gid)
         try:
             return share.reopen(fd, access)
         except PermissionError:  # the guest asked for less than we do, so that its cache can read
@@ -180,34 +182,38 @@ class HotOperations:
             return share.reopen(fd, access ^ os.O_RDWR ^ os.O_WRONLY)
 
     def access(self, flags: int) -> int:
-        """What of a guest's open flags reaches the host. A guest that writes back later knows itself where the end
-        is, and reads the rest of the pages that it writes a part of."""
+        """What of a guest's open flags reaches the host. A guest that writes back later reads the rest of the pages
+        that it writes a part of."""
         access = flags & OPEN_FLAGS
-        if self.writeback:
-            access &= ~os.O_APPEND
-            if access & os.O_ACCMODE == os.O_WRONLY:
-                access ^= os.O_WRONLY ^ os.O_RDWR
+        if self.writeback and access & os.O_ACCMODE == os.O_WRONLY:
+            access ^= os.O_WRONLY ^ os.O_RDWR
         return access
 
-    def put_open(self, mem: memoryview, o: int, fd: int, nodeid: int) -> int:
-        """A handle for the descriptor `fd`, and its fuse_open_out at `o`. Returns the size of that."""
+    def put_open(self, mem: memoryview, o: int, fd: int, nodeid: int, *, made: bool = False) -> int:
+        """A handle for the descriptor `fd`, and its fuse_open_out at `o`. Returns the size of that.
+
+        Raises ESTALE where the file has lost its last name and the guest has it not open: the host has
+        replaced it since the guest looked its name up, which it does again then."""
+        if _fstat(fd, _pointer):
+            raise error(get_errno())
+        _, _, links, _, _, _, _, size, _, _, _, _, *changed = _unpack(_status)
+        if not links and not made and next(self.files.of(nodeid), None) is None:
+            os.close(fd)
+            raise stale()
         opened = self.opened
         if not self.flushes:
             opened |= _NOFLUSH
-        if self.compares and self._is_as_before(fd, nodeid):
+        if self.compares and self._is_as_before(nodeid, size, *changed):
             opened |= _KEEP_CACHE
         _pack_open(mem, o, self.files.add(fd, nodeid), opened, 0)
         return OPEN_SIZE
 
-    def _is_as_before(self, fd: int, nodeid: int) -> bool:
+    def _is_as_before(self, nodeid: int, size: int, mtime: int, mtime_ns: int, changed: int, changed_ns: int) -> bool:
         """Whether the file is what it was when the guest last opened it, so that what is cached of it is good.
 
         Its times and size say so, once they are old enough that another write would have changed them: what
         is looked at before that is not remembered.
         """
-        if _fstat(fd, _pointer):
-            return False
-        size, _, _, _, _, mtime, mtime_ns, changed, changed_ns = _unpack(_status)[7:]
         now = hash((changed, changed_ns, mtime, mtime_ns, size)) & _U64
         before = self.nodes.opened[nodeid]
         old = (time() - changed) * NS - changed_ns > (FINE_TICK if changed_ns else COARSE_TICK)
@@ -235,41 +241,29 @@ class HotOperations:
 
     def write(self, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:
         """From guest memory straight into the file."""
-        handle, offset, size, flags = _unpack_io(mem, a)
+        handle, offset, size, flags, opened = _unpack_write(mem, a)
         fd = self.file_fds[handle]
         if not fd:
             raise bad_descriptor()
         if data is None:
             data = (mem[a + WRITE_ARGS : a + n],)
         if flags & FUSE_WRITE_KILL_SUIDGID:
-            self.share.drop_privileges(fd)
+            self.share.drop_privileges(fd, header[5])
         there = len(data[0]) if len(data) == 1 else sum(map(len, data))
         if there != size:
             if there < size:
                 raise error(errno.EINVAL)
             data = _first(data, size)
-        written = _transfer(_write_back if flags & FUSE_WRITE_CACHE else _pwritev, fd, data, offset)
+        appends = opened & os.O_APPEND and not flags & FUSE_WRITE_CACHE
+        written = _transfer(_append if appends else _pwritev, fd, data, offset)
         self.counted[BYTES_WRITTEN] += written
         _pack_written(mem, o, written)
         return 8
 
 
-def _write_back(fd: int, buffers: Sequence[memoryview], offset: int) -> int:
-    """Pages of a shared mapping, or of the guest's cache. They come by any handle that may write, be it one
-    with O_APPEND, to which Linux would append them."""
-    if not fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_APPEND:
-        return _pwritev(fd, buffers, offset)
-    try:
-        return _pwritev(fd, buffers, offset, RWF_NOAPPEND)
-    except OSError as unsupported:
-        if unsupported.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
-            raise
-    before = fcntl.fcntl(fd, fcntl.F_GETFL)
-    fcntl.fcntl(fd, fcntl.F_SETFL, before & ~os.O_APPEND)
-    try:
-        return _pwritev(fd, buffers, offset)
-    finally:
-        fcntl.fcntl(fd, fcntl.F_SETFL, before)
+def _append(fd: int, buffers: Sequence[memoryview], offset: int) -> int:
+    """To the end of the file as the host has it, whatever the guest believes that to be."""
+    return _pwritev(fd, buffers, offset, os.RWF_APPEND)
 
 
 def _first(buffers: Sequence[memoryview], size: int) -> list[memoryview]:

@@ -121,6 +121,9 @@ class KeptShare(Share):
     def mode(self, fd: int) -> int:
         return self.seen(fd).mode
 
+    def group(self, fd: int) -> int:
+        return self.seen(fd).gid
+
     def chmod(self, fd: int, mode: int) -> None:
         seen = self.seen(fd)
         self.keep(fd, seen._replace(mode=stat.S_IFMT(seen.mode) | stat.S_IMODE(mode)))

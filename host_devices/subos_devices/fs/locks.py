@@ -3,8 +3,8 @@
 - A **record lock** (fcntl, lockf) of the guest is an open file description lock of ours: it conflicts with the record
   locks and the OFD locks of this host's processes, and with those of the guest's other lock owners. Each owner of a
   node has an open file of its own for that, closed when the guest says FLUSH in its name (a process that closes a
-  file drops all its record locks on it), or releases the handle through which it locked last (so end the guest's own OFD locks,
-  of which no FLUSH comes).
+  file drops all its record locks on it), or releases the handle through which it locked last (so end the guest's own
+  OFD locks, of which no FLUSH comes).
 - A **flock lock** belongs to an open file, which the guest's handle is here too: flock(2) on its descriptor.
 
 A lock that has to wait does so on a thread (`waiters.py`), and its request is answered LATER: it is served again when
@@ -142,10 +142,8 @@ class Locks:
     def reset(self) -> None:
         """Nobody holds or awaits a lock, as before FUSE_INIT."""
         self.waiters.forget()
-        for owners in self._owners.values():
-            for owner in owners.values():
-                os.close(owner.fd)
-        self._owners.clear()
+        for nodeid, number in [(nodeid, number) for nodeid, owners in self._owners.items() for number in owners]:
+            self._drop(nodeid, number)
         self._early.clear()
 
     def close(self) -> None:
@@ -163,10 +161,10 @@ class Locks:
         wanted = _flock(asked)
         if asked.type == fcntl.F_UNLCK and asked.owner not in self._owners.get(nodeid, {}):
             return
-        fcntl.fcntl(self._owner(nodeid, asked).fd, fcntl.F_OFD_SETLK, wanted)
-        if asked.type == fcntl.F_UNLCK and (asked.start, asked.end) == (0, OFFSET_MAX):
-            if not self._owners[nodeid][asked.owner].waiting:
-                self._drop(nodeid, asked.owner)
+        owner = self._owner(nodeid, asked)
+        fcntl.fcntl(owner.fd, fcntl.F_OFD_SETLK, wanted)
+        if wanted == _EVERYTHING and not owner.waiting:
+            self._drop(nodeid, asked.owner)
 
     def _wait(self, unique: int, nodeid: int, asked: fuse_lk_in) -> None:
         """Has a thread wait for the lock. Raises ENOLCK where too many do."""

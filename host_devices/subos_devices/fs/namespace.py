@@ -19,9 +19,10 @@ from subos_protocol.fuse import (
 )
 
 from . import syscalls
+from .descriptors import stale
 from .hot import HotOperations
 from .nodes import NAMELESS
-from .share import Data, Header, Share, component, error, name_after, strings
+from .share import Data, Header, Operation, Share, component, error, name_after, strings
 
 RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_WHITEOUT = 1, 2, 4  # linux/fs.h
 _RENAME_FLAGS = RENAME_NOREPLACE | RENAME_EXCHANGE | RENAME_WHITEOUT
@@ -41,6 +42,20 @@ class Namespace:
         self.share = share
         self.hot = hot
         self.finish = finish
+
+    def fresh(self, operation: Operation) -> Operation:
+        """`operation`, but where the directory itself was removed on the host, its names are not missing but stale:
+        the guest looks its path up again, and finds the one that took its place."""
+
+        def checked(header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:
+            try:
+                return operation(header, mem, a, n, o, room, data)
+            except FileNotFoundError as missing:
+                if os.fstat(self.share.fd(header[3])).st_nlink == 0:
+                    raise stale() from missing
+                raise
+
+        return checked
 
     def _answer(
         self, header: Header, name: bytes, mem: memoryview, o: int, mode: int, umask: int = 0, device: int = 0
@@ -157,12 +172,14 @@ class Namespace:
         try:
             with share.caller(header, umask):
                 fd = os.open(name, self.hot.access(flags) & ~os.O_TRUNC | _MAKE, as_mode, dir_fd=directory)
+            made = True
         except FileExistsError:
             if flags & os.O_EXCL:
                 raise
+            made = False
             nodeid, status = share.find(parent, name)
             try:
-                fd = self.hot.open_node(nodeid, flags, open_flags)
+                fd = self.hot.open_node(nodeid, flags, open_flags, header[5])
             except OSError:
                 share.descriptors.forget(nodeid, 1)
                 raise
@@ -176,7 +193,11 @@ class Namespace:
                 os.close(fd)
                 raise
         share.put_entry(mem, o, nodeid, status)
-        return FUSE_ENTRY_OUT.size + self.hot.put_open(mem, o + FUSE_ENTRY_OUT.size, fd, nodeid)
+        try:
+            return FUSE_ENTRY_OUT.size + self.hot.put_open(mem, o + FUSE_ENTRY_OUT.size, fd, nodeid, made=made)
+        except OSError:
+            share.descriptors.forget(nodeid, 1)
+            raise
 
     def tmpfile(self, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:
         """A file without a name; the one that follows the structure means nothing."""
@@ -199,4 +220,4 @@ class Namespace:
             os.close(fd)
             raise
         share.put_entry(mem, o, nodeid, status)
-        return FUSE_ENTRY_OUT.size + self.hot.put_open(mem, o + FUSE_ENTRY_OUT.size, fd, nodeid)
+        return FUSE_ENTRY_OUT.size + self.hot.put_open(mem, o + FUSE_ENTRY_OUT.size, fd, nodeid, made=True)

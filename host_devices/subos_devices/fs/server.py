@@ -274,7 +274,7 @@ class FuseServer:
         rows[op.FUSE_RELEASE] = (release_too, release_size, 0)
 
     def _table(self, hot: HotOperations, directories: Directories, namespace: Namespace, files: Files) -> list[Row]:
-        attributes, op = self._attributes, FuseOpcode
+        attributes, op, fresh = self._attributes, FuseOpcode, namespace.fresh
         entry, opened, nothing = FUSE_ENTRY_OUT.size, FUSE_OPEN_OUT.size, 0
         rows: dict[int, tuple[Operation, int, int]] = {
             op.FUSE_LOOKUP: (hot.lookup, 1, entry),
@@ -282,13 +282,13 @@ class FuseServer:
             op.FUSE_GETATTR: (hot.getattr, FUSE_GETATTR_IN.size, FUSE_ATTR_OUT.size),
             op.FUSE_SETATTR: (attributes.setattr, FUSE_SETATTR_IN.size, FUSE_ATTR_OUT.size),
             op.FUSE_READLINK: (attributes.readlink, 0, nothing),
-            op.FUSE_SYMLINK: (namespace.symlink, 4, entry),
-            op.FUSE_MKNOD: (namespace.mknod, FUSE_MKNOD_IN.size, entry),
-            op.FUSE_MKDIR: (namespace.mkdir, FUSE_MKDIR_IN.size, entry),
-            op.FUSE_UNLINK: (namespace.unlink, 2, nothing),
-            op.FUSE_RMDIR: (namespace.rmdir, 2, nothing),
-            op.FUSE_RENAME: (namespace.rename, FUSE_RENAME_IN.size, nothing),
-            op.FUSE_LINK: (namespace.link, FUSE_LINK_IN.size, entry),
+            op.FUSE_SYMLINK: (fresh(namespace.symlink), 4, entry),
+            op.FUSE_MKNOD: (fresh(namespace.mknod), FUSE_MKNOD_IN.size, entry),
+            op.FUSE_MKDIR: (fresh(namespace.mkdir), FUSE_MKDIR_IN.size, entry),
+            op.FUSE_UNLINK: (fresh(namespace.unlink), 2, nothing),
+            op.FUSE_RMDIR: (fresh(namespace.rmdir), 2, nothing),
+            op.FUSE_RENAME: (fresh(namespace.rename), FUSE_RENAME_IN.size, nothing),
+            op.FUSE_LINK: (fresh(namespace.link), FUSE_LINK_IN.size, entry),
             op.FUSE_OPEN: (hot.open, FUSE_OPEN_IN.size, opened),
             op.FUSE_READ: (hot.read, FUSE_READ_IN.size, nothing),
             op.FUSE_WRITE: (hot.write, FUSE_WRITE_IN.size, FUSE_WRITE_OUT.size),
@@ -306,17 +306,17 @@ class FuseServer:
             op.FUSE_RELEASEDIR: (directories.releasedir, FUSE_RELEASE_IN.size, nothing),
             op.FUSE_FSYNCDIR: (directories.fsyncdir, FUSE_FSYNC_IN.size, nothing),
             op.FUSE_ACCESS: (attributes.access, FUSE_ACCESS_IN.size, nothing),
-            op.FUSE_CREATE: (namespace.create, FUSE_CREATE_IN.size, entry + opened),
+            op.FUSE_CREATE: (fresh(namespace.create), FUSE_CREATE_IN.size, entry + opened),
             op.FUSE_INTERRUPT: (self._interrupt, 0, nothing),
             op.FUSE_DESTROY: (self._destroy, 0, nothing),
             op.FUSE_BATCH_FORGET: (self._batch_forget, FUSE_BATCH_FORGET_IN.size, nothing),
             op.FUSE_FALLOCATE: (files.fallocate, FUSE_FALLOCATE_IN.size, nothing),
             op.FUSE_READDIRPLUS: (directories.readdirplus, FUSE_READ_IN.size, nothing),
-            op.FUSE_RENAME2: (namespace.rename2, FUSE_RENAME2_IN.size, nothing),
+            op.FUSE_RENAME2: (fresh(namespace.rename2), FUSE_RENAME2_IN.size, nothing),
             op.FUSE_LSEEK: (files.lseek, FUSE_LSEEK_IN.size, FUSE_LSEEK_OUT.size),
             op.FUSE_COPY_FILE_RANGE: (files.copy_file_range, FUSE_COPY_FILE_RANGE_IN.size, FUSE_WRITE_OUT.size),
             op.FUSE_SYNCFS: (files.syncfs, 0, nothing),
-            op.FUSE_TMPFILE: (namespace.tmpfile, FUSE_CREATE_IN.size, entry + opened),
+            op.FUSE_TMPFILE: (fresh(namespace.tmpfile), FUSE_CREATE_IN.size, entry + opened),
             op.FUSE_STATX: (attributes.statx, FUSE_STATX_IN.size, FUSE_STATX_OUT.size),
         }
         unsupported: Row = (_unsupported, 0, 0)

@@ -244,6 +244,9 @@ class Share:
     def mode(self, fd: int) -> int:
         return os.fstat(fd).st_mode
 
+    def group(self, fd: int) -> int:
+        return self.identity.groups.guest(os.fstat(fd).st_gid)
+
     def chmod(self, fd: int, mode: int) -> None:
         os.chmod(b"%d" % fd, stat.S_IMODE(mode), dir_fd=self.proc)
 
@@ -253,10 +256,13 @@ class Share:
         host_uid = uid if uid == UNCHANGED else users.host(uid)
         syscalls.chown(fd, host_uid, gid if gid == UNCHANGED else groups.host(gid))
 
-    def drop_privileges(self, fd: int) -> None:
-        """Clears suid, and sgid where the group may execute, as the kernel does for writers without CAP_FSETID."""
+    def drop_privileges(self, fd: int, gid: int) -> None:
+        """Clears suid, and sgid where the group may execute or the caller, of group `gid`, is of another, as the
+        kernel does for writers without CAP_FSETID (setattr_should_drop_sgid in fs/attr.c)."""
         mode = self.mode(fd)
         drop = privileges(mode)
+        if mode & stat.S_ISGID and gid != self.group(fd):
+            drop |= stat.S_ISGID
         if drop and stat.S_ISREG(mode):
             self.chmod(fd, mode & ~drop)
 

@@ -1,8 +1,8 @@
 """System calls that may block for long, each on a thread of its own, while the device goes on.
 
-A thread spends its life inside one system call, with the interpreter's lock released, so it costs nothing but its stack.
-It is entered by ctypes, since Python's own wrappers begin again after a signal: a signal is how a wait is broken off.
-One that comes just before the system call is entered is lost, so it is sent again until the thread has ended.
+A thread spends its life inside one system call, with the interpreter's lock released, so it costs nothing but its
+stack. It is entered by ctypes, since Python's own wrappers begin again after a signal, and a signal is how a wait is
+broken off. One that comes just before the system call is lost, so it is sent again until the thread has ended.
 """
 
 from __future__ import annotations

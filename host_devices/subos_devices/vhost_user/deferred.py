@@ -7,16 +7,16 @@ memory, until it can be answered. Meanwhile others are, so chains complete out o
 
 since each of those taken was either given back or deferred, but for the last one, in whose handling a worker may have
 died: that one is taken again. The next worker must get this right. Serving a head that was given back, or skipping
-one that was not, breaks the guest's ring for good, while a waiter that is lost merely hangs one of its processes. A worker
-can die between any two stores, and those before are then seen by all, those after by none (one thread wrote them,
-in the order of the program). So:
+one that was not, breaks the guest's ring for good, while a waiter that is lost merely hangs one of its processes. A
+worker can die between any two stores, and those before are then seen by all, those after by none (one thread wrote
+them, in the order of the program). So:
 
 - **Deferring** stores the head, and then the count. Without the count nothing has happened: the chain is taken again.
-- **Giving back** moves one from one term of the sum to the other by two stores in two places, `used.idx` in guest memory
-  and the count here. So what is about to happen is noted first (`settle`: which place, how many there were, and where
-  `used.idx` stands), and the note is torn up last (`settled`). If a worker died in between, `used.idx` decides
-  (`recover`): where it has moved on, the chain was given back and is struck off; where it has not, it still
-  waits. Striking off fills the place with the last head and stores the count that the note implies, so it may be done twice.
+- **Giving back** moves one from one term of the sum to the other by two stores in two places, `used.idx` in guest
+  memory and the count here. So what is about to happen is noted first (`settle`: which place, how many there were, and
+  where `used.idx` stands), and the note is torn up last (`settled`). If a worker died in between, `used.idx` decides
+  (`recover`): where it has moved on, the chain was given back and is struck off; where it has not, it still waits.
+  Striking off fills the place with the last head and stores the count that the note implies, so it may be done twice.
 - **A ring that is set up anew** without its waiters (a guest that was reset) shows in the same sum: the base that the
   front end asks for is not `used.idx` and the deferred ones. They are dropped then (`resume`).
 
@@ -99,7 +99,7 @@ class Deferred:
             self._words[_NOTED] = 0
 
     def resume(self, base: int, used_index: int) -> None:
-        """The ring begins at `base`, as a front end says: are the deferred ones still its own? Else they are dropped."""
+        """The ring begins at `base`, as a front end says. Deferred chains that are not its own are dropped."""
         self.recover(used_index)
         if (base - len(self)) & 0xFFFF != used_index:
             self.clear()

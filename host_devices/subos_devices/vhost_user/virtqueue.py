@@ -79,9 +79,9 @@ class Chain(NamedTuple):
 class Virtqueue:
     """`desc`, `avail` and `used` are guest-physical addresses; `base` is the next available index to take.
 
-    `call` is the eventfd that interrupts the driver, or -1. `deferred` are chains that wait already: heads, or the table
-    that keeps them, which is then used as it is. Raises RingError for a size that is no power of two or misaligned rings,
-    BadChain for rings outside guest memory.
+    `call` is the eventfd that interrupts the driver, or -1. `deferred` are chains that wait already: heads, or the
+    table that keeps them, which is then used as it is. Raises RingError for a size that is no power of two or
+    misaligned rings, BadChain for rings outside guest memory.
     """
 
     def __init__(
