@@ -136,11 +136,21 @@ class Descriptors:
         """Keeps `fd` as the node's, which has none yet."""
         if len(self._held) >= self.budget or self.files.in_use >= self.limit:
             self._evict()
-        self.files.in_use += 1
+        self.files.keep(fd)
         self.nodes.fds[nodeid] = fd
         self.nodes.used[nodeid] = 1
         self._held[nodeid] = None
         self.files.counted[NODES_OPEN] = len(self._held)
+
+    def share(self, nodeid: int, fd: int) -> None:
+        """The node, a regular file, goes by `fd` from now on, which is open for reading, and which others have, too."""
+        if nodeid in self._held:
+            self.files.drop(self.nodes.fds[nodeid])
+            self.files.keep(fd)
+            self.nodes.fds[nodeid] = fd
+        else:
+            self.hold(nodeid, fd)
+        self.nodes.readable[nodeid] = 1
 
     def admit(self) -> None:
         """Room for one more file or directory that the guest opens. Raises ENFILE."""
@@ -178,9 +188,8 @@ class Descriptors:
         """Closes the node's descriptor, if it has one."""
         if nodeid in self._held:
             del self._held[nodeid]
-            os.close(self.nodes.fds[nodeid])
-            self.nodes.fds[nodeid] = 0
-            self.files.in_use -= 1
+            self.files.drop(self.nodes.fds[nodeid])
+            self.nodes.fds[nodeid] = self.nodes.readable[nodeid] = 0
             self.files.counted[NODES_OPEN] = len(self._held)
 
     def forget(self, nodeid: int, count: int) -> None:

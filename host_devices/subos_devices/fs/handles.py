@@ -1,6 +1,7 @@
 """What the guest has open, by the numbers that it was given: `fh` of FUSE.
 
-Handles index tables and are never descriptors: one that the guest invented answers EBADF.
+Handles index tables and are never descriptors: one that the guest invented answers EBADF. Several may share a
+descriptor, with each other and with their node (see hot.py): it is closed when nobody has it any more.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ class FileTable:
         self.counted = statistics.words
         self.fds = memoryview(mmap.mmap(-1, 4 * MOST)).cast("i")
         self.nodes = memoryview(mmap.mmap(-1, 4 * MOST)).cast("I")
+        self.holders = memoryview(mmap.mmap(-1, 4 * MOST)).cast("I")
+        """How many handles and nodes have a descriptor, by its number."""
         self.free: list[int] = []
         self.next = 1
         self.open = 0
@@ -43,17 +46,34 @@ class FileTable:
         """Descriptors that the guest's doing costs: these, the directories', and those of the nodes that are open."""
         self.directories: dict[int, Directory] = {}
 
+    # --- descriptors
+
+    def keep(self, fd: int) -> None:
+        """One more has the descriptor."""
+        holders = self.holders[fd]
+        self.holders[fd] = holders + 1
+        if not holders:
+            self.in_use += 1
+
+    def drop(self, fd: int) -> None:
+        """One has it no longer: the last one closes it."""
+        holders = self.holders[fd] - 1
+        self.holders[fd] = holders
+        if not holders:
+            self.in_use -= 1
+            os.close(fd)
+
     # --- files
 
     def add(self, fd: int, nodeid: int) -> int:
-        """A handle for the descriptor, which is the table's from now on. `Descriptors.admit` has made room for it."""
+        """A handle for the descriptor, which it has from now on. `Descriptors.admit` has made room for a new one."""
         if self.free:
             handle = self.free.pop()
         else:
             handle, self.next = self.next, self.next + 1
+        self.keep(fd)
         self.fds[handle], self.nodes[handle] = fd, nodeid
         self.open += 1
-        self.in_use += 1
         self.counted[FILES] = self.open
         return handle
 
@@ -64,15 +84,14 @@ class FileTable:
             raise bad_descriptor()
         return fd
 
-    def remove(self, handle: int) -> int:
-        """What `handle` named, no longer. Raises EBADF for a handle that is none."""
+    def remove(self, handle: int) -> None:
+        """The handle has its descriptor no longer. Raises EBADF for a handle that is none."""
         fd = self.get(handle)
         self.fds[handle] = self.nodes[handle] = 0
         self.free.append(handle)
         self.open -= 1
-        self.in_use -= 1
         self.counted[FILES] = self.open
-        return fd
+        self.drop(fd)
 
     def of(self, nodeid: int) -> Iterator[int]:
         """The descriptors by which the node is open. It looks at all handles: for what is seldom."""
@@ -107,10 +126,10 @@ class FileTable:
 
     def close(self) -> None:
         """Nothing is open any more."""
-        self.in_use -= self.open + len(self.directories)
+        self.in_use -= len(self.directories)
         for handle in range(1, self.next):
             if self.fds[handle]:
-                os.close(self.fds[handle])
+                self.drop(self.fds[handle])
                 self.fds[handle] = self.nodes[handle] = 0
         for directory in self.directories.values():
             os.close(directory.fd)

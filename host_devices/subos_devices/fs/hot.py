@@ -56,30 +56,31 @@ _pack_entry = Struct("<4Q8x3Q3q10I").pack_into
 _pack_open = FUSE_OPEN_OUT.pack_into
 _pack_written = Struct("<Q").pack_into  # fuse_write_out: size and padding in one
 _KEEP_CACHE, _NOFLUSH = int(FuseOpened.FOPEN_KEEP_CACHE), int(FuseOpened.FOPEN_NOFLUSH)
-_DIRECTORY, _REGULAR = 0o4, 0o10  # S_IFMT >> 12
-_CHANGING = os.O_ACCMODE | os.O_TRUNC
+_DIRECTORY = 0o4  # S_IFDIR >> 12
+_NOT_SHARED = os.O_ACCMODE | os.O_TRUNC
 _U32, _U64 = 0xFFFF_FFFF, 0xFFFF_FFFF_FFFF_FFFF
-_open, _preadv, _pwritev = os.open, os.preadv, os.pwritev
+_preadv, _pwritev = os.preadv, os.pwritev
 _fstat, _fstatat, _status, _pointer = syscalls.fstat, syscalls.fstatat, syscalls.status, syscalls.status_pointer
 _unpack = syscalls.STATUS.unpack_from
 
 
 class HotOperations:
-    """`flushes`: whether a FLUSH could tell the guest anything (see files.py)."""
+    """`flushes`: whether a FLUSH could tell the guest anything (see files.py); `shares`: whether openings for reading
+    may share a descriptor."""
 
-    def __init__(self, share: Share, cache: CachePolicy, *, flushes: bool = False) -> None:
+    def __init__(self, share: Share, cache: CachePolicy, *, flushes: bool = False, shares: bool = True) -> None:
         self.share = share
-        self.opened = int(cache.opened)  # a flag's own operators cost a microsecond
         self.compares = cache.compares
+        self.opened = int(cache.opened) | (0 if flushes else _NOFLUSH)  # a flag's own operators cost a microsecond
+        self.again = self.opened | (_KEEP_CACHE if cache.compares else 0)
+        """What the guest is told of a file that is as it was when it was opened last."""
         self.negative = cache.negative
         self.valid = share.valid
         self.writeback = cache.writeback
-        self.flushes = flushes
+        self.shares = shares
         self.fd = share.fd
-        self.regular = type(share).regular is Share.regular
-        """Whether what is a regular file on the host is one for the guest, too."""
         nodes = share.nodes
-        self.nodes, self.fds, self.used = nodes, nodes.fds, nodes.used
+        self.nodes, self.fds, self.used, self.readable = nodes, nodes.fds, nodes.used, nodes.readable
         self.find, self.lookups, self.generations = nodes.find, nodes.lookups, nodes.generations
         self.parents, self.names = nodes.parents, nodes.names
         self.files, self.file_fds = share.files, share.files.fds
@@ -151,17 +152,26 @@ class HotOperations:
         return _fstat(self.fd(nodeid), _pointer)
 
     def open(self, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:
+        """An opening for reading of a file that is as it was at the last one shares its descriptor, since every READ
+        says where it reads."""
         flags, open_flags = _unpack_open(mem, a)
         nodeid = header[3]
+        for_reading = not flags & _NOT_SHARED and self.shares
+        if for_reading and self.readable[nodeid]:
+            fd = self.fds[nodeid]
+            if not _fstat(fd, _pointer):
+                _, _, links, _, _, _, _, size, _, _, _, _, *changed = _unpack(_status)
+                if links and self.nodes.opened[nodeid] == hash((size, *changed)) & _U64:
+                    self.used[nodeid] = 1
+                    _pack_open(mem, o, self.files.add(fd, nodeid), self.again, 0)
+                    return OPEN_SIZE
         if self.files.in_use >= self.share.descriptors.limit:
             self.share.descriptors.admit()
-        fd = self.fds[nodeid]
-        if fd and self.regular and self.nodes.kinds[nodeid] == _REGULAR and not flags & _CHANGING:
-            self.used[nodeid] = 1
-            fd = _open(b"%d" % fd, flags & OPEN_FLAGS | os.O_CLOEXEC, dir_fd=self.share.proc)
-        else:
-            fd = self.open_node(nodeid, flags, open_flags, header[5])
-        return self.put_open(mem, o, fd, nodeid)
+        fd = self.open_node(nodeid, flags, open_flags, header[5])
+        size = self.put_open(mem, o, fd, nodeid)
+        if for_reading:
+            self.share.descriptors.share(nodeid, fd)
+        return size
 
     def open_node(self, nodeid: int, flags: int, open_flags: int, gid: int) -> int:
         """Opens a regular file by open(2) `flags` and fuse_open_in's `open_flags`, for a caller of group `gid`.
@@ -200,11 +210,7 @@ class HotOperations:
         if not links and not made and next(self.files.of(nodeid), None) is None:
             os.close(fd)
             raise stale()
-        opened = self.opened
-        if not self.flushes:
-            opened |= _NOFLUSH
-        if self.compares and self._is_as_before(nodeid, size, *changed):
-            opened |= _KEEP_CACHE
+        opened = self.again if self._is_as_before(nodeid, size, *changed) else self.opened
         _pack_open(mem, o, self.files.add(fd, nodeid), opened, 0)
         return OPEN_SIZE
 
@@ -214,14 +220,14 @@ class HotOperations:
         Its times and size say so, once they are old enough that another write would have changed them: what
         is looked at before that is not remembered.
         """
-        now = hash((changed, changed_ns, mtime, mtime_ns, size)) & _U64
+        now = hash((size, mtime, mtime_ns, changed, changed_ns)) & _U64
         before = self.nodes.opened[nodeid]
         old = (time() - changed) * NS - changed_ns > (FINE_TICK if changed_ns else COARSE_TICK)
         self.nodes.opened[nodeid] = now if old else 0
         return bool(before == now)
 
     def release(self, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:
-        os.close(self.files.remove(_unpack_handle(mem, a)[0]))
+        self.files.remove(_unpack_handle(mem, a)[0])
         return 0
 
     def read(self, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:

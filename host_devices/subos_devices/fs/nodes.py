@@ -2,7 +2,7 @@
 
 A node is a record, not a descriptor: which inode it is (`devices`, `inos`), and the name under which the guest last saw
 it (`parents`, `names`). `descriptors.py` opens it when that is needed. The records are columns in anonymous
-memory that is reserved whole and touched as the table grows, 45 bytes a node, and found by inode through a hash of 4
+memory that is reserved whole and touched as the table grows, 46 bytes a node, and found by inode through a hash of 4
 bytes a node that grows by one bucket at a time (linear hashing), so no request ever waits for a table to be copied.
 With its name, a node costs about 110 bytes. The compiled twin reads and writes the same columns.
 
@@ -40,6 +40,7 @@ _COLUMNS: dict[str, Any] = {
     "kinds": "B",
     "used": "B",
     "orphans": "B",
+    "readable": "B",
 }
 _MAP_NORESERVE = 0x4000  # asm-generic/mman.h; Python names it since 3.13
 _MOST = 1 << 25  # nodes: 1.5 GB of addresses, of which only what is used costs memory
@@ -59,6 +60,7 @@ class NodeTable:
     generation) never comes twice. `parents`, `names`: its name. `heads`: the first node of a bucket; `links`: the next
     one of it, or the next free node. `fds`: its O_PATH descriptor, 0 for none. `kinds`: S_IFMT >> 12. `used`:
     1 where the descriptor was since the clock's hand came by. `orphans`: 1 where the last name was removed.
+    `readable`: 1 where the descriptor is not an O_PATH one, but open for reading.
     """
 
     inos: memoryview
@@ -73,6 +75,7 @@ class NodeTable:
     kinds: memoryview
     used: memoryview
     orphans: memoryview
+    readable: memoryview
 
     def __init__(self, root: os.stat_result, statistics: Statistics) -> None:
         self.counted = statistics.words

@@ -140,7 +140,8 @@ class FuseServer:
         self.cache = cache
         self.locks = locks
         self.flushes = locks is not None or tells_at_close(share)
-        hot = HotOperations(share, cache, flushes=self.flushes)
+        self.shares = locks is None  # a flock lock belongs to the open file of one handle
+        hot = HotOperations(share, cache, flushes=self.flushes, shares=self.shares)
         xattrs = MappedXattrs(share) if xattr == "mapped" else Xattrs(share)
         creation = Creation(share, xattrs)
         finishes = xattr == "mapped" or security_label or isinstance(share, KeptShare)
