@@ -172,12 +172,14 @@ class Harness:
 
 def fuzz(folder: Path, now: mmap.mmap, arguments: list[str]) -> None:
     """In the child, for good."""
+    again = [Path(word).read_bytes() for word in arguments if not word.startswith("-")]
     contain(folder)
     check_contained(folder)
     os.chdir(folder)
     corpus = folder / "corpus"
     corpus.mkdir()
-    for number, seed in enumerate(seeds()):
+    arguments = [word for word in arguments if word.startswith("-")] + ["-runs=0"] * bool(again)
+    for number, seed in enumerate(again or seeds()):
         (corpus / f"seed-{number}").write_bytes(seed)
     harness = Harness(folder, now)
     command = [sys.argv[0], str(corpus), f"-max_len={1 << 14}", "-timeout=20", *arguments]
@@ -191,7 +193,6 @@ def main() -> int:
         if (child := os.fork()) == 0:
             status = 1
             try:
-                os.environ["SUBOS_FUZZ"] = "1"
                 fuzz(Path(folder), now, sys.argv[1:])
                 status = 0
             finally:
