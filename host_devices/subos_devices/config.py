@@ -39,7 +39,7 @@ class Setting:
         return self.name.replace("-", "_")
 
 
-def add_flags(parser: argparse.ArgumentParser, settings: Sequence[Setting]) -> None:
+def add_flags(parser: argparse._ActionsContainer, settings: Sequence[Setting]) -> None:
     """A flag for each setting; absent ones leave no trace, so that `resolve` can tell."""
     for setting in settings:
         options: dict[str, Any] = {"dest": setting.attribute, "default": argparse.SUPPRESS, "help": _help(setting)}

@@ -59,9 +59,12 @@ def test_a_qemu_that_does_not_run(tmp_path: Path) -> None:
 
 REQUESTS = {
     "a share that does not exist": (["run", "--share", "{0}/absent"], "the share {0}/absent does not exist"),
-    "a share that is a file": (["run", "--share", "{0}/file"], "the share {0}/file is not a folder"),
+    "a share that is a device": (["run", "--share", "/dev/null"], "the share /dev/null is neither a folder nor a file"),
     "a tag twice": (["run", "--share", "{0}/one:tag", "--share", "{0}/two:tag"], "the tag tag is used twice"),
-    "a folder twice": (["run", "--share", "{0}/one", "--share", "{0}/one/."], "{0}/one is shared twice"),
+    "a folder twice": (
+        ["run", "--share", "{0}/one", "--share", "{0}/one/."],
+        "{0}/one is shared already, with the tag share0-one",
+    ),
     "a tag of ours": (["run", "--share", "{0}/one:subos-root"], "the tag subos-root is one of ours"),
     "the root as a share": (["run", "--share", "/"], "/ is the guest's root already, and read-only"),
     "a kernel that does not exist": (["run", "--kernel", "{0}/absent"], "the kernel {0}/absent cannot be read: "),

@@ -71,7 +71,7 @@ class Guest:
         shutil.copytree(INSIDE, share / ".inside", ignore=shutil.ignore_patterns("__pycache__"))
         chosen = argparse.Namespace(name=name, share=[f"{share}:rw", f"{read_only}:readonly:ro"])
         plan = VmPlan.from_settings(resolve(chosen, SETTINGS, None))
-        plan = replace(plan, locks="host").sharing(f"{locked}:locked:rw")
+        plan = replace(plan, common={"locks": "host"}).sharing(f"{locked}:locked:rw")
         guest = cls(plan, Zygote.start(), share, read_only, locked)
         guest._thread.start()
         try:

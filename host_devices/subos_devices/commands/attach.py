@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    from .. import config
+    from ..launcher.settings import SHARE_SETTINGS
     from ..launcher.shares import FORM
 
     parser = subparsers.add_parser("attach", help="devices for a QEMU that runs already", description=__doc__)
@@ -28,31 +30,21 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--mouse", action="store_true", help="an absolute mouse")
     parser.add_argument("--keyboard", action="store_true", help="a keyboard")
     parser.add_argument("--rng", action="store_true", help="a random number generator")
-    parser.add_argument("--cache", choices=("auto", "always", "never"), help="how long the guest may trust its cache")
-    parser.add_argument("--locks", choices=("guest", "host"), help="where locks of shared files hold")
-    for name, what in (("uid", "users"), ("gid", "groups")):
-        parser.add_argument(
-            f"--map-{name}",
-            action="append",
-            default=[],
-            metavar="GUEST:HOST:COUNT",
-            help=f"{what} of the guest that are others here; may be repeated",
-        )
-    parser.add_argument(
-        "--map", action="append", default=[], metavar="WHAT=HOW", help="ownership=xattr, xattr=mapped: see serve --help"
-    )
+    config.add_flags(parser, SHARE_SETTINGS)
     parser.add_argument("--foreground", action="store_true", help="serve until Ctrl-C, which detaches everything")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
+    from .. import config
     from ..errors import UserError
     from ..launcher import devices
     from ..launcher.attached import Attachment
+    from ..launcher.settings import SHARE_SETTINGS, share_options
     from ..launcher.shares import parse_shares
 
     shares = parse_shares(args.share)
-    common = devices.share_options(args)
+    common = share_options(config.resolve(args, SHARE_SETTINGS, None))
     planned = devices.plan(shares, mouse=args.mouse, keyboard=args.keyboard, rng=args.rng, common=common)
     if not planned:
         raise UserError("nothing to attach", "name at least one of --share, --mouse, --keyboard, --rng")

@@ -34,6 +34,9 @@ whose the guest's files are:
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    from .. import config
+    from ..launcher.settings import SHARE_SETTINGS
+
     parser = subparsers.add_parser(
         "serve",
         help="serve one device on a vhost-user socket, as virtiofsd does",
@@ -47,34 +50,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--socket-path", type=Path, metavar="PATH", help="make and listen on this socket")
     where.add_argument("--fd", type=int, metavar="FD", help="a listening socket that the caller has opened")
-    parser.add_argument("--shared-dir", metavar="DIR", help="fs: the folder to share")
+    parser.add_argument("--shared-dir", metavar="PATH", help="fs: the folder, or the one file, to share")
     parser.add_argument("--readonly", action="store_true", help="fs: the guest may change nothing")
-    parser.add_argument(
-        "--cache", choices=("auto", "always", "never"), help="fs: how long the guest may trust its cache"
-    )
-    parser.add_argument(
-        "--locks", choices=("guest", "host"), help="fs: where the guest's file locks hold (default: guest)"
-    )
-    parser.add_argument(
-        "--map-uid",
-        action="append",
-        default=[],
-        metavar="GUEST:HOST:COUNT",
-        help="fs: users, see below; may be repeated",
-    )
-    parser.add_argument(
-        "--map-gid", action="append", default=[], metavar="GUEST:HOST:COUNT", help="fs: groups, likewise"
-    )
-    parser.add_argument(
-        "--map",
-        action="append",
-        default=[],
-        metavar="WHAT=HOW",
-        help="fs: ownership=xattr or xattr=mapped, see below; may be repeated",
-    )
-    parser.add_argument(
-        "--security-label", action="store_true", help="fs: label what the guest makes as it says (SELinux)"
-    )
+    config.add_flags(parser.add_argument_group("fs: how files are shared"), SHARE_SETTINGS)
     parser.add_argument(
         "--driver-socket", type=Path, metavar="PATH", help="mouse, keyboard: where their events come from"
     )
@@ -116,9 +94,9 @@ def _inherited(fd: int) -> socket.socket:
 
 
 def _spec(args: argparse.Namespace) -> DeviceSpec:
-    from .. import registry, runtime
+    from .. import config, registry, runtime
     from ..errors import UserError
-    from ..fs.identity import mapping_options
+    from ..launcher.settings import SHARE_SETTINGS, share_options
     from ..vhost_user.device import DeviceSpec
 
     options: dict[str, Option] = {}
@@ -127,13 +105,7 @@ def _spec(args: argparse.Namespace) -> DeviceSpec:
         if not args.shared_dir:
             raise UserError("serve fs needs --shared-dir", "subos-devices serve fs --socket-path S --shared-dir DIR")
         options = {"shared_dir": args.shared_dir, "readonly": args.readonly}
-        if args.cache:
-            options["cache"] = args.cache
-        if args.locks:
-            options["locks"] = args.locks
-        options |= mapping_options(args.map_uid, args.map_gid, args.map)
-        if args.security_label:
-            options["security_label"] = True
+        options |= share_options(config.resolve(args, SHARE_SETTINGS, None))
     for item in args.option:
         name, equals, value = item.partition("=")
         if not equals:

@@ -10,7 +10,7 @@ Guest memory is read once: what decides is copied first. Buffers come from `Virt
 """
 
 from subos_devices.fs import handles, hot, share, statistics
-from subos_devices.fs.requests import request_handler
+from subos_devices.fs.requests import REFUSALS, errno_of, request_handler
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -19,7 +19,7 @@ from cpython.memoryview cimport PyMemoryView_GET_BUFFER
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF
 from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
-from libc.errno cimport EBADF, EINTR, EINVAL, EIO, ENOENT
+from libc.errno cimport EBADF, EINTR, EINVAL, ENOENT
 from libc.errno cimport errno as c_errno
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memchr, memcmp, memcpy, memset, strlen
@@ -248,8 +248,8 @@ cdef class FsHandler(Handler):
         cdef int64_t result
         try:
             result = self._operate(head, found, readable)
-        except OSError as error:
-            result = -(error.errno or EIO)
+        except REFUSALS as error:
+            result = -errno_of(error)
         if result == PLAIN:
             return PLAIN
         served[0] += 1

@@ -6,6 +6,7 @@ descriptor, with each other and with their node (see hot.py): it is closed when 
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 from collections.abc import Iterator
@@ -66,11 +67,14 @@ class FileTable:
     # --- files
 
     def add(self, fd: int, nodeid: int) -> int:
-        """A handle for the descriptor, which it has from now on. `Descriptors.admit` has made room for a new one."""
+        """A handle for the descriptor, which it has from now on. `Descriptors.admit` has made room for a new one.
+        Raises ENFILE after a million of them."""
         if self.free:
             handle = self.free.pop()
-        else:
+        elif self.next < MOST:
             handle, self.next = self.next, self.next + 1
+        else:
+            raise OSError(errno.ENFILE, os.strerror(errno.ENFILE))
         self.keep(fd)
         self.fds[handle], self.nodes[handle] = fd, nodeid
         self.open += 1

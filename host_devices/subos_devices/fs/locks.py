@@ -169,15 +169,20 @@ class Locks:
     def _wait(self, unique: int, nodeid: int, asked: fuse_lk_in) -> None:
         """Has a thread wait for the lock. Raises ENOLCK where too many do."""
         if asked.lk_flags & FUSE_LK_FLOCK:
-            call: Blocking = partial(_flock_blocking, _flock_operation(asked))
-            self.waiters.begin(unique, self.share.files.get(asked.fh), call, asked.fh, _nothing)
+            flock: Blocking = partial(_flock_blocking, _flock_operation(asked))
+            self._admit()
+            self.waiters.begin(unique, self.share.files.get(asked.fh), flock, asked.fh, self._give_back)
+            self.share.files.in_use += 1
             return
         owner = self._owner(nodeid, asked)
 
         def release() -> None:
             owner.waiting -= 1
+            self._give_back()
 
+        self._admit()
         self.waiters.begin(unique, owner.fd, partial(_ofd_blocking, _flock(asked)), asked.fh, release)
+        self.share.files.in_use += 1
         owner.waiting += 1
 
     def _owner(self, nodeid: int, asked: fuse_lk_in) -> Owner:
@@ -187,7 +192,9 @@ class Locks:
         if owner is None:
             if sum(map(len, self._owners.values())) >= MAX_OWNERS:
                 raise error(errno.ENOLCK)
+            self._admit()
             owner = Owner(self._open(nodeid, asked.type), asked.fh, asked.pid)
+            self.share.files.in_use += 1
             self._owners.setdefault(nodeid, {})[asked.owner] = owner
         owner.handle, owner.pid = asked.fh, asked.pid
         return owner
@@ -212,6 +219,17 @@ class Locks:
             del self._owners[nodeid]
         fcntl.fcntl(owner.fd, fcntl.F_OFD_SETLK, _EVERYTHING)  # a thread that is being ended may hold it open yet
         os.close(owner.fd)
+        self._give_back()
+
+    def _admit(self) -> None:
+        """Room for one more descriptor among those that the guest's doing costs. Raises ENOLCK."""
+        try:
+            self.share.descriptors.admit()
+        except OSError as full:
+            raise error(errno.ENOLCK) from full
+
+    def _give_back(self) -> None:
+        self.share.files.in_use -= 1
 
     def _holder(self, nodeid: int, lock: tuple[int, int, int]) -> int:
         """The guest's process that holds exactly this lock (type, start, end), or 0."""
@@ -252,7 +270,3 @@ def _ofd_blocking(lock: bytes, fd: int) -> int:
 
 def _flock_blocking(operation: int, fd: int) -> int:
     return int(_libc.flock(fd, operation))
-
-
-def _nothing() -> None:
-    """A flock lock has no owner's file."""

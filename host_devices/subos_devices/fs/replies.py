@@ -44,7 +44,7 @@ class Owners:
         wrappers |= {FuseOpcode.FUSE_STATX: self._statx, FuseOpcode.FUSE_READDIRPLUS: self._readdirplus}
         if self.keeping is not None:
             wrappers[FuseOpcode.FUSE_READDIR] = self._readdir
-            wrappers[FuseOpcode.FUSE_OPEN] = self._in_python
+            wrappers[FuseOpcode.FUSE_OPEN] = self._open
         self.wrappers: Mapping[FuseOpcode, Callable[[Operation], Operation]] = wrappers
         """By opcode: what makes its operation one that shows owners."""
 
@@ -78,10 +78,14 @@ class Owners:
 
     # --- the wrappers
 
-    def _in_python(self, operation: Operation) -> Operation:
-        """The operation asks the share for a file (`regular`), which knows what may be opened; the compiled twin does
-        not, and steps aside where another row than hot.py's own stands."""
-        return operation
+    def _open(self, operation: Operation) -> Operation:
+        """What the guest takes for a device, fifo or socket is not opened."""
+
+        def run(header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:
+            self.share.regular(header[3])
+            return operation(header, mem, a, n, o, room, data)
+
+        return run
 
     def _entry(self, operation: Operation) -> Operation:
         def run(header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:

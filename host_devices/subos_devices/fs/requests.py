@@ -42,7 +42,7 @@ _NOT_NEXT = 0xFFFF_FFFF_FFFF
 
 _READ, _WRITE = int(FuseOpcode.FUSE_READ), int(FuseOpcode.FUSE_WRITE)
 _UNANSWERED = (FuseOpcode.FUSE_FORGET, FuseOpcode.FUSE_BATCH_FORGET, FuseOpcode.FUSE_INTERRUPT)
-_REFUSALS = (OSError, ValueError, OverflowError, struct.error, IndexError, KeyError, MemoryError)
+REFUSALS = (OSError, ValueError, OverflowError, struct.error, IndexError, KeyError, MemoryError)
 
 _unpack_header = FUSE_IN_HEADER.unpack_from
 _pack_reply = FUSE_OUT_HEADER.pack_into
@@ -108,10 +108,10 @@ def request_handler(server: FuseServer, queue: Virtqueue) -> Callable[[Words], i
                 begun = monotonic_ns()
                 written = operation(header, mem, a, n, o, room, data)
                 statistics.took(opcode, monotonic_ns() - begun)
-        except _REFUSALS as error:
+        except REFUSALS as error:
             if opcode < count:
                 counted[ERRORS + opcode] += 1
-            _pack_reply(mem, reply, OUT_SIZE, -_errno(error), header[2])
+            _pack_reply(mem, reply, OUT_SIZE, -errno_of(error), header[2])
             return OUT_SIZE
         if written < 0:
             if written == LATER and queue.deferral_room > 0:
@@ -165,7 +165,7 @@ def _linear(count: int, readable: int) -> list[int]:
     return [flag | index + 1 << 16 for index, flag in enumerate(flags)] + [_LAST]
 
 
-def _errno(error: BaseException) -> int:
+def errno_of(error: BaseException) -> int:
     """The errno that answers what an operation raised: Python's own refusals of sizes and ids have theirs."""
     if isinstance(error, OSError):
         return error.errno or errno.EIO
@@ -208,8 +208,8 @@ def _serve_split(server: FuseServer, queue: Virtqueue, scratch: memoryview, word
         if opcode != _READ:
             room = min(room, MAX_REPLY)
         written: int = operation(header, scratch, 0, n, MAX_ARGUMENTS + OUT_SIZE, room, data)
-    except _REFUSALS as error:
-        status, written = -_errno(error), 0
+    except REFUSALS as error:
+        status, written = -errno_of(error), 0
         if opcode < len(server.operations):
             counted[ERRORS + opcode] += 1
     else:

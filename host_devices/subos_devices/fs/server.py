@@ -83,8 +83,6 @@ WANTED = (
     | FuseInit.FUSE_BIG_WRITES
     | FuseInit.FUSE_DONT_MASK
     | FuseInit.FUSE_AUTO_INVAL_DATA
-    | FuseInit.FUSE_DO_READDIRPLUS
-    | FuseInit.FUSE_READDIRPLUS_AUTO
     | FuseInit.FUSE_ASYNC_DIO
     | FuseInit.FUSE_PARALLEL_DIROPS
     | FuseInit.FUSE_MAX_PAGES
@@ -129,6 +127,10 @@ class FuseServer:
         self.wanted = WANTED
         if submounts:
             self.wanted |= FuseInit.FUSE_SUBMOUNTS
+        if cache.valid:
+            # Always, not when the kernel guesses that it pays (READDIRPLUS_AUTO): it guesses wrong for whoever lists a
+            # tree and then looks at each file, and what an entry costs us is a tenth of a request.
+            self.wanted |= FuseInit.FUSE_DO_READDIRPLUS
         if cache.writeback:
             self.wanted |= FuseInit.FUSE_WRITEBACK_CACHE
         if xattr == "mapped" or (xattr == "yes" and keeps_acls(share)):

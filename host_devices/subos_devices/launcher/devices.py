@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import socket
@@ -12,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..fs.identity import mapping_options
 from ..runtime import listen
 from ..supervisor.supervisor import Supervisor
 from ..vhost_user.device import DeviceSpec, Option
@@ -39,12 +37,6 @@ class PlannedDevice:
     properties: dict[str, Any] = field(default_factory=dict)
     driven: bool = False
     removable: bool = False
-
-
-def share_options(settings: argparse.Namespace) -> dict[str, Option]:
-    """Options of all shares: the settings `cache`, `locks`, `map_uid`, `map_gid` and `map`. Raises UserError."""
-    chosen = {name: getattr(settings, name) for name in ("cache", "locks") if getattr(settings, name) is not None}
-    return chosen | mapping_options(settings.map_uid, settings.map_gid, settings.map)
 
 
 def share_device(share: Share, common: Mapping[str, Option] | None = None) -> PlannedDevice:

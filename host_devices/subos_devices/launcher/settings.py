@@ -2,17 +2,43 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 from pathlib import Path
 
 from ..config import Setting
 from ..errors import UserError
+from ..fs.identity import mapping_options
+from ..vhost_user.device import Option
 from .qemu import ACCELERATORS
 from .shares import FORM
 
 LOCKS = ("guest", "host")
-CACHES = ("auto", "always", "never")
+CACHES = ("auto", "always", "metadata", "never")
 MINIMUM_MEMORY = 256  # MiB; with less, the kernel and its first programs do not fit
+
+SHARE_SETTINGS = (
+    Setting("cache", str, "how long the guest may trust what it knows of shared files", choices=CACHES),
+    Setting("writeback", bool, "the guest may write shared files back later: for what nobody here looks at meanwhile"),
+    Setting("locks", str, "where locks of shared files hold", choices=LOCKS),
+    Setting(
+        "map-uid",
+        list,
+        "users of the guest that are other users here, on the shares (or squash:GUEST:HOST:COUNT, forbid:GUEST:COUNT); "
+        "may be repeated",
+        "GUEST:HOST:COUNT",
+    ),
+    Setting("map-gid", list, "groups, likewise", "GUEST:HOST:COUNT"),
+    Setting(
+        "map",
+        list,
+        "ownership=xattr: owners, modes and device nodes on the shares are the guest's own, kept in an attribute of "
+        "your files; xattr=mapped: so are ACLs, security.* and trusted.*; may be repeated",
+        "WHAT=HOW",
+    ),
+    Setting("security-label", bool, "label what the guest makes on the shares as it says (SELinux)"),
+)
+"""How shares are served: flags of `run`, `attach` and `serve fs`."""
 
 SETTINGS = (
     Setting("name", str, "what the VM is called, here and in the guest", "NAME"),
@@ -30,27 +56,18 @@ SETTINGS = (
     Setting("cpus", int, "virtual processors", "N", default=2, minimum=1),
     Setting("memory", str, "memory, such as 512M or 4G", "SIZE", default="2G"),
     Setting("accel", str, "how the guest's processor runs", default="auto", choices=ACCELERATORS),
-    Setting("cache", str, "how long the guest may trust what it knows of shared files", choices=CACHES),
-    Setting("locks", str, "where locks of shared files hold", choices=LOCKS),
-    Setting(
-        "map-uid",
-        list,
-        "users of the guest that are other users here, on the shares (or squash:GUEST:HOST:COUNT, forbid:GUEST:COUNT); "
-        "may be repeated",
-        "GUEST:HOST:COUNT",
-    ),
-    Setting("map-gid", list, "groups, likewise", "GUEST:HOST:COUNT"),
-    Setting(
-        "map",
-        list,
-        "ownership=xattr: owners, modes and device nodes on the shares are the guest's own, kept in an attribute of "
-        "your files; xattr=mapped: so are ACLs, security.* and trusted.*; may be repeated",
-        "WHAT=HOW",
-    ),
+    *SHARE_SETTINGS,
     Setting("mouse", bool, "an absolute mouse", default=True),
     Setting("keyboard", bool, "a keyboard, besides the terminal", default=True),
     Setting("rng", bool, "a random number generator", default=True),
 )
+
+
+def share_options(settings: argparse.Namespace) -> dict[str, Option]:
+    """Options of all shares, from SHARE_SETTINGS. Raises UserError."""
+    chosen = {name: getattr(settings, name) for name in ("cache", "writeback", "locks", "security_label")}
+    given = {name: value for name, value in chosen.items() if value is not None}
+    return given | mapping_options(settings.map_uid, settings.map_gid, settings.map)
 
 
 def memory_mib(text: str) -> int:

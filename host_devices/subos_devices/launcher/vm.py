@@ -42,7 +42,7 @@ from .qemu import (
     probe_image,
     this_architecture,
 )
-from .settings import memory_mib
+from .settings import memory_mib, share_options
 from .shares import Share, parse_shares
 
 
@@ -66,7 +66,7 @@ class VmPlan:
     def from_settings(cls, settings: argparse.Namespace, progress: Progress = quiet) -> VmPlan:
         """Checks the settings and finds what they name. Raises UserError."""
         shares = parse_shares(settings.share)
-        common = device_plan.share_options(settings)
+        common = share_options(settings)
         devices = device_plan.plan(
             shares,
             mouse=settings.mouse,

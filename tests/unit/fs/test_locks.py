@@ -342,6 +342,26 @@ def test_too_many_owners(locker: Locker, monkeypatch: pytest.MonkeyPatch) -> Non
     locker.set(99, READ)
 
 
+def test_locks_keep_within_the_share_s_descriptors(locker: Locker, stranger: Stranger) -> None:
+    share = locker.device.server.share
+    before = share.files.in_use
+    stranger.lock("EX", 1, 5)
+    locker.set(ALICE, WRITES, 0, 0)
+    waits = [locker.wait(ALICE, WRITES), locker.wait(BOB, WRITES, flock=True)]
+    assert share.files.in_use == before + 2  # the flock could be had at once
+    while len(share.descriptors):
+        share.descriptors._evict()
+    share.descriptors.limit = share.files.in_use
+    assert refused(lambda: locker.set(BOB, WRITES, 7, 7)) == errno.ENOLCK
+    assert locker.wait(ALICE, WRITES).errno == errno.ENOLCK
+    stranger.unlock()
+    assert [waiting.result() for waiting in waits] == [0, 0]
+    locker.flush(ALICE)
+    share.descriptors.limit = before + 100
+    locker.guest.init()
+    assert share.files.in_use <= before
+
+
 # --- waiting
 
 
