@@ -6,7 +6,6 @@ A setting's key in the file is its flag without the dashes. Flags win over the f
 from __future__ import annotations
 
 import argparse
-import difflib
 import os
 import re
 import tomllib
@@ -94,6 +93,8 @@ def _load(file: Path, settings: Sequence[Setting]) -> dict[str, Any]:
     for key, value in table.items():
         setting = known.get(key)
         if setting is None:
+            import difflib  # here, as workers are forked from this process and need none
+
             nearest = difflib.get_close_matches(key, known, 1)
             hint = f"did you mean {nearest[0]}?" if nearest else f"there are {', '.join(known)}"
             raise UserError(f"{file}: there is no setting {key!r}", hint)

@@ -7,7 +7,9 @@ goes round, second chances by `used`), and opened again when it is needed: a dir
 is open, and a file by another opening of it that the guest has. What is found must be the same inode; else it is
 ESTALE, on which the guest's kernel looks the path up once more.
 
-An inode whose last name the guest removes stays open until the guest forgets it.
+An inode whose last name the guest removes stays open until the guest forgets it. The guest's kernel does so at once,
+unless it believes that there is another name, which the host has removed meanwhile: such an inode it may keep for
+hours. So these are not counted among the nodes held open, and closed only when nothing else can be.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from .statistics import NODES_OPEN
 BUDGET = 4096  # nodes held open: directories in use, mostly
 RESERVED = 32  # descriptors of the worker's own: memory, rings, sockets, and what an operation opens for a moment
 DEEPEST = 2048  # directories one inside another that are opened for one request
+ORPHAN, PINNED = 1, 2  # of NodeTable.orphans: without a name; not to be closed for the moment
 _NODE = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -47,6 +50,8 @@ class Descriptors:
         self.budget = max(8, min(BUDGET, limit // 4))
         self._proc = proc
         self._held: OrderedDict[int, None] = OrderedDict()
+        self._orphaned: OrderedDict[int, None] = OrderedDict()
+        """Those of them that have no name any more, as far as `_evict` has met them."""
         self._handles: dict[int, bytes] = {}
         """File handles of directories that were closed, and of what has no name we know."""
         self._mount: int | None = None
@@ -70,7 +75,7 @@ class Descriptors:
 
     def __len__(self) -> int:
         """Nodes that are open, but for the root."""
-        return len(self._held)
+        return len(self._held) + len(self._orphaned)
 
     # --- opening
 
@@ -94,7 +99,7 @@ class Descriptors:
         """The descriptors of two nodes, both good until the next call."""
         self.fd(first)
         kept = self.nodes.orphans[first]
-        self.nodes.orphans[first] = 1  # so that opening the second does not close it
+        self.nodes.orphans[first] = PINNED  # opening the second does not close it
         try:
             fd = self.fd(second)
         finally:
@@ -135,16 +140,17 @@ class Descriptors:
     def hold(self, nodeid: int, fd: int) -> None:
         """Keeps `fd` as the node's, which has none yet."""
         if len(self._held) >= self.budget or self.files.in_use >= self.limit:
-            self._evict()
+            if not self._evict() and self.files.in_use >= self.limit:
+                self._evict_orphan()
         self.files.keep(fd)
         self.nodes.fds[nodeid] = fd
         self.nodes.used[nodeid] = 1
         self._held[nodeid] = None
-        self.files.counted[NODES_OPEN] = len(self._held)
+        self.files.counted[NODES_OPEN] = len(self)
 
     def share(self, nodeid: int, fd: int) -> None:
         """The node, a regular file, goes by `fd` from now on, which is open for reading, and which others have, too."""
-        if nodeid in self._held:
+        if nodeid in self._held or nodeid in self._orphaned:
             self.files.drop(self.nodes.fds[nodeid])
             self.files.keep(fd)
             self.nodes.fds[nodeid] = fd
@@ -155,7 +161,8 @@ class Descriptors:
     def admit(self) -> None:
         """Room for one more file or directory that the guest opens. Raises ENFILE."""
         while self.files.in_use >= self.limit:
-            if not self._evict() and not self._evict():  # the first time round may only have taken second chances
+            # The first time round may only have taken second chances.
+            if not self._evict() and not self._evict() and not self._evict_orphan():
                 raise OSError(errno.ENFILE, os.strerror(errno.ENFILE))
 
     def _evict(self) -> bool:
@@ -164,13 +171,26 @@ class Descriptors:
         nodes, held = self.nodes, self._held
         for _ in range(len(held)):
             nodeid = next(iter(held))
-            if nodes.used[nodeid] or nodes.orphans[nodeid]:
+            if nodes.orphans[nodeid] == ORPHAN:
+                del held[nodeid]
+                self._orphaned[nodeid] = None
+            elif nodes.used[nodeid] or nodes.orphans[nodeid]:
                 nodes.used[nodeid] = 0
                 held.move_to_end(nodeid)
-                continue
-            self._remember(nodeid)
-            self.release(nodeid)
-            return True
+            else:
+                self._remember(nodeid)
+                self.release(nodeid)
+                return True
+        return False
+
+    def _evict_orphan(self) -> bool:
+        """Closes what has lost its name first. It is opened again by another opening of it that the guest has; where
+        there is none it is stale."""
+        for nodeid in self._orphaned:
+            if self.nodes.orphans[nodeid] != PINNED:
+                self._remember(nodeid)
+                self.release(nodeid)
+                return True
         return False
 
     def _remember(self, nodeid: int) -> None:
@@ -186,11 +206,12 @@ class Descriptors:
 
     def release(self, nodeid: int) -> None:
         """Closes the node's descriptor, if it has one."""
-        if nodeid in self._held:
-            del self._held[nodeid]
+        if nodeid in self._held or nodeid in self._orphaned:
+            self._held.pop(nodeid, None)
+            self._orphaned.pop(nodeid, None)
             self.files.drop(self.nodes.fds[nodeid])
             self.nodes.fds[nodeid] = self.nodes.readable[nodeid] = 0
-            self.files.counted[NODES_OPEN] = len(self._held)
+            self.files.counted[NODES_OPEN] = len(self)
 
     def forget(self, nodeid: int, count: int) -> None:
         """FORGET: takes back `count` lookups of the node."""
@@ -200,7 +221,7 @@ class Descriptors:
 
     def forget_all(self) -> None:
         """Every node but the root, as after an unmount."""
-        for nodeid in list(self._held):
+        for nodeid in [*self._held, *self._orphaned]:
             self.release(nodeid)
         self._handles.clear()
         root = int(self.nodes.fds[FUSE_ROOT_ID])
@@ -210,7 +231,7 @@ class Descriptors:
     def replace_root(self, root: int) -> None:
         """The share's directory is another one: `root` is its O_PATH descriptor, ours from now on. What the guest knows
         of the old one is stale, but for the files that it has open."""
-        for nodeid in list(self._held):
+        for nodeid in [*self._held, *self._orphaned]:
             self.release(nodeid)
         os.close(self.nodes.fds[FUSE_ROOT_ID])
         if self._mount is not None:

@@ -6,7 +6,6 @@ vhost-user-fs device owns the configuration space (tag and number of queues).
 
 from __future__ import annotations
 
-import difflib
 import os
 import resource
 from collections.abc import Callable
@@ -61,6 +60,8 @@ class FsDevice(Device):
         super().__init__(spec)
         for name in spec.options:
             if name not in OPTIONS:
+                import difflib  # a worker needs none
+
                 near = difflib.get_close_matches(name, OPTIONS, 1)
                 raise UserError(
                     f"{spec.name}: fs has no option {name!r}",

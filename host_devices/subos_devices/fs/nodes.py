@@ -59,7 +59,8 @@ class NodeTable:
     node. `opened`: what the file was like when the guest last opened it (see hot.py). `generations`: so that (node id,
     generation) never comes twice. `parents`, `names`: its name. `heads`: the first node of a bucket; `links`: the next
     one of it, or the next free node. `fds`: its O_PATH descriptor, 0 for none. `kinds`: S_IFMT >> 12. `used`:
-    1 where the descriptor was since the clock's hand came by. `orphans`: 1 where the last name was removed.
+    1 where the descriptor was since the clock's hand came by. `orphans`: 1 where the last name was removed;
+    2 for a moment, see descriptors.py.
     `readable`: 1 where the descriptor is not an O_PATH one, but open for reading.
     """
 

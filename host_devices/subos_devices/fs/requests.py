@@ -12,6 +12,7 @@ for an answer gets none.
 from __future__ import annotations
 
 import errno
+import mmap
 import struct
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
@@ -55,7 +56,8 @@ def request_handler(server: FuseServer, queue: Virtqueue) -> Callable[[Words], i
     last_header, last_reply = size - IN_SIZE, size - OUT_SIZE
     statistics = server.share.statistics
     counted = statistics.words
-    anywhere = partial(_serve_split, server, queue, memoryview(bytearray(MAX_ARGUMENTS + OUT_SIZE + MAX_REPLY)))
+    scratch = mmap.mmap(-1, MAX_ARGUMENTS + OUT_SIZE + MAX_REPLY)  # costs no memory before it is used
+    anywhere = partial(_serve_split, server, queue, memoryview(scratch))
 
     def handle(words: Words) -> int:
         data: Data = None

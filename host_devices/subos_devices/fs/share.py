@@ -16,7 +16,7 @@ from subos_protocol.fuse import FUSE_ENTRY_OUT
 from subos_protocol.fuse_opcodes import FUSE_ATTR_SUBMOUNT
 
 from . import syscalls
-from .descriptors import Descriptors
+from .descriptors import PINNED, Descriptors
 from .handles import FileTable
 from .identity import Identity
 from .nodes import NAMELESS, NodeTable
@@ -154,7 +154,7 @@ class Share:
         if not nodeid or not nodes.fds[nodeid]:
             yield
             return
-        nodes.orphans[nodeid] = 1  # so that it is not closed meanwhile
+        nodes.orphans[nodeid] = PINNED
         try:
             yield
             if nodes.parents[nodeid] == parent and nodes.names[nodeid] == name:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import _thread
 import ctypes
-import ctypes.util
 import platform
 from contextlib import AbstractContextManager
 
@@ -20,6 +19,8 @@ class _ThreadFence:
     """`with fence: pass` is atomic_thread_fence(seq_cst)."""
 
     def __init__(self) -> None:
+        import ctypes.util  # half of what a worker would have in memory for nothing where this is not needed
+
         library = ctypes.CDLL(ctypes.util.find_library("atomic") or "libatomic.so.1")
         self._fence = library.atomic_thread_fence
         self._fence.argtypes = [ctypes.c_int]

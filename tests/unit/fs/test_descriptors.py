@@ -230,3 +230,31 @@ def test_a_share_opens_nothing_but_its_root(tmp_path: Path) -> None:
     share.close()
     assert fds() == before
     assert nodes.NAMELESS == 0
+
+
+def test_what_has_no_name_and_is_not_forgotten_uses_nothing_up(few: Guest, root: Path) -> None:
+    """A guest that believes in another name, which the host has removed, keeps the inode for as long as it likes."""
+    node, handle = few.create(b"open")
+    few.write(node, handle, b"read until the end")
+    folder = mkdir(few, b"folder")
+    assert few.ask(FuseOpcode.FUSE_UNLINK, 1, b"open\0").error == 0
+    before = fds()
+    for index in range(3 * LIMIT):
+        (root / f"file{index}").write_bytes(b"%d" % index)
+        os.link(root / f"file{index}", root / f"other{index}")
+        gone = few.lookup(b"file%d" % index).nodeid
+        (root / f"other{index}").unlink()
+        assert few.ask(FuseOpcode.FUSE_UNLINK, 1, b"file%d\0" % index).error == 0
+        opened, number = few.create(b"new", folder)
+        few.write(opened, number, b"%d" % index)
+        few.release(opened, number)
+        assert few.ask(FuseOpcode.FUSE_UNLINK, folder, b"new\0").error == 0
+        few.ask(FuseOpcode.FUSE_FORGET, opened, struct.pack("<Q", 1), reply=False)
+    assert fds() <= before + LIMIT
+    assert few.read(node, handle, 100) == b"read until the end"
+    assert few.getattr(node).nlink == 0
+    again = few.open(node)
+    assert few.read(node, again, 100) == b"read until the end"
+    assert few.getattr(gone).nlink == 0
+    few.release(node, handle)
+    few.release(node, again)
