@@ -23,7 +23,7 @@ from subos_protocol.fuse_opcodes import FUSE_SETXATTR_ACL_KILL_SGID, FuseSetattr
 
 from . import syscalls
 from .share import UNCHANGED, Data, Header, Operation, Share, error, strings
-from .xattrs import Xattrs
+from .xattrs import TRUSTED, Xattrs
 
 _STATX_SYNC = 0x6000  # linux/fcntl.h, AT_STATX_SYNC_TYPE: all that a guest may choose
 _STATX_INO = 32  # offset in struct statx, u64 stx_ino
@@ -51,7 +51,10 @@ class Attributes:
             self.share.chmod(fd, asked.mode)
             self.xattrs.mode_changed(fd, asked.mode)
         if valid & (UID | GID) or not valid & _CHANGES:
-            # Nothing at all is asked for where only suid and sgid are to go (chown(-1, -1), or before fallocate).
+            # Nothing at all is asked for where only suid and sgid are to go (chown(-1, -1), or before fallocate). That
+            # sgid goes too where the group may not execute depends on who asks, which the host's chown cannot know.
+            if not valid & _CHANGES and header[4]:
+                self.share.drop_privileges(fd, header[5])
             self.share.chown(fd, asked.uid if valid & UID else UNCHANGED, asked.gid if valid & GID else UNCHANGED)
         if valid & SIZE:
             self._truncate(header, asked)
@@ -130,8 +133,10 @@ class Attributes:
 
     def listxattr(self, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:
         size, _padding = FUSE_GETXATTR_IN.unpack_from(mem, a)
-        names = b"".join(name + b"\0" for name in self.xattrs.list(self.share.fd(header[3])))
-        return _value(mem, o, room, size, names)
+        names = self.xattrs.list(self.share.fd(header[3]))
+        if header[4]:  # as simple_xattr_list in fs/xattr.c, but that root may have lost CAP_SYS_ADMIN is not told
+            names = (name for name in names if not name.startswith(TRUSTED))
+        return _value(mem, o, room, size, b"".join(name + b"\0" for name in names))
 
     def removexattr(self, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:
         self.xattrs.remove(self.share.fd(header[3]), strings(mem, a, n, 1)[0])

@@ -17,7 +17,8 @@ from . import acl
 from .share import Share, error
 
 OURS = b"user.subos."
-_USER, _SECURITY, _TRUSTED = b"user.", b"security.", b"trusted."
+TRUSTED = b"trusted."
+_USER, _SECURITY = b"user.", b"security."
 
 
 T = TypeVar("T")
@@ -85,7 +86,7 @@ class MappedXattrs(Xattrs):
             raise error(refusal)
         if name.startswith(_USER):
             return name
-        if name.startswith((_SECURITY, _TRUSTED)) or name in acl.NAMES:
+        if name.startswith((_SECURITY, TRUSTED)) or name in acl.NAMES:
             return OURS + name
         raise error(errno.EOPNOTSUPP)
 

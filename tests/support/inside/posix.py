@@ -6,7 +6,6 @@ with what the host sees. Standard library only.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import errno
 import fcntl
@@ -16,33 +15,12 @@ import socket
 import stat
 import sys
 import threading
-from collections.abc import Iterator
+
+from checks import read, refused, write
 
 RENAME_NOREPLACE, RENAME_EXCHANGE = 1, 2  # linux/fs.h
 AT_FDCWD = -100
 MIB = 1 << 20
-
-
-@contextlib.contextmanager
-def refused(*numbers: int) -> Iterator[None]:
-    """The block must raise OSError with one of these numbers."""
-    wanted = [errno.errorcode[number] for number in numbers]
-    got = "allowed"
-    try:
-        yield
-    except OSError as error:
-        got = errno.errorcode[error.errno or 0]
-    assert got in wanted, f"{got}, not {wanted}"
-
-
-def write(path: str, data: bytes) -> None:
-    with open(path, "wb") as file:
-        file.write(data)
-
-
-def read(path: str) -> bytes:
-    with open(path, "rb") as file:
-        return file.read()
 
 
 def forget_pages() -> None:

@@ -167,6 +167,17 @@ def test_a_setattr_of_nothing_drops_suid(guest: Guest, root: Path) -> None:
     assert stat.S_IMODE(setattr_(guest, node, 0).mode) == 0o755
 
 
+@as_root
+@pytest.mark.parametrize(("uid", "gid", "left"), [(0, 0, 0o2767), (1001, 1001, 0o767), (1001, 1000, 0o2767)])
+def test_a_setattr_of_nothing_by_others_drops_sgid(guest: Guest, root: Path, uid: int, gid: int, left: int) -> None:
+    """Where the group may not execute it goes for those that are not of it, as with a write."""
+    node, _ = guest.create(b"file")
+    os.chown(root / "file", 1000, 1000)
+    (root / "file").chmod(0o2767)
+    guest.uid, guest.gid = uid, gid
+    assert stat.S_IMODE(setattr_(guest, node, 0).mode) == left
+
+
 def test_pages_are_kept_while_a_file_is_as_it_was(guest: Guest, root: Path) -> None:
     file = root / "file"
     file.write_bytes(b"content")
@@ -255,6 +266,23 @@ def test_extended_attributes(serve: Serve, root: Path, extended: bool) -> None:
     assert guest.ask(FuseOpcode.FUSE_REMOVEXATTR, node, b"user.color\0").body == b""
     missing = struct.pack("<II", 100, 0) + b"user.color\0"
     assert guest.ask(FuseOpcode.FUSE_GETXATTR, node, missing, data_room=100).error == errno.ENODATA
+
+
+@pytest.mark.parametrize("xattr", [True, "mapped"])
+def test_trusted_attributes_are_listed_to_root_alone(serve: Serve, root: Path, xattr: str | bool) -> None:
+    if xattr is True and os.geteuid() != 0:
+        pytest.skip("only root has any")
+    guest = serve(xattr=xattr)
+    node, _ = guest.create(b"file")
+    for name in (b"user.a", b"trusted.b"):
+        head = struct.pack("<IIII", 1, 0, 0, 0)
+        assert guest.ask(FuseOpcode.FUSE_SETXATTR, node, head + name + b"\0v").body == b""
+    for uid, listed in ((0, {b"user.a", b"trusted.b", b""}), (1000, {b"user.a", b""})):
+        guest.uid = uid
+        size = guest.ask(FuseOpcode.FUSE_LISTXATTR, node, struct.pack("<II", 0, 0), room=8).body
+        names = guest.ask(FuseOpcode.FUSE_LISTXATTR, node, struct.pack("<II", 100, 0), data_room=100).body
+        assert set(names.split(b"\0")) == listed
+        assert struct.unpack("<II", size) == (len(names), 0)
 
 
 def test_without_extended_attributes(serve: Serve) -> None:
