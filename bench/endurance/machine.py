@@ -68,7 +68,9 @@ class Watch:
 class Machine:
     """`subos-devices run` with `folder` shared at MOUNT_POINT, running `command`; `limit` is its `ulimit -n`."""
 
-    def __init__(self, folder: Path, command: list[str], limit: int, *, memory: str, environment: dict[str, str]) -> None:
+    def __init__(
+        self, folder: Path, command: list[str], limit: int, *, memory: str, environment: dict[str, str]
+    ) -> None:
         self.name = f"endurance-{os.getpid()}"
         self._environment = {**os.environ, **environment}
         options = ["--name", self.name, "--memory", memory, "--share", f"{folder}:{TAG}:{MOUNT_POINT}:rw"]

@@ -35,7 +35,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         for name in ("tree/own", "tree/shared", "tree/logs"):
             (folder / name).mkdir(parents=True)
         environment = {"SUBOS_FAST": "0"} if options.plain else {}
-        with machine(folder, _in_the_guest(options, seconds), options.limit, memory=options.memory, environment=environment) as vm:
+        with machine(
+            folder, _in_the_guest(options, seconds), options.limit, memory=options.memory, environment=environment
+        ) as vm:
             before = wait_ready(vm)
             at_first = private_memory(before["pid"])[0]
             if vm.line() != "ready":
@@ -93,14 +95,25 @@ def _mixer(python: str, folder: str, side: str, options: argparse.Namespace, sec
 def _in_the_guest(options: argparse.Namespace, seconds: float) -> list[str]:
     """Says "ready", works, says how that ended; and at the next line looks at the whole tree."""
     mixer = shlex.join(_mixer(sys.executable, MOUNT_POINT, "guest", options, seconds))
-    walker = shlex.join([sys.executable, "-S", f"{MOUNT_POINT}/inside/walker.py", f"{MOUNT_POINT}/tree", "--list", f"{MOUNT_POINT}/seen"])
+    walker = shlex.join(
+        [
+            sys.executable,
+            "-S",
+            f"{MOUNT_POINT}/inside/walker.py",
+            f"{MOUNT_POINT}/tree",
+            "--list",
+            f"{MOUNT_POINT}/seen",
+        ]
+    )
     return ["sh", "-c", f"echo '\"ready\"'; {mixer}; echo $?; read -r line; {walker}"]
 
 
 def _wrong(logs: dict[str, dict[str, Any]], tree: Path) -> list[str]:
     """What the logs say and the host's tree does not, and what the processes themselves found wrong."""
     wrong = [f"{name}: {what}" for name, log in logs.items() for what in log["wrong"]]
-    expected = {name for log in logs.values() for name in log["made"]} - {n for log in logs.values() for n in log["gone"]}
+    expected = {name for log in logs.values() for name in log["made"]} - {
+        n for log in logs.values() for n in log["gone"]
+    }
     there = {path.name for path in (tree / "shared").iterdir()}
     wrong += [f"shared/{name} was made and not removed, and is not there" for name in sorted(expected - there)]
     wrong += [f"shared/{name} was removed, or never made, and is there" for name in sorted(there - expected)]
@@ -110,7 +123,9 @@ def _wrong(logs: dict[str, dict[str, Any]], tree: Path) -> list[str]:
             wrong.append(f"shared/{path.name} is not whole")
     for who, log in logs.items():
         own = tree / "own" / who
-        found = {str(p.relative_to(own)): hashlib.sha256(p.read_bytes()).hexdigest() for p in own.rglob("*") if p.is_file()}
+        found = {
+            str(p.relative_to(own)): hashlib.sha256(p.read_bytes()).hexdigest() for p in own.rglob("*") if p.is_file()
+        }
         if found != log["own"]:
             different = {path for path, _ in found.items() ^ log["own"].items()}
             wrong.append(f"own/{who} is not as it was left: {sorted(different)[:20]}")

@@ -8,7 +8,6 @@ holds is such an instruction, and costs 55 ns. Processors with weaker ordering g
 from __future__ import annotations
 
 import _thread
-import ctypes
 import platform
 from contextlib import AbstractContextManager
 
