@@ -109,6 +109,12 @@ def _busybox() -> Finding:
     return Finding("static busybox", True, str(find_busybox()))
 
 
+def _sandbox() -> Finding:
+    from .supervisor import confinement
+
+    return Finding("sandbox", False, confinement.WHAT, confinement.HINT, needed=False)
+
+
 def _user_namespaces() -> Finding:
     pid = os.fork()
     if pid == 0:
@@ -155,6 +161,7 @@ CHECKS: tuple[Callable[[], Finding], ...] = (
     _busybox,
     _kernel,
     _package_manager,
+    _sandbox,
     _user_namespaces,
     _landlock,
     _fuse,

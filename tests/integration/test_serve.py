@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from subos_devices.supervisor import confinement
 from subos_devices.testing import Disconnected, FrontEnd, serve
 from subos_devices.testing.serving import children, end
 from support.processes import descriptors, is_alive
@@ -100,6 +101,16 @@ def test_it_ends_with_its_front_end(tmp_path: Path) -> None:
             assert vm.queue(0).request(writable=[8])
         assert process.wait(10) == 0
     assert not list(tmp_path.iterdir())
+
+
+def test_it_says_that_nothing_confines_its_worker(tmp_path: Path) -> None:
+    """A sandbox that is off must not pass for one: whoever starts a worker reads so, in one line and a hint."""
+    with serve("fs", "--shared-dir", str(tmp_path)) as served, FrontEnd.connect(served.path):
+        said = eventually(lambda: served.log.splitlines())
+        assert said == [f"subos: {confinement.WHAT}", f"  hint: {confinement.HINT}"]
+        assert "not sandboxed" in said[0]
+        status = Path(f"/proc/{served.worker()}/status").read_text()
+    assert "\nSeccomp:\t0\n" in status  # as long as this is so, the line must stay
 
 
 def test_persistent_it_waits_for_the_next() -> None:

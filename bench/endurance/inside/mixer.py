@@ -1,6 +1,8 @@
 """Works on a tree beside others who do, knows what must be there, and says what is not. Standard library only.
 
-usage: mixer.py FOLDER SIDE PROCESSES SECONDS SEED PAUSE     PAUSE seconds after each operation
+usage: mixer.py FOLDER SIDE PROCESSES SECONDS SEED PAUSE OPEN
+
+They rest PAUSE seconds after each operation, and have at most OPEN files open for long.
 
 Each process has a folder of its own, `own/SIDE-NUMBER`, whose content it knows and checks all the time. In `shared` all
 processes of both sides make, rename, link and remove files under names that never come twice. A file there says itself
@@ -24,7 +26,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable
 
-MOST_FILES, MOST_OPEN, LARGEST = 250, 40, 24 << 10
+MOST_FILES, LARGEST = 250, 24 << 10
 OTHERS_DID = (errno.ENOENT, errno.ESTALE)  # what the other side, or another process, has removed meanwhile
 
 
@@ -43,8 +45,8 @@ class File:
 class Own:
     """A folder that nobody else changes: everything in it is as we left it."""
 
-    def __init__(self, folder: str, chance: random.Random) -> None:
-        self.folder, self.chance = folder, chance
+    def __init__(self, folder: str, chance: random.Random, most_open: int) -> None:
+        self.folder, self.chance, self.most_open = folder, chance, most_open
         self.files: dict[str, File] = {}
         self.folders = [""]
         self.open: dict[int, File] = {}
@@ -72,7 +74,7 @@ class Own:
         self.files[name], file.names = file, 1
         write(fd, data, 0)
         file.data[:] = data
-        if len(self.open) < MOST_OPEN and self.chance.random() < 0.7:
+        if len(self.open) < self.most_open and self.chance.random() < 0.7:
             self.open[fd] = file
         else:
             os.close(fd)
@@ -274,7 +276,7 @@ def patch(file: File, at: int, data: bytes) -> None:
 
 def same(found: bytes, wanted: bytearray, what: str) -> None:
     if found != wanted:
-        at = next((at for at, (a, b) in enumerate(zip(found, wanted)) if a != b), min(len(found), len(wanted)))
+        at = next((at for at, (a, b) in enumerate(zip(found, wanted, strict=False)) if a != b), len(wanted))
         raise Wrong(f"{what}: {len(found)} bytes for {len(wanted)}, different from {at} on")
 
 
@@ -282,9 +284,9 @@ def parent(path: str) -> str:
     return path[: path.rfind("/") + 1]
 
 
-def work(folder: str, who: str, seconds: float, seed: str, pause: float) -> dict[str, object]:
+def work(folder: str, who: str, seconds: float, seed: str, pause: float, most_open: int) -> dict[str, object]:
     chance = random.Random(seed)
-    own, shared = Own(f"{folder}/own/{who}", chance), Shared(f"{folder}/shared", who, chance)
+    own, shared = Own(f"{folder}/own/{who}", chance, most_open), Shared(f"{folder}/shared", who, chance)
     mine: list[Callable[[], object]] = [
         *(own.create, own.create, own.write, own.write_open, own.append, own.map, own.truncate, own.rename, own.link),
         *(own.unlink, own.mkdir, own.rmdir, own.read, own.read, own.read_open, own.close, own.list),
@@ -321,14 +323,14 @@ def work(folder: str, who: str, seconds: float, seed: str, pause: float) -> dict
     return {"made": shared.made, "gone": shared.gone, "own": own.hashes(), "counts": counts, "wrong": wrong}
 
 
-def main(folder: str, side: str, processes: int, seconds: float, seed: str, pause: float) -> int:
+def main(folder: str, side: str, processes: int, seconds: float, seed: str, pause: float, most_open: int) -> int:
     """Exit status 1 where a process died."""
     children = []
     for number in range(processes):
         if (child := os.fork()) == 0:
             status = 1
             try:
-                said = work(folder, f"{side}-{number}", seconds, f"{seed} {side} {number}", pause)
+                said = work(folder, f"{side}-{number}", seconds, f"{seed} {side} {number}", pause, most_open)
                 with open(f"{folder}/logs/{side}-{number}", "w") as log:
                     json.dump(said, log)
                 status = 0
@@ -337,9 +339,9 @@ def main(folder: str, side: str, processes: int, seconds: float, seed: str, paus
             finally:
                 os._exit(status)
         children.append(child)
-    return int(any([os.waitpid(child, 0)[1] for child in children]))
+    return int(max(os.waitpid(child, 0)[1] for child in children) > 0)
 
 
 if __name__ == "__main__":
-    folder, side, processes, seconds, seed, pause = sys.argv[1:]
-    sys.exit(main(folder, side, int(processes), float(seconds), seed, float(pause)))
+    folder, side, processes, seconds, seed, pause, most_open = sys.argv[1:]
+    sys.exit(main(folder, side, int(processes), float(seconds), seed, float(pause), int(most_open)))

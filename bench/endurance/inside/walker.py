@@ -54,7 +54,7 @@ def look(folder: str, listing: str = "") -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    options = dict(zip(sys.argv[2::2], sys.argv[3::2]))
+    options = dict(zip(sys.argv[2::2], sys.argv[3::2], strict=True))
     for _ in range(int(options.get("--passes", 1))):
         print(json.dumps(look(sys.argv[1], options.get("--list", ""))), flush=True)
     sys.stdin.read()

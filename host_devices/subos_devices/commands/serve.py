@@ -123,8 +123,10 @@ async def _serve(args: argparse.Namespace, spec: DeviceSpec, listener: socket.so
     import asyncio
     import contextlib
     import os
+    import sys
 
     from .. import runtime
+    from ..supervisor import confinement
     from ..supervisor.supervisor import Supervisor
 
     end = asyncio.Event()
@@ -137,6 +139,7 @@ async def _serve(args: argparse.Namespace, spec: DeviceSpec, listener: socket.so
             if not args.persistent:
                 supervisor.on_disconnect = end.set
             await supervisor.add(spec, listener)
+            print(f"subos: {confinement.WHAT}\n  hint: {confinement.HINT}", file=sys.stderr, flush=True)
             await end.wait()
     except asyncio.CancelledError:
         pass  # a signal: to a server that is how it ends, with status 0

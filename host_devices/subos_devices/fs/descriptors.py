@@ -139,9 +139,9 @@ class Descriptors:
 
     def hold(self, nodeid: int, fd: int) -> None:
         """Keeps `fd` as the node's, which has none yet."""
-        if len(self._held) >= self.budget or self.files.in_use >= self.limit:
-            if not self._evict() and self.files.in_use >= self.limit:
-                self._evict_orphan()
+        full = len(self._held) >= self.budget or self.files.in_use >= self.limit
+        if full and not self._evict() and self.files.in_use >= self.limit:
+            self._evict_orphan()
         self.files.keep(fd)
         self.nodes.fds[nodeid] = fd
         self.nodes.used[nodeid] = 1

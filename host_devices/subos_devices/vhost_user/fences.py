@@ -18,9 +18,9 @@ class _ThreadFence:
     """`with fence: pass` is atomic_thread_fence(seq_cst)."""
 
     def __init__(self) -> None:
-        import ctypes.util  # half of what a worker would have in memory for nothing where this is not needed
+        from ctypes.util import find_library  # a megabyte of modules, which x86 has no use for
 
-        library = ctypes.CDLL(ctypes.util.find_library("atomic") or "libatomic.so.1")
+        library = ctypes.CDLL(find_library("atomic") or "libatomic.so.1")
         self._fence = library.atomic_thread_fence
         self._fence.argtypes = [ctypes.c_int]
         self._fence.restype = None

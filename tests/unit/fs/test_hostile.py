@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import stat
 import struct
 from pathlib import Path
@@ -12,6 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from subos_devices.fs import device as device_module
+from subos_devices.fs.descriptors import RESERVED
 from subos_devices.fs.device import FsDevice
 from subos_devices.vhost_user.errors import BadChain
 from subos_protocol.fuse import FUSE_GETATTR_IN, FUSE_IN_HEADER, FUSE_READ_IN
@@ -173,6 +176,238 @@ def test_forged_nodes_and_handles(tmp_path: Path) -> None:
             assert guest.ask(opcode, file, body, data_room=300).error == errno.EBADF
         for opcode in (FuseOpcode.FUSE_RELEASE, FuseOpcode.FUSE_RELEASEDIR, FuseOpcode.FUSE_FLUSH):
             assert guest.ask(opcode, file, struct.pack("<QQQ", handle, 0, 0)).error == errno.EBADF
+
+
+OPEN = struct.Struct("<II")
+LET_GO = (errno.ESTALE, errno.ENXIO, errno.ENOENT)
+"""What an opening answers where the name is something else meanwhile. EACCES would be the system's, which refuses
+devices in here: we would have tried."""
+
+
+def is_device(path: Path) -> bool:
+    return stat.S_ISCHR(path.lstat().st_mode)
+
+
+def refuse_to_hang() -> None:
+    """The contained child ends where an opening waits for a fifo's other end."""
+    signal.alarm(60)
+
+
+@contained
+def test_devices_fifos_and_sockets_are_never_opened(tmp_path: Path) -> None:
+    """An escape of others: a device node is made or found in the share, and opened by the server, as itself."""
+    refuse_to_hang()
+    root, _, guest = share(tmp_path)
+    os.mkfifo(root / "fifo")
+    os.mknod(root / "socket", stat.S_IFSOCK | 0o666)
+    names = [b"fifo", b"socket"]
+    if os.geteuid() == 0:
+        os.mknod(root / "device", stat.S_IFCHR | 0o666, os.makedev(1, 5))
+        made = struct.pack("<IIII", stat.S_IFCHR | 0o666, os.makedev(1, 5), 0, 0) + b"of the guest\0"
+        assert guest.ask(FuseOpcode.FUSE_MKNOD, 1, made, room=128).error == 0
+        assert is_device(root / "of the guest")
+        names += [b"device", b"of the guest"]
+    shorter = struct.pack("<IIQQQ", 1 << 3, 0, 0, 0, 0) + bytes(56)
+    for name in names:
+        node = guest.lookup(name).nodeid
+        for flags in (os.O_RDONLY, os.O_WRONLY, os.O_RDWR, os.O_RDWR | os.O_NONBLOCK, os.O_WRONLY | os.O_TRUNC):
+            assert refused(guest, FuseOpcode.FUSE_OPEN, node, OPEN.pack(flags, 0)) == errno.ENXIO
+        assert refused(guest, FuseOpcode.FUSE_OPENDIR, node, bytes(8)) == errno.ENOTDIR
+        assert refused(guest, FuseOpcode.FUSE_SETATTR, node, shorter) == errno.ENXIO
+        assert refused(guest, FuseOpcode.FUSE_SYNCFS, node, bytes(8)) == errno.EINVAL
+        create = struct.pack("<IIII", os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644, 0, 0) + name + b"\0"
+        assert refused(guest, FuseOpcode.FUSE_CREATE, 1, create) == errno.ENXIO
+
+
+BY_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root makes device nodes")
+
+
+@pytest.mark.parametrize("kind", ["fifo", pytest.param("device", marks=BY_ROOT), "link"])
+@contained
+def test_a_file_that_becomes_a_device(tmp_path: Path, kind: str) -> None:
+    """Between LOOKUP and OPEN the host puts something else under the name, be it with the file's own inode number."""
+    refuse_to_hang()
+    root, device, guest = share(tmp_path)
+    for reuse in (False, True):
+        (root / "file").write_bytes(b"a file")
+        node = guest.lookup(b"file").nodeid
+        (root / "file").unlink()
+        if kind == "fifo":
+            os.mkfifo(root / "file")
+        elif kind == "device":
+            os.mknod(root / "file", stat.S_IFCHR | 0o666, os.makedev(1, 5))
+        else:
+            (root / "file").symlink_to("../outside/secret")
+        if reuse:
+            device.server.share.nodes.inos[node] = (root / "file").lstat().st_ino
+        for flags in (os.O_RDONLY, os.O_RDWR, os.O_WRONLY | os.O_TRUNC):
+            assert refused(guest, FuseOpcode.FUSE_OPEN, node, OPEN.pack(flags, 0)) in LET_GO
+        create = struct.pack("<IIII", os.O_RDWR | os.O_CREAT, 0o644, 0, 0) + b"file\0"
+        assert refused(guest, FuseOpcode.FUSE_CREATE, 1, create) == (errno.ELOOP if kind == "link" else errno.ENXIO)
+        (root / "file").unlink()
+    check_outside(tmp_path)
+
+
+@contained
+def test_names_that_change_all_the_time(tmp_path: Path) -> None:
+    """Another process puts a file, a fifo and a link out of the share under one name in turn, as fast as it can."""
+    refuse_to_hang()
+    root, _, guest = share(tmp_path)
+    (root / "file").write_bytes(b"a file")
+    os.mkfifo(root / "fifo")
+    (root / "a link").symlink_to("../outside/secret")
+    (root / "name").write_bytes(b"a file")
+    if (child := os.fork()) == 0:
+        try:
+            while True:
+                for source in ("fifo", "file", "a link", "file"):
+                    if source == "file":
+                        (root / "next").write_bytes(b"a file")
+                    else:
+                        os.link(root / source, root / "next", follow_symlinks=False)
+                    os.rename(root / "next", root / "name")
+        finally:
+            os._exit(1)
+    outcomes = set()
+    try:
+        for _ in range(3000):
+            try:
+                handle = guest.open(node := guest.lookup(b"name").nodeid)
+            except Refused as refusal:
+                outcomes.add(refusal.errno)
+            else:
+                assert guest.read(node, handle, 100) in (b"a file", b"")
+                guest.release(node, handle)
+                outcomes.add(0)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    assert {0, errno.ENXIO, errno.ELOOP} <= outcomes <= {0, errno.ELOOP, *LET_GO}
+    check_outside(tmp_path)
+
+
+@contained
+def test_65536_open_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond the descriptors that the share may use, openings are refused, and nothing else is."""
+    monkeypatch.setattr(device_module, "MOST_DESCRIPTORS", 512 + RESERVED)
+    _, device, guest = share(tmp_path)
+    node, first = guest.create(b"file")
+    writing = OPEN.pack(os.O_RDWR, 0)
+    errors = [guest.ask(FuseOpcode.FUSE_OPEN, node, writing, room=16).error for _ in range(65_536)]
+    opened = errors.count(0)
+    assert 256 <= opened < 512
+    assert set(errors) == {0, errno.ENFILE}
+    assert errors == sorted(errors)
+    assert len(os.listdir("/proc/self/fd")) < 512 + RESERVED
+    assert guest.write(node, first, b"still served") == 12
+    assert guest.read(node, first, 100) == b"still served"
+    folder = guest.lookup(b"folder").nodeid
+    assert guest.getattr(guest.lookup(b"file", folder).nodeid).size == 7
+    for handle in range(2, opened + 2):
+        guest.release(node, handle)
+    for handle in (guest.open(node) for _ in range(65_536)):  # openings for reading share a descriptor
+        assert handle <= 65_537
+    assert len(device.server.share.files.fds) > 65_537
+    assert guest.read(node, 65_537, 100) == b"still served"
+    guest.init()
+    body = FUSE_READ_IN.struct.pack(2, 0, 1, 0, 0, 0, 0)
+    assert guest.ask(FuseOpcode.FUSE_READ, node, body, data_room=1).error == errno.EBADF
+    device.close()
+
+
+@contained
+def test_forget_counts_that_underflow(tmp_path: Path) -> None:
+    """More FORGETs than lookups are as many as there were: no count goes round, and no other node is let go."""
+    _, device, guest = share(tmp_path)
+    table = device.server.share.nodes
+    for count in (2, 1 << 31, 1 << 32, (1 << 63) + 1, ALL):
+        folder, file = guest.lookup(b"folder").nodeid, guest.create(b"file")[0]
+        for _ in range(3):
+            guest.ask(FuseOpcode.FUSE_FORGET, folder, struct.pack("<Q", count), reply=False)
+        assert table.lookups[folder] == 0
+        assert guest.ask(FuseOpcode.FUSE_GETATTR, folder, GETATTR, room=104).error == errno.EBADF
+        assert guest.getattr(file).ino
+        batch = struct.pack("<IIQQQQ", 2, 0, file, count, file, count)
+        guest.ask(FuseOpcode.FUSE_BATCH_FORGET, 0, batch, reply=False)
+        assert table.lookups[file] == 0
+        guest.ask(FuseOpcode.FUSE_FORGET, 1, struct.pack("<Q", count), reply=False)
+        assert guest.getattr(1).nlink >= 1
+        assert table.count == 1
+        assert guest.lookup(b"folder").nodeid in (folder, file)
+        guest.ask(FuseOpcode.FUSE_FORGET, folder, struct.pack("<Q", ALL), reply=False)
+        guest.ask(FuseOpcode.FUSE_FORGET, file, struct.pack("<Q", ALL), reply=False)
+
+
+@contained
+def test_requests_cut_short(tmp_path: Path) -> None:
+    """Each request, cut after each of its bytes: as it is, an errno or no answer, and never more than was asked."""
+    root, _, guest = share(tmp_path)
+    file, handle = guest.create(b"file")
+    guest.write(file, handle, b"content")
+    times = struct.pack("<QQIIQII", handle, 0, 4, 0, 0, os.O_RDWR, 0)
+    requests = {
+        FuseOpcode.FUSE_LOOKUP: (1, b"file\0", 128),
+        FuseOpcode.FUSE_SETATTR: (file, struct.pack("<IIQQQ", 1 << 3, 0, 0, 7, 0) + bytes(56), 104),
+        FuseOpcode.FUSE_READ: (file, times, 64),
+        FuseOpcode.FUSE_WRITE: (file, times + b"cont", 8),
+        FuseOpcode.FUSE_SYMLINK: (1, b"made\0target\0", 128),
+        FuseOpcode.FUSE_MKDIR: (1, bytes(8) + b"made\0", 128),
+        FuseOpcode.FUSE_RENAME2: (1, struct.pack("<QII", 1, 1, 0) + b"file\0folder\0", 0),
+        FuseOpcode.FUSE_LINK: (1, struct.pack("<Q", file) + b"folder\0", 128),
+        FuseOpcode.FUSE_SETXATTR: (file, struct.pack("<IIII", 5, 0, 0, 0) + b"user.name\0value", 0),
+        FuseOpcode.FUSE_CREATE: (1, bytes(16) + b"folder\0", 144),
+        FuseOpcode.FUSE_BATCH_FORGET: (0, struct.pack("<IIQQ", 1, 0, 1, 1), 0),
+        FuseOpcode.FUSE_COPY_FILE_RANGE: (file, struct.pack("<QQQQQQQ", handle, 0, file, handle, 100, 4, 0), 8),
+    }
+    for framing in (LINUX, FRAMINGS[2], FRAMINGS[5]):
+        guest.framing = framing
+        for opcode, (node, whole, room) in requests.items():
+            for cut in range(len(whole)):
+                reply = guest.ask(opcode, node, whole[:cut], room=room)
+                assert reply.written <= 16 + room
+                assert not reply.written or reply.length == reply.written
+                for short in {0, cut, 40 + cut}:  # the header's own length says less than there is
+                    reply = guest.ask(opcode, node, whole, room=room, length=short)
+                    assert reply.written <= 16 + room
+    guest.framing = LINUX
+    assert guest.read(file, handle, 7) in (b"content", b"contcon")
+    assert {"file", "folder", "way out", "way to"} <= set(os.listdir(root))
+    check_outside(tmp_path)
+
+
+@contained
+def test_sizes_beyond_limits(tmp_path: Path) -> None:
+    root, _, guest = share(tmp_path)
+    file, handle = guest.create(b"file")
+    guest.write(file, handle, b"content")
+    for size in (1 << 20, (1 << 31) - 1, 1 << 31, 0xFFFF_FFFF):
+        assert guest.read(file, handle, size, room=64) == b"content"
+        body = FUSE_READ_IN.struct.pack(handle, 0, size, 0, 0, 0, 0)
+        assert guest.ask(FuseOpcode.FUSE_READ, file, body, data_room=4).body == b"cont"
+        written = struct.pack("<QQIIQII", handle, 0, size, 0, 0, os.O_RDWR, 0)
+        assert guest.ask(FuseOpcode.FUSE_WRITE, file, written, data=b"cont", room=8).error == errno.EINVAL
+        listing = FUSE_READ_IN.struct.pack(guest.opendir(), 0, size, 0, 0, 0, 0)
+        assert guest.ask(FuseOpcode.FUSE_READDIR, 1, listing, data_room=4096).error == 0
+        assert guest.ask(FuseOpcode.FUSE_READDIR, 1, listing, data_room=8).error in (0, errno.EINVAL)
+        value = struct.pack("<IIII", size, 0, 0, 0) + b"user.name\0value"
+        assert refused(guest, FuseOpcode.FUSE_SETXATTR, file, value) == errno.EINVAL
+        assert guest.ask(FuseOpcode.FUSE_LISTXATTR, file, struct.pack("<II", size, 0), data_room=64).error == 0
+    for offset in ((1 << 63) - 1, 1 << 63, ALL):
+        body = FUSE_READ_IN.struct.pack(handle, offset, 100, 0, 0, 0, 0)
+        assert guest.ask(FuseOpcode.FUSE_READ, file, body, data_room=100).error in (0, errno.EINVAL)
+        written = struct.pack("<QQIIQII", handle, offset, 4, 0, 0, os.O_RDWR, 0)
+        assert guest.ask(FuseOpcode.FUSE_WRITE, file, written, data=b"cont", room=8).error in (
+            errno.EINVAL,
+            errno.EFBIG,
+        )
+        room = struct.pack("<QQQII", handle, offset, 1, 0, 0)
+        assert guest.ask(FuseOpcode.FUSE_FALLOCATE, file, room).error == errno.EFBIG
+        longer = struct.pack("<IIQQQ", 1 << 3, 0, 0, offset, 0) + bytes(56)
+        assert refused(guest, FuseOpcode.FUSE_SETATTR, file, longer) in (0, errno.EINVAL, errno.EFBIG)
+        shorter = struct.pack("<IIQQQ", 1 << 3, 0, 0, 7, 0) + bytes(56)
+        assert refused(guest, FuseOpcode.FUSE_SETATTR, file, shorter) == 0
+    assert (root / "file").read_bytes() == b"content"
+    check_outside(tmp_path)
 
 
 nodes = st.integers(0, 12) | st.sampled_from([1 << 32, 1 << 63, ALL])

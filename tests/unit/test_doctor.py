@@ -1,0 +1,21 @@
+"""What the doctor says of what is missing."""
+
+from __future__ import annotations
+
+import pytest
+
+from subos_devices import doctor
+from subos_devices.supervisor import confinement
+
+
+def test_it_says_that_there_is_no_sandbox(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert doctor._sandbox in doctor.CHECKS
+    monkeypatch.setattr(doctor, "CHECKS", (doctor._sandbox,))
+    (finding,) = doctor.examine()
+    assert (finding.name, finding.ok, finding.detail, finding.hint) == (
+        "sandbox",
+        False,
+        confinement.WHAT,
+        confinement.HINT,
+    )
+    assert "not sandboxed" in finding.detail
