@@ -215,6 +215,7 @@ def test_status_lists_the_vm(guest: Guest) -> None:
         "subos-root": "fs",
         "share0-share": "fs",
         "readonly": "fs",
+        "locked": "fs",
         "mouse": "mouse",
         "keyboard": "keyboard",
         "rng": "rng",

@@ -8,7 +8,6 @@ holds is such an instruction, and costs 55 ns. Processors with weaker ordering g
 from __future__ import annotations
 
 import _thread
-import ctypes
 import platform
 from contextlib import AbstractContextManager
 
@@ -19,6 +18,7 @@ class _ThreadFence:
     """`with fence: pass` is atomic_thread_fence(seq_cst)."""
 
     def __init__(self) -> None:
+        import ctypes
         from ctypes.util import find_library  # a megabyte of modules, which x86 has no use for
 
         library = ctypes.CDLL(find_library("atomic") or "libatomic.so.1")
