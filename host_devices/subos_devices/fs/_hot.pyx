@@ -85,6 +85,7 @@ cdef class FsHandler(Handler):
     cdef int32_t* file_fds
     cdef uint64_t* counted
     cdef uint64_t capacity, valid
+    cdef int64_t settles
     cdef int proc, limit, open_flags, again_flags
     cdef bint negative, readonly, writeback, shares
     cdef iovec buffers[LONGEST]
@@ -117,6 +118,7 @@ cdef class FsHandler(Handler):
         self.file_fds = <int32_t*>memory_of(self.files.fds)
         self.counted = <uint64_t*>memory_of(self.share.statistics.words)
         self.capacity, self.valid = nodes.capacity, self.share.valid
+        self.settles = <int64_t>server.cache.settles * 1000000000
         self.proc, self.limit = self.share.proc, self.share.descriptors.limit
         self.negative, self.shares = server.cache.negative, server.shares
         self.readonly, self.writeback = self.share.readonly, server.cache.writeback
@@ -330,7 +332,7 @@ cdef class FsHandler(Handler):
     cdef int64_t _open(self, uint64_t nodeid, const iovec* arguments, iovec* reply) except? -9:
         cdef stat_t status
         cdef uint32_t flags
-        cdef bint for_reading
+        cdef bint for_reading, same
         cdef char name[12]
         cdef int fd
         memcpy(&flags, arguments.iov_base, sizeof(flags))
@@ -339,9 +341,10 @@ cdef class FsHandler(Handler):
             return PLAIN
         for_reading = self.shares and not flags & <uint32_t>O_ACCMODE
         if for_reading and self.readable[nodeid] and not fstat(self.fds[nodeid], &status):
-            if status.st_nlink and self.opened[nodeid] == signature(&status):
+            if status.st_nlink and self.opened[nodeid] | 1 == signature(&status):
                 self.used[nodeid] = 1
-                return self._put_open(reply, self.fds[nodeid], nodeid, self.again_flags)
+                same = self._look(nodeid, &status)
+                return self._put_open(reply, self.fds[nodeid], nodeid, self.again_flags if same else self.open_flags)
         if (
             self.kinds[nodeid] != REGULAR
             or flags & <uint32_t>O_ACCMODE == <uint32_t>O_ACCMODE
@@ -359,7 +362,8 @@ cdef class FsHandler(Handler):
         if fstat(fd, &status) or not status.st_nlink:
             close(fd)
             return PLAIN
-        self._put_open(reply, fd, nodeid, self.again_flags if self._is_as_before(nodeid, &status) else self.open_flags)
+        same = self._look(nodeid, &status)
+        self._put_open(reply, fd, nodeid, self.again_flags if same else self.open_flags)
         if for_reading:
             self.descriptors.share(nodeid, fd)
         return sizeof(fuse_open_out)
@@ -372,12 +376,15 @@ cdef class FsHandler(Handler):
         memcpy(reply.iov_base, &answer, sizeof(answer))
         return sizeof(answer)
 
-    cdef bint _is_as_before(self, uint64_t nodeid, const stat_t* status) noexcept:
+    cdef bint _look(self, uint64_t nodeid, const stat_t* status) noexcept:
         """See hot.py."""
         cdef uint64_t now = signature(status)
         cdef bint same = self.opened[nodeid] == now
         cdef int64_t age = nanoseconds(CLOCK_REALTIME) - status.st_ctim.tv_sec * 1000000000 - status.st_ctim.tv_nsec
-        self.opened[nodeid] = now if age > (FINE_TICK if status.st_ctim.tv_nsec else COARSE_TICK) else 0
+        if age <= (FINE_TICK if status.st_ctim.tv_nsec else COARSE_TICK):
+            self.opened[nodeid] = 0
+        else:
+            self.opened[nodeid] = now if age > self.settles else now ^ 1
         return same
 
     cdef inline int _file(self, uint64_t handle) noexcept:
@@ -556,7 +563,7 @@ cdef inline uint64_t signature(const stat_t* status) noexcept nogil:
     """What changes with a file's content, times or mode."""
     cdef uint64_t value = mixed(<uint64_t>(status.st_ctim.tv_sec * 1000000000 + status.st_ctim.tv_nsec))
     value = mixed(value ^ <uint64_t>(status.st_mtim.tv_sec * 1000000000 + status.st_mtim.tv_nsec))
-    return mixed(value ^ <uint64_t>status.st_size)
+    return mixed(value ^ <uint64_t>status.st_size) | 1  # SETTLED
 
 
 cdef inline uint64_t mixed(uint64_t value) noexcept nogil:

@@ -14,14 +14,21 @@ _NOTHING = FuseOpened(0)
 class CachePolicy:
     """`valid`: seconds that names and attributes are good for. `opened`, `opened_directory`: what the guest is told
     when it opens a file or a directory. `compares`: whether its pages of a file that is as it was at the last open are
-    kept. `negative`: whether names that are missing are cached too. `writeback`: whether it writes back later."""
+    kept, once its times were older than `settles` seconds: longer than the kernel lets a mapped page stay dirty
+    (vm.dirty_expire_centisecs, 30 s, and the writer's turn after that). `negative`: whether names that are missing are
+    cached too. `writeback`: whether it writes back later."""
 
     valid: int
     opened: FuseOpened = _NOTHING
     opened_directory: FuseOpened = _NOTHING
     compares: bool = False
+    settles: int = 60
     negative: bool = False
     writeback: bool = False
+
+    def forgetful(self) -> CachePolicy:
+        """For a file system on which nothing is written back, so that times say nothing of mapped pages (tmpfs)."""
+        return replace(self, compares=False)
 
     def writing_back(self) -> CachePolicy:
         return replace(self, writeback=True)

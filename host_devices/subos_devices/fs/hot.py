@@ -46,6 +46,7 @@ mappings come by any handle that may write; so each write says whether it append
 FINE_TICK, COARSE_TICK = 50_000_000, 2_100_000_000
 """Nanoseconds in which a file may be written twice and keep its time: on file systems that count less than
 seconds (the kernel's tick is 1 to 10 ms), and on those that do not."""
+SETTLED = 1  # bit of NodeTable.opened: the file's times were older than CachePolicy.settles then
 
 _unpack_io = Struct("<QQII").unpack_from  # how fuse_read_in begins: fh, offset, size, read_flags
 _unpack_write = Struct("<QQII8xI").unpack_from  # fuse_write_in: fh, offset, size, write_flags, open flags
@@ -72,6 +73,7 @@ class HotOperations:
         self.share = share
         self.compares = cache.compares
         self.opened = int(cache.opened) | (0 if flushes else _NOFLUSH)  # a flag's own operators cost a microsecond
+        self.settles = cache.settles * NS
         self.again = self.opened | (_KEEP_CACHE if cache.compares else 0)
         """What the guest is told of a file that is as it was when it was opened last."""
         self.negative = cache.negative
@@ -161,9 +163,11 @@ class HotOperations:
             fd = self.fds[nodeid]
             if not _fstat(fd, _pointer):
                 _, _, links, _, _, _, _, size, _, _, _, _, *changed = _unpack(_status)
-                if links and self.nodes.opened[nodeid] == hash((size, *changed)) & _U64:
+                before = self.nodes.opened[nodeid]
+                if links and before | SETTLED == hash((size, *changed)) & _U64 | SETTLED:
+                    settled = self._look(nodeid, size, *changed)
                     self.used[nodeid] = 1
-                    _pack_open(mem, o, self.files.add(fd, nodeid), self.again, 0)
+                    _pack_open(mem, o, self.files.add(fd, nodeid), self.again if settled else self.opened, 0)
                     return OPEN_SIZE
         if self.files.in_use >= self.share.descriptors.limit:
             self.share.descriptors.admit()
@@ -210,20 +214,25 @@ class HotOperations:
         if not links and not made and next(self.files.of(nodeid), None) is None:
             os.close(fd)
             raise stale()
-        opened = self.again if self._is_as_before(nodeid, size, *changed) else self.opened
+        opened = self.again if self._look(nodeid, size, *changed) else self.opened
         _pack_open(mem, o, self.files.add(fd, nodeid), opened, 0)
         return OPEN_SIZE
 
-    def _is_as_before(self, nodeid: int, size: int, mtime: int, mtime_ns: int, changed: int, changed_ns: int) -> bool:
-        """Whether the file is what it was when the guest last opened it, so that what is cached of it is good.
+    def _look(self, nodeid: int, size: int, mtime: int, mtime_ns: int, changed: int, changed_ns: int) -> bool:
+        """Notes what the file is like now that it is opened. Returns whether it is what it was at the last opening, so
+        that the pages which the guest has of it are good.
 
-        Its times and size say so, once they are old enough that another write would have changed them: what
-        is looked at before that is not remembered.
+        Its times and size say so, once they are old enough that another write would have changed them: what is looked
+        at before that is not remembered. A store into a page that a host program has mapped changes them only when
+        the page was written back since the last one, so pages are good only if they were read after that.
         """
-        now = hash((size, mtime, mtime_ns, changed, changed_ns)) & _U64
+        now = (hash((size, mtime, mtime_ns, changed, changed_ns)) & _U64) | SETTLED
         before = self.nodes.opened[nodeid]
-        old = (time() - changed) * NS - changed_ns > (FINE_TICK if changed_ns else COARSE_TICK)
-        self.nodes.opened[nodeid] = now if old else 0
+        age = (time() - changed) * NS - changed_ns
+        if age <= (FINE_TICK if changed_ns else COARSE_TICK):
+            self.nodes.opened[nodeid] = 0
+        else:
+            self.nodes.opened[nodeid] = now if age > self.settles else now ^ SETTLED
         return bool(before == now)
 
     def release(self, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:

@@ -139,6 +139,8 @@ class FuseServer:
             self.wanted |= FuseInit.FUSE_SECURITY_CTX
         self.flags = FuseInit(0)
         """What both sides agreed on; 0 before FUSE_INIT."""
+        if syscalls.file_system_type(share.fd(FUSE_ROOT_ID)) in _IN_MEMORY:
+            cache = cache.forgetful()
         self.cache = cache
         self.locks = locks
         self.flushes = locks is not None or tells_at_close(share)
@@ -340,6 +342,7 @@ def keeps_acls(share: Share) -> bool:
     return True
 
 
+_IN_MEMORY = {0x0102_1994: "tmpfs", 0x8584_58F6: "ramfs"}
 _TELL_AT_CLOSE = {
     0x6969: "nfs",
     0x517B: "smb",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from subos_devices.fs.device import FsDevice
+from subos_devices.fs.syscalls import PR_GET_SECUREBITS, PR_SET_SECUREBITS
 from subos_devices.vhost_user.device import STATISTICS_SIZE, DeviceSpec, Worker
 from subos_devices.vhost_user.virtqueue import Virtqueue
 from support import fuse_requests
@@ -17,6 +19,10 @@ from support.variants import variants
 
 Serve = Callable[..., Guest]
 QUEUES = variants("subos_devices.vhost_user.virtqueue", "subos_devices.vhost_user._ring", "Virtqueue")
+
+
+_prctl = ctypes.CDLL(None).prctl
+_prctl.argtypes = [ctypes.c_int] + [ctypes.c_ulong] * 4
 
 
 class NoWorker(Worker):
@@ -54,9 +60,15 @@ def start(root: Path, framing: Framing = LINUX, **options: str | bool) -> tuple[
 
 
 @pytest.fixture(autouse=True, params=[*QUEUES])
-def twin(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every test runs over the plain ring and operations, and over the compiled ones."""
+def twin(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Every test runs over the plain ring and operations, and over the compiled ones. A device takes its process for
+    its own, umask and securebits: this one's are as they were afterwards, for the programs that other tests start."""
     monkeypatch.setattr(fuse_requests, "Virtqueue", QUEUES[request.param])
+    umask, securebits = os.umask(0o22), _prctl(PR_GET_SECUREBITS, 0, 0, 0, 0)
+    yield
+    os.umask(umask)
+    if _prctl(PR_GET_SECUREBITS, 0, 0, 0, 0) != securebits:
+        assert _prctl(PR_SET_SECUREBITS, securebits, 0, 0, 0) == 0
 
 
 @pytest.fixture
@@ -69,7 +81,6 @@ def root(tmp_path: Path) -> Path:
 @pytest.fixture
 def serve(root: Path) -> Iterator[Serve]:
     """`serve(**options)` is a guest that has said FUSE_INIT."""
-    umask = os.umask(0o22)
     running: list[tuple[FsDevice, Guest]] = []
 
     def begin(framing: Framing = LINUX, **options: str | bool) -> Guest:
@@ -83,7 +94,6 @@ def serve(root: Path) -> Iterator[Serve]:
         device.queue_stopped(guest.queue)
         device.close()
         guest.close()
-    os.umask(umask)
 
 
 @pytest.fixture

@@ -8,10 +8,12 @@ import os
 import stat
 import struct
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from subos_devices.fs.caching import CACHE_POLICIES, CachePolicy
 from subos_devices.fs.hot import FINE_TICK
 from subos_protocol.fuse import (
     FUSE_ATTR_OUT,
@@ -178,7 +180,14 @@ def test_a_setattr_of_nothing_by_others_drops_sgid(guest: Guest, root: Path, uid
     assert stat.S_IMODE(setattr_(guest, node, 0).mode) == left
 
 
-def test_pages_are_kept_while_a_file_is_as_it_was(guest: Guest, root: Path) -> None:
+@pytest.mark.parametrize("settles", [0, 60])
+def test_pages_are_kept_while_a_file_is_as_it_was(
+    serve: Serve, root: Path, monkeypatch: pytest.MonkeyPatch, settles: int
+) -> None:
+    """`settles`: a page that a host program has mapped may change without a new time until it is written back."""
+    monkeypatch.setitem(CACHE_POLICIES, "auto", replace(CACHE_POLICIES["auto"], settles=settles))
+    monkeypatch.setattr(CachePolicy, "forgetful", lambda policy: policy)  # the test's folder may be on a tmpfs
+    guest = serve()
     file = root / "file"
     file.write_bytes(b"content")
     node = guest.lookup(b"file").nodeid
@@ -189,18 +198,27 @@ def test_pages_are_kept_while_a_file_is_as_it_was(guest: Guest, root: Path) -> N
         reply = guest.ask(FuseOpcode.FUSE_OPEN, node, body, room=16).body
         keeps.append(bool(struct.unpack("<QII", reply)[1] & FuseOpened.FOPEN_KEEP_CACHE))
 
+    def wait_for_a_tick() -> None:
+        while time.time_ns() - file.stat().st_ctime_ns < 2 * FINE_TICK:
+            pass
+
     open_now()  # never seen before
     open_now()  # written a moment ago: it may be written again within the same tick
     old = file.stat().st_mtime_ns - 10**10
     os.utime(file, ns=(old, old))
-    while time.time_ns() - file.stat().st_ctime_ns < 2 * FINE_TICK:
-        pass
+    wait_for_a_tick()
+    open_now()
     open_now()
     open_now()
     file.write_bytes(b"CONTENT")
     os.utime(file, ns=(old, old))  # the same size and time, but not the same ctime
     open_now()
-    assert keeps == [False, False, False, True, False]
+    assert keeps == [False, False, False, settles == 0, settles == 0, False]
+
+
+def test_pages_on_a_tmpfs_are_not_kept() -> None:
+    assert CACHE_POLICIES["auto"].compares
+    assert not CACHE_POLICIES["auto"].forgetful().compares
 
 
 def test_a_file_that_the_host_replaced_is_stale_when_it_is_opened(guest: Guest, root: Path) -> None:
