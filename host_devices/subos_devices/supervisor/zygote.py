@@ -240,7 +240,8 @@ def _obey(control: socket.socket, workers: set[int]) -> bool:
         workers.add(pid)
     for fd in fds:
         os.close(fd)
-    control.send(json.dumps({"pid": pid or 0}).encode())
+    with contextlib.suppress(OSError):  # a supervisor that has gone meanwhile: the next look at the socket says so
+        control.send(json.dumps({"pid": pid or 0}).encode())
     return True
 
 
