@@ -89,6 +89,7 @@ def test_a_share_of_the_boot_can_be_removed(guest: Guest, name: str) -> None:
     assert guest.run(["grep", "-q", "^readonly ", "/proc/mounts"]).status == 1
     subos("share", "add", name, f"{guest.read_only}:readonly:ro", check=0)
     assert guest.check("cat", str(guest.read_only / "known")) == "known\n"
+    (guest.read_only / "known").unlink()
     assert shares(name)["readonly"] == before
 
 
