@@ -17,15 +17,13 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE
 from cpython.memoryview cimport PyMemoryView_GET_BUFFER
 from cpython.object cimport PyObject
-from cpython.ref cimport Py_INCREF
-from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
 from libc.errno cimport EBADF, EINTR, EINVAL, ENOENT
 from libc.errno cimport errno as c_errno
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memchr, memcmp, memcpy, memset, strlen
 
 from subos_devices.fs._system cimport *
-from subos_devices.vhost_user._ring cimport Handler, Virtqueue, copied, iovec
+from subos_devices.vhost_user._ring cimport Handler, Virtqueue, as_tuple, copied, iovec
 
 cdef enum:
     PLAIN = -4096  # beyond every errno: the plain handler is to do this request
@@ -333,6 +331,7 @@ cdef class FsHandler(Handler):
         cdef stat_t status
         cdef uint32_t flags
         cdef bint for_reading, same
+        cdef uint64_t now
         cdef char name[12]
         cdef int fd
         memcpy(&flags, arguments.iov_base, sizeof(flags))
@@ -341,9 +340,10 @@ cdef class FsHandler(Handler):
             return PLAIN
         for_reading = self.shares and not flags & <uint32_t>O_ACCMODE
         if for_reading and self.readable[nodeid] and not fstat(self.fds[nodeid], &status):
-            if status.st_nlink and self.opened[nodeid] | 1 == signature(&status):
+            now = signature(&status)
+            if status.st_nlink and self.opened[nodeid] | 1 == now:
                 self.used[nodeid] = 1
-                same = self._look(nodeid, &status)
+                same = self._look(nodeid, now, &status)
                 return self._put_open(reply, self.fds[nodeid], nodeid, self.again_flags if same else self.open_flags)
         if (
             self.kinds[nodeid] != REGULAR
@@ -362,7 +362,7 @@ cdef class FsHandler(Handler):
         if fstat(fd, &status) or not status.st_nlink:
             close(fd)
             return PLAIN
-        same = self._look(nodeid, &status)
+        same = self._look(nodeid, signature(&status), &status)
         self._put_open(reply, fd, nodeid, self.again_flags if same else self.open_flags)
         if for_reading:
             self.descriptors.share(nodeid, fd)
@@ -376,9 +376,8 @@ cdef class FsHandler(Handler):
         memcpy(reply.iov_base, &answer, sizeof(answer))
         return sizeof(answer)
 
-    cdef bint _look(self, uint64_t nodeid, const stat_t* status) noexcept:
+    cdef bint _look(self, uint64_t nodeid, uint64_t now, const stat_t* status) noexcept:
         """See hot.py."""
-        cdef uint64_t now = signature(status)
         cdef bint same = self.opened[nodeid] == now
         cdef int64_t age = nanoseconds(CLOCK_REALTIME) - status.st_ctim.tv_sec * 1000000000 - status.st_ctim.tv_nsec
         if age <= (FINE_TICK if status.st_ctim.tv_nsec else COARSE_TICK):
@@ -536,17 +535,6 @@ cdef class FsHandler(Handler):
             at += record
         directory.at, directory.end, directory.cookie, directory.buffer = at, end, cookie, buffer
         return told if told or at >= end else -EINVAL
-
-
-cdef tuple as_tuple(const uint64_t* words, Py_ssize_t count):
-    cdef tuple copy = PyTuple_New(count)
-    cdef Py_ssize_t place
-    cdef object word
-    for place in range(count):
-        word = words[place]
-        Py_INCREF(word)
-        PyTuple_SET_ITEM(copy, place, word)
-    return copy
 
 
 cdef inline void fill(fuse_attr* attr, const stat_t* status) noexcept nogil:

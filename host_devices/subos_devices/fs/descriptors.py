@@ -219,11 +219,21 @@ class Descriptors:
             self.release(nodeid)
             self._handles.pop(nodeid, None)
 
-    def forget_all(self) -> None:
-        """Every node but the root, as after an unmount."""
+    def _release_all(self) -> None:
         for nodeid in [*self._held, *self._orphaned]:
             self.release(nodeid)
         self._handles.clear()
+
+    def _close_root(self) -> None:
+        os.close(self.nodes.fds[FUSE_ROOT_ID])
+        self.nodes.fds[FUSE_ROOT_ID] = 0
+        if self._mount is not None:
+            os.close(self._mount)
+            self._mount = None
+
+    def forget_all(self) -> None:
+        """Every node but the root, as after an unmount."""
+        self._release_all()
         root = int(self.nodes.fds[FUSE_ROOT_ID])
         self.nodes.start(os.fstat(root))
         self.nodes.fds[FUSE_ROOT_ID] = root
@@ -231,24 +241,15 @@ class Descriptors:
     def replace_root(self, root: int) -> None:
         """The share's directory is another one: `root` is its O_PATH descriptor, ours from now on. What the guest knows
         of the old one is stale, but for the files that it has open."""
-        for nodeid in [*self._held, *self._orphaned]:
-            self.release(nodeid)
-        os.close(self.nodes.fds[FUSE_ROOT_ID])
-        if self._mount is not None:
-            os.close(self._mount)
-            self._mount = None
-        self._handles.clear()
+        self._release_all()
+        self._close_root()
         self.nodes.strand(os.fstat(root))
         self.nodes.fds[FUSE_ROOT_ID] = root
         self._open_mount(root)
 
     def close(self) -> None:
         self.forget_all()
-        os.close(self.nodes.fds[FUSE_ROOT_ID])
-        self.nodes.fds[FUSE_ROOT_ID] = 0
-        if self._mount is not None:
-            os.close(self._mount)
-            self._mount = None
+        self._close_root()
 
 
 class _unless_exhausted(suppress):

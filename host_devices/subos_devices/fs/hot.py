@@ -71,7 +71,6 @@ class HotOperations:
 
     def __init__(self, share: Share, cache: CachePolicy, *, flushes: bool = False, shares: bool = True) -> None:
         self.share = share
-        self.compares = cache.compares
         self.opened = int(cache.opened) | (0 if flushes else _NOFLUSH)  # a flag's own operators cost a microsecond
         self.settles = cache.settles * NS
         self.again = self.opened | (_KEEP_CACHE if cache.compares else 0)
@@ -83,8 +82,7 @@ class HotOperations:
         self.fd = share.fd
         nodes = share.nodes
         self.nodes, self.fds, self.used, self.readable = nodes, nodes.fds, nodes.used, nodes.readable
-        self.find, self.lookups, self.generations = nodes.find, nodes.lookups, nodes.generations
-        self.parents, self.names = nodes.parents, nodes.names
+        self.generations = nodes.generations
         self.files, self.file_fds = share.files, share.files.fds
         self.counted = share.statistics.words
 
@@ -162,10 +160,10 @@ class HotOperations:
         if for_reading and self.readable[nodeid]:
             fd = self.fds[nodeid]
             if not _fstat(fd, _pointer):
-                _, _, links, _, _, _, _, size, _, _, _, _, *changed = _unpack(_status)
-                before = self.nodes.opened[nodeid]
-                if links and before | SETTLED == hash((size, *changed)) & _U64 | SETTLED:
-                    settled = self._look(nodeid, size, *changed)
+                _, _, links, _, _, _, _, size, _, _, _, _, *times = _unpack(_status)
+                now = hash((size, *times)) & _U64 | SETTLED
+                if links and self.nodes.opened[nodeid] | SETTLED == now:
+                    settled = self._look(nodeid, now, *times[2:])
                     self.used[nodeid] = 1
                     _pack_open(mem, o, self.files.add(fd, nodeid), self.again if settled else self.opened, 0)
                     return OPEN_SIZE
@@ -183,7 +181,7 @@ class HotOperations:
         share = self.share
         fd = share.regular(nodeid)
         access = self.access(flags)
-        if access & (os.O_ACCMODE | os.O_TRUNC):
+        if access & _NOT_SHARED:
             if share.readonly:
                 raise error(errno.EROFS)
             if open_flags & FUSE_OPEN_KILL_SUIDGID and access & os.O_TRUNC:
@@ -210,23 +208,23 @@ class HotOperations:
         replaced it since the guest looked its name up, which it does again then."""
         if _fstat(fd, _pointer):
             raise error(get_errno())
-        _, _, links, _, _, _, _, size, _, _, _, _, *changed = _unpack(_status)
+        _, _, links, _, _, _, _, size, _, _, _, _, *times = _unpack(_status)
         if not links and not made and next(self.files.of(nodeid), None) is None:
             os.close(fd)
             raise stale()
-        opened = self.again if self._look(nodeid, size, *changed) else self.opened
+        now = hash((size, *times)) & _U64 | SETTLED
+        opened = self.again if self._look(nodeid, now, *times[2:]) else self.opened
         _pack_open(mem, o, self.files.add(fd, nodeid), opened, 0)
         return OPEN_SIZE
 
-    def _look(self, nodeid: int, size: int, mtime: int, mtime_ns: int, changed: int, changed_ns: int) -> bool:
-        """Notes what the file is like now that it is opened. Returns whether it is what it was at the last opening, so
-        that the pages which the guest has of it are good.
+    def _look(self, nodeid: int, now: int, changed: int, changed_ns: int) -> bool:
+        """Notes what the file is like now that it is opened: `now` is of its size and times, with SETTLED. Returns
+        whether it is what it was at the last opening, so that the pages which the guest has of it are good.
 
         Its times and size say so, once they are old enough that another write would have changed them: what is looked
         at before that is not remembered. A store into a page that a host program has mapped changes them only when
         the page was written back since the last one, so pages are good only if they were read after that.
         """
-        now = (hash((size, mtime, mtime_ns, changed, changed_ns)) & _U64) | SETTLED
         before = self.nodes.opened[nodeid]
         age = (time() - changed) * NS - changed_ns
         if age <= (FINE_TICK if changed_ns else COARSE_TICK):

@@ -233,8 +233,7 @@ class FuseServer:
 
     def suspend(self, refuse: Operation, but: Collection[int]) -> None:
         """Until `resume`, everything but the operations in `but` is answered by `refuse`."""
-        serving = list(self._ready)
-        self._suspended = [row if opcode in but else (refuse, 0, 0) for opcode, row in enumerate(serving)]
+        self._suspended = [row if opcode in but else (refuse, 0, 0) for opcode, row in enumerate(self._ready)]
         if self.flags:
             self.operations[:] = self._suspended
 

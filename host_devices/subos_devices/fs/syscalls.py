@@ -153,10 +153,19 @@ def open_by_handle(mount_fd: int, handle: bytes, flags: int) -> int:
     return _check(_libc.open_by_handle_at(mount_fd, handle, flags))
 
 
+def securebits() -> int:
+    """This thread's SECBIT_ flags."""
+    return _check(_libc.prctl(PR_GET_SECUREBITS, 0, 0, 0, 0))
+
+
+def set_securebits(bits: int) -> None:
+    """Raises PermissionError without CAP_SETPCAP."""
+    _check(_libc.prctl(PR_SET_SECUREBITS, bits, 0, 0, 0))
+
+
 def keep_capabilities_across_ids() -> None:
     """Lets a root thread that takes another file system user id keep its capabilities (CAP_DAC_OVERRIDE above all).
 
     Raises PermissionError without CAP_SETPCAP.
     """
-    bits = _check(_libc.prctl(PR_GET_SECUREBITS, 0, 0, 0, 0))
-    _check(_libc.prctl(PR_SET_SECUREBITS, bits | SECBIT_NO_SETUID_FIXUP, 0, 0, 0))
+    set_securebits(securebits() | SECBIT_NO_SETUID_FIXUP)

@@ -70,6 +70,9 @@ cdef class Handler:
     cdef int64_t serve(self, uint64_t* words, Py_ssize_t count) except? -9
 
 
+cdef tuple as_tuple(const uint64_t* words, Py_ssize_t count)
+
+
 cdef class Virtqueue:
     cdef readonly int index
     cdef readonly int size

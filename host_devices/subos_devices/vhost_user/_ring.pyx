@@ -53,6 +53,18 @@ cdef class Handler:
         raise NotImplementedError
 
 
+cdef tuple as_tuple(const uint64_t* words, Py_ssize_t count):
+    """`words` as a callable in Python gets them."""
+    cdef tuple copy = PyTuple_New(count)
+    cdef Py_ssize_t place
+    cdef object word
+    for place in range(count):
+        word = words[place]
+        Py_INCREF(word)
+        PyTuple_SET_ITEM(copy, place, word)
+    return copy
+
+
 @cython.final
 @cython.freelist(4)
 cdef class Calls(Handler):
@@ -61,14 +73,7 @@ cdef class Calls(Handler):
     cdef object handle
 
     cdef int64_t serve(self, uint64_t* words, Py_ssize_t count) except? -9:
-        cdef tuple copy = PyTuple_New(count)
-        cdef Py_ssize_t place
-        cdef object word
-        for place in range(count):
-            word = words[place]
-            Py_INCREF(word)
-            PyTuple_SET_ITEM(copy, place, word)
-        return self.handle(copy)
+        return self.handle(as_tuple(words, count))
 
 
 by_size = attrgetter("size")

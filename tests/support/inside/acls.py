@@ -6,13 +6,14 @@ Standard library only.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import stat
 import struct
 import sys
 from collections.abc import Callable
+
+from checks import outcome
 
 ACCESS, DEFAULT = "system.posix_acl_access", "system.posix_acl_default"
 USER_OBJ, USER, GROUP_OBJ, GROUP, MASK, OTHER = 1, 2, 4, 8, 16, 32  # linux/posix_acl.h
@@ -39,14 +40,6 @@ def note(what: str, path: str) -> None:
 
 def acls_of(path: str) -> list[str]:
     return sorted(name for name in os.listxattr(path, follow_symlinks=False) if name.startswith("system.posix_acl"))
-
-
-def outcome(call: Callable[[], object]) -> str:
-    try:
-        call()
-    except OSError as error:
-        return errno.errorcode[error.errno or 0]
-    return "done"
 
 
 def as_user(uid: int, gids: list[int], call: Callable[[], object]) -> str:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from subos_devices.fs import syscalls
 from subos_devices.fs.device import FsDevice
-from subos_devices.fs.syscalls import PR_GET_SECUREBITS, PR_SET_SECUREBITS
 from subos_devices.vhost_user.device import STATISTICS_SIZE, DeviceSpec, Worker
 from subos_devices.vhost_user.virtqueue import Virtqueue
 from support import fuse_requests
@@ -19,10 +18,6 @@ from support.variants import variants
 
 Serve = Callable[..., Guest]
 QUEUES = variants("subos_devices.vhost_user.virtqueue", "subos_devices.vhost_user._ring", "Virtqueue")
-
-
-_prctl = ctypes.CDLL(None).prctl
-_prctl.argtypes = [ctypes.c_int] + [ctypes.c_ulong] * 4
 
 
 class NoWorker(Worker):
@@ -64,11 +59,11 @@ def twin(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
     """Every test runs over the plain ring and operations, and over the compiled ones. A device takes its process for
     its own, umask and securebits: this one's are as they were afterwards, for the programs that other tests start."""
     monkeypatch.setattr(fuse_requests, "Virtqueue", QUEUES[request.param])
-    umask, securebits = os.umask(0o22), _prctl(PR_GET_SECUREBITS, 0, 0, 0, 0)
+    umask, securebits = os.umask(0o22), syscalls.securebits()
     yield
     os.umask(umask)
-    if _prctl(PR_GET_SECUREBITS, 0, 0, 0, 0) != securebits:
-        assert _prctl(PR_SET_SECUREBITS, securebits, 0, 0, 0) == 0
+    if syscalls.securebits() != securebits:
+        syscalls.set_securebits(securebits)
 
 
 @pytest.fixture
