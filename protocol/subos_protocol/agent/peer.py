@@ -35,8 +35,8 @@ HELLO_PATIENCE = 2.0
 
 
 class Peer(asyncio.Protocol):
-    """`handlers` answer the other side's requests, by "op". `shared`: the transport outlives its users (a virtio-serial
-    port), so begin by filling up what one of them may have left unfinished.
+    """`handlers` answer the other side's requests, by "op"; `default` answers all others. `shared`: the transport
+    outlives its users (a virtio-serial port), so begin by filling up what one of them may have left unfinished.
 
     `on_ready` is called with this peer when the other side is known, again for each new process of it; `on_lost` once,
     when the transport ends, with the reason (None: it was closed in order).
@@ -48,6 +48,7 @@ class Peer(asyncio.Protocol):
         handlers: Mapping[str, Handler],
         *,
         opener: bool,
+        default: Optional[Handler] = None,
         shared: bool = False,
         limits: Limits = LIMITS,
         on_ready: Optional[Callable[[Peer], None]] = None,
@@ -55,6 +56,7 @@ class Peer(asyncio.Protocol):
     ) -> None:
         self._core = Connection(hello, opener=opener, shared=shared, limits=limits)
         self._handlers = handlers
+        self._default = default
         self._shared = shared
         self._on_ready = on_ready
         self._on_lost = on_lost
@@ -84,6 +86,12 @@ class Peer(asyncio.Protocol):
                 raise self._lost
             if self.hello is not None:
                 return self.hello
+            self._changed.clear()
+            await self._changed.wait()
+
+    async def lost(self) -> None:
+        """Waits until the transport has ended."""
+        while self._lost is None:
             self._changed.clear()
             await self._changed.wait()
 
@@ -210,7 +218,7 @@ class Peer(asyncio.Protocol):
 
     async def _answer(self, stream: Stream) -> None:
         op = stream.head.get("op")
-        handler = self._handlers.get(op) if isinstance(op, str) else None
+        handler = self._handlers.get(op, self._default) if isinstance(op, str) else None
         try:
             if handler is None:
                 raise RemoteError("unknown-op", f"this side does not know how to {str(op)[:64]!r}")
