@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
 
     report: dict[str, Any] = {"ok": False, "boot_ms": None, "rows": []}
     try:
-        with closing(Zygote.start()) as zygote:  # before asyncio and the launcher are loaded: workers stay small
+        with closing(Zygote.start("fs", "rng")) as zygote:  # first, so that it loads them while we load the rest
             status = _run(zygote, report, args.json)
     except (SubosError, OSError) as error:
         if args.json:

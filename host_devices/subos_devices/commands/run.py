@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
 
     from ..supervisor.zygote import Zygote
 
-    with closing(Zygote.start()) as zygote:  # before asyncio and the launcher are loaded, so that workers stay small
+    with closing(Zygote.start("fs", "rng")) as zygote:  # first, so that it loads them while we load the rest
         return _run(args, zygote)
 
 
