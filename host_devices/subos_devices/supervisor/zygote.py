@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 
 from ..vhost_user.device import DeviceSpec
 
-PROGRAM = f"{__name__}_process"
+PROGRAM = f"from {__name__}_process import live; live()"  # -m would load runpy and all that it needs
 MAX_PACKET = 65536
 PATIENCE = 1.0  # seconds that a zygote has to end once nobody wants it
 
@@ -109,7 +109,7 @@ def _start(kinds: Sequence[str]) -> tuple[int, socket.socket]:
     with theirs:
         theirs.set_inheritable(True)
         # Without `site` (-S) and the folder that we are in (-P): where modules are is what our own path says.
-        command = [sys.executable, "-P", "-S", "-m", PROGRAM, str(theirs.fileno()), str(os.getpid()), *kinds]
+        command = [sys.executable, "-P", "-S", "-c", PROGRAM, str(theirs.fileno()), str(os.getpid()), *kinds]
         variables = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         # A group of its own: what a signal does to the launcher's whole group is the launcher's to decide.
         pid = os.posix_spawn(sys.executable, command, variables, setpgroup=0)

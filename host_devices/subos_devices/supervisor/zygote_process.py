@@ -14,7 +14,6 @@ import select
 import signal
 import socket
 import sys
-from collections.abc import Sequence
 from typing import Any
 
 from .. import registry
@@ -27,8 +26,12 @@ MAX_PACKET = 65536
 MAX_FDS = 64
 
 
-def live(control: socket.socket, parent: int, kinds: Sequence[str]) -> None:
-    """The zygote's life: fork what is asked for, reap what has ended, end when the supervisor does."""
+def live() -> None:
+    """The zygote's life: fork what is asked for, reap what has ended, end when the supervisor does.
+
+    Its arguments are the number of its socket, its parent's pid, and the kinds of devices to load at once.
+    """
+    control, parent, kinds = socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2]), sys.argv[3:]
     die_with_parent(parent)
     set_name("subos-zygote")
     _shed(control)
@@ -148,7 +151,3 @@ def _run_worker(message: dict[str, Any], fds: list[int], zygote: int) -> None:
         sys.stderr.flush()
     finally:
         os._exit(status)
-
-
-if __name__ == "__main__":
-    live(socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2]), sys.argv[3:])
