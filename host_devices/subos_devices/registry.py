@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from functools import cache
 
 from .errors import UserError
 from .vhost_user.device import Device, DeviceSpec
@@ -15,6 +16,7 @@ KINDS = {
 }
 
 
+@cache
 def load(kind: str) -> type[Device]:
     """The class of `kind`. Raises UserError for a kind that nobody models."""
     target = KINDS.get(kind, kind)

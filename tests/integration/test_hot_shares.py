@@ -61,7 +61,7 @@ During = Callable[[FakeQemu, FakeGuest], Awaitable[None]]
 
 def run(folder: Path, during: During, shares: list[Share] | None = None) -> None:
     """A VM called "fake" of the default guest, as `run` makes it; `shares` are there from the beginning."""
-    zygote = Zygote.start()  # before there are threads
+    zygote = Zygote.start()
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
 

@@ -67,7 +67,8 @@ def _serve(attachment: Attachment, ready: Callable[[str], None]) -> None:
 
     from ..supervisor.zygote import Zygote
 
-    asyncio.run(attachment.run(Zygote.start(), ready))
+    zygote = Zygote.start(*{device.kind for device in attachment.devices})
+    asyncio.run(attachment.run(zygote, ready))
 
 
 def _in_background(attachment: Attachment) -> str:

@@ -66,15 +66,15 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
-    # Forked before asyncio comes in, so that workers stay small.
+    from contextlib import closing
+
     from ..supervisor.zygote import Zygote
 
     listener = None if args.fd is None else _inherited(args.fd)
-    spec = _spec(args)
-    zygote = Zygote.start()
-    from .. import signals
+    with closing(Zygote.start(args.kind)) as zygote:  # first, so that it loads the device while we load the rest
+        from .. import signals
 
-    return signals.run(_serve(args, spec, listener, zygote))
+        return signals.run(_serve(args, _spec(args), listener, zygote))
 
 
 def _inherited(fd: int) -> socket.socket:

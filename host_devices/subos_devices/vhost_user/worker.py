@@ -25,7 +25,6 @@ import os
 import select
 import socket
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -90,32 +89,30 @@ class Counters:
         self._words[1] += wakeups
 
 
-@dataclass
 class Ring:
     """One ring as the supervisor described it, and its queue while it is active."""
 
-    description: dict[str, Any]
-    kick: int
-    call: int
-    enabled: bool
-    queue: Virtqueue | None = None
-    counted: int = 0
-    resumed: bool = False
+    def __init__(self, description: dict[str, Any], kick: int, call: int) -> None:
+        self.description = description
+        self.kick = kick
+        self.call = call
+        self.enabled: bool = description["enabled"]
+        self.queue: Virtqueue | None = None
+        self.counted = 0
+        self.resumed = False
 
 
-@dataclass
 class DeviceWorker:
     """Serves `device` until `control` is closed. Implements the `Worker` that the device sees."""
 
-    device: Device
-    control: socket.socket
-    counters: Counters
-    respawned: bool = False
-    memory: GuestMemory | None = None
-    rings: dict[int, Ring] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.statistics = self.counters.statistics
+    def __init__(self, device: Device, control: socket.socket, counters: Counters, respawned: bool = False) -> None:
+        self.device = device
+        self.control = control
+        self.counters = counters
+        self.respawned = respawned
+        self.memory: GuestMemory | None = None
+        self.rings: dict[int, Ring] = {}
+        self.statistics = counters.statistics
         self._epoll = select.epoll()
         self._callbacks: dict[int, Callable[[], None]] = {}
         self._running = True
@@ -233,7 +230,7 @@ class DeviceWorker:
         running = self._drop(message["index"])
         if running is not None:
             message["base"] = running.description["base"]  # it goes on where it is
-        ring = Ring(message, fds[0], fds[1] if len(fds) > 1 else -1, message["enabled"])
+        ring = Ring(message, fds[0], fds[1] if len(fds) > 1 else -1)
         self.rings[message["index"]] = ring
         self._callbacks[ring.kick] = partial(self._process, ring)
         # Edge-triggered, so that a kick need not be read: one system call less a wake-up.
