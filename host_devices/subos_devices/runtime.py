@@ -4,6 +4,8 @@ NAME/lock                  held while the VM runs
 NAME/control.sock          status, detach, share-add … (JSON lines)
 NAME/DEVICE.vhost.sock     vhost-user, for QEMU
 NAME/DEVICE.driver.sock    where a host driver sends its events
+NAME/vsock.sock            streams to the guest's ports: CONNECT PORT (see vsock/README.md)
+NAME/vsock.sock_PORT       where the guest's streams to a port of the host lead, if somebody listens there
 NAME/qmp.sock, NAME/initrd
 """
 
