@@ -113,15 +113,15 @@ class GuestControl:
             self._streams = None
 
 
-def agent_command() -> tuple[list[str], dict[str, str]]:
-    """The guest's command that serves the control channel, and its variables.
+def agent_command(*arguments: str) -> tuple[list[str], dict[str, str]]:
+    """The guest's command `subos-agent` (by default the one that serves the control channel), and its variables.
 
     The guest sees this machine's files, so it is this interpreter with this installation's packages. They
     are named directly: `site` and its .pth files would double the time to start.
     """
     folders = dict.fromkeys(_package_folder(name) for name in ("subos_agent", "subos_protocol"))
     return (
-        [sys.executable, "-S", "-m", "subos_agent", "serve-control"],
+        [sys.executable, "-S", "-m", "subos_agent", *(arguments or ("serve-control",))],
         {"PYTHONPATH": os.pathsep.join(folders), "PYTHONDONTWRITEBYTECODE": "1"},
     )
 

@@ -17,6 +17,8 @@ from .kernel_image import fastest_image
 from .qemu import this_architecture
 from .shares import Share
 
+SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
 FRESH = ("/tmp", "/run")
 """Empty file systems in the guest, where the host has files of its own."""
 
@@ -49,14 +51,16 @@ class GuestRun:
     keep: Sequence[str] = ()
     """Folders that stay visible though they lie under a fresh file system."""
     window: tuple[int, int] = (24, 80)
+    agent: Sequence[str] = ()
+    """The command that serves the agent channel, with its variables before it (`NAME=value`)."""
 
     @property
     def ports(self) -> tuple[str, ...]:
         """The virtio-serial ports that the guest wants; TERMINAL wants the console as well."""
         return {
-            Mode.STREAMS: ("clock", "mounts", "stdin", "stdout", "stderr", "status"),
-            Mode.TERMINAL: ("clock", "mounts", "window", "status"),
-            Mode.CONTROL: ("clock", "mounts", "control", "status"),
+            Mode.STREAMS: ("clock", "agent", "stdin", "stdout", "stderr", "status"),
+            Mode.TERMINAL: ("clock", "agent", "window", "status"),
+            Mode.CONTROL: ("clock", "agent", "control", "status"),
         }[self.mode]
 
 
@@ -80,6 +84,9 @@ def description(run: GuestRun, kernel: Kernel) -> bytes:
         f"modules={quote(modules)}",
         f"terminal=/dev/{this_architecture().terminal}",
         f"rows={run.window[0]} columns={run.window[1]}",
+        "agent() {",
+        f"\t/usr/bin/env -i PATH={shlex.quote(SYSTEM_PATH)} {shlex.join(run.agent)}" if run.agent else "\t:",
+        "}",
         "mounts() {",
         "\t:",
     ]

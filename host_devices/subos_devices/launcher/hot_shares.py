@@ -19,8 +19,8 @@ from .shares import Share, Wanted, checked
 
 
 class HotShares:
-    """`shares` are there from the beginning. Without `mounts` a person mounts them in the guest. `common` are the
-    options of all shares, later ones too."""
+    """`shares` are there from the beginning, and `mounted` if the guest mounts them as it boots. Where `mounts` cannot
+    do it, a person mounts them in the guest. `common` are the options of all shares, later ones too."""
 
     def __init__(
         self,
@@ -28,12 +28,13 @@ class HotShares:
         shares: Sequence[Share],
         mounts: GuestMounts | None = None,
         common: Mapping[str, Option] | None = None,
+        mounted: bool = False,
     ) -> None:
         self._plugged = plugged
         self._shares = list(shares)
         self._mounts = mounts
         self._common = common
-        self._mounted = {share.tag for share in shares} if mounts else set()
+        self._mounted = {share.tag for share in shares} if mounted else set[str]()
 
     def handlers(self) -> dict[str, Handler]:
         return {"share-add": self.add, "share-remove": self.remove, "share-list": self.list}
@@ -47,6 +48,25 @@ class HotShares:
         places = {share.tag: self._mount_point(share) for share in self.current()}
         return [{**device, "mounted": places.get(device["name"])} for device in devices]
 
+    async def mount_all(self) -> None:
+        """Mounts what is not mounted yet: an agent has come. Raises MountFailed, with all the others mounted."""
+        failed: MountFailed | None = None
+        async with self._plugged.lock:
+            for share in self.current():
+                if self._can_mount and self._mounts is not None and share.tag not in self._mounted:
+                    try:
+                        await self._mounts.mount(share)
+                    except MountFailed as error:
+                        failed = error
+                    else:
+                        self._mounted.add(share.tag)
+        if failed is not None:
+            raise failed
+
+    @property
+    def _can_mount(self) -> bool:
+        return self._mounts is not None and self._mounts.can_mount()
+
     async def add(self, request: dict[str, Any]) -> dict[str, Any]:
         """The fields of `Wanted`: plugged and, where the guest is ours, mounted; or neither. Raises UserError."""
         path, tag, at = (str(request.get(name, "")) for name in ("path", "tag", "at"))
@@ -58,7 +78,7 @@ class HotShares:
             await self._plugged.add([share_device(share, self._common)])
             self._shares = [*others, share]
             self._mounted.discard(share.tag)
-            if self._mounts is not None:
+            if self._mounts is not None and self._can_mount:
                 await self._mount(self._mounts, share)
         return self._said(share)
 
@@ -75,10 +95,12 @@ class HotShares:
         self._mounted.add(share.tag)
 
     def _check_hides_none(self, share: Share, others: Sequence[Share]) -> None:
-        for other in others if self._mounts is not None else ():
-            if share.mount_point in other.mount_point.parents:
+        if self._mounts is None or not self._can_mount:
+            return
+        for other in others:
+            if self._mounts.place(share) in self._mounts.place(other).parents:
                 raise UserError(
-                    f"{share.path} would hide the share {other.tag}, which is mounted at {other.mount_point}",
+                    f"{share.path} would hide the share {other.tag}, which is mounted at {self._mounts.place(other)}",
                     "choose another place for it in the guest: PATH:/MOUNTPOINT",
                 )
 
@@ -90,7 +112,7 @@ class HotShares:
         async with self._plugged.lock:
             share = self._find(str(request.get("what", "")), str(request.get("path", "")))
             force = bool(request.get("force"))
-            if self._mounts is not None:
+            if self._mounts is not None and self._can_mount:
                 try:
                     await self._mounts.unmount(share, lazy=force)
                 except MountFailed:
@@ -119,7 +141,7 @@ class HotShares:
         return [self._said(share) for share in self.current()]
 
     def _mount_point(self, share: Share) -> str | None:
-        return str(share.mount_point) if share.tag in self._mounted else None
+        return str(self._mounts.place(share)) if self._mounts and share.tag in self._mounted else None
 
     def _said(self, share: Share) -> dict[str, Any]:
         """What `subos-devices share --json` prints of one."""

@@ -1,106 +1,70 @@
-"""Mounts shares in a default guest that runs: the host's end of the virtio-serial port "mounts".
-
-guest/boot reads one line a request and answers with one; `PATH` and `NAME` are escaped as printf's %b undoes it:
-
-    → 3 mount TAG PATH ro|rw [NAME]          NAME is of the one file that is shared; PATH becomes a link to it
-    ← 3 ok                                   or: 3 failed TEXT
-    → 4 unmount TAG PATH now|lazy [NAME]
+"""Mounts shares in a guest, by its agent (subos_agent/mounts.py).
 
 The guest is hostile: what it answers is believed only so far as that it says so.
 """
 
 from __future__ import annotations
 
-import asyncio
-import itertools
-import os
-import re
-import socket
+from pathlib import Path
 
+from ..agent.hub import AgentError, Hub
 from ..errors import UserError
-from ..text import printable
 from .shares import Share
 
-TIMEOUT = 120.0  # seconds; a guest that boots answers when it is up, which takes its time on a busy machine
-MAX_LINE = 4096  # bytes of an answer
-ODD = re.compile(rb"[^A-Za-z0-9/._-]")
+TIMEOUT = 60.0
+FOLDER = Path("/mnt")
+"""Where guests with a root of their own get shares for which nobody has said a place."""
 
 
 class MountFailed(UserError):
     """The guest has not done it, or does not say that it has."""
 
 
-def escape(text: str) -> str:
-    """`text` as one word without any letter that a shell's `read -r` takes for more; `printf %b` undoes it."""
-    return ODD.sub(lambda match: b"\\0%03o" % ord(match[0]), os.fsencode(text)).decode()
-
-
-def request(number: int, verb: str, share: Share, how: str) -> bytes:
-    """The line for the guest. It begins with a newline: the last request may have been given up in its middle."""
-    name = share.path.name if share.single else ""
-    words = (str(number), verb, share.tag, escape(str(share.mount_point)), how, escape(name))
-    return f"\n{' '.join(words)}\n".encode()
-
-
 class GuestMounts:
-    """Asks the guest behind the non-blocking socket `port`; one request at a time (callers queue up)."""
+    """`own_root`: a guest that boots a disk. It may have no agent, and what lies at our paths there is its own."""
 
-    def __init__(self, port: socket.socket) -> None:
-        self._port = port
-        self._lock = asyncio.Lock()
-        self._numbers = itertools.count(1)
-        self._heard = bytearray()
+    def __init__(self, hub: Hub, *, own_root: bool = False) -> None:
+        self._hub = hub
+        self._own_root = own_root
+
+    def can_mount(self) -> bool:
+        """Whether there is an agent, or will be."""
+        peer = self._hub.peer
+        return not self._own_root or (
+            peer is not None and peer.hello is not None and "mount" in peer.hello.capabilities
+        )
+
+    def place(self, share: Share) -> Path:
+        """Where the guest is to see the share."""
+        if self._own_root and share.at is None:
+            return FOLDER / (share.path.name if share.single else share.tag)
+        return share.mount_point
 
     async def mount(self, share: Share) -> None:
-        """Mounts a share whose device was plugged. Raises MountFailed."""
-        said = await self._ask("mount", share, share.access)
-        if said:
+        """Mounts a share whose device was plugged; it may be mounted already. Raises MountFailed."""
+        try:
+            await self._ask("mount", share, read_only=share.read_only)
+        except UserError as error:
             raise MountFailed(
-                f"the guest could not mount {share.tag} at {share.mount_point}: {said}",
+                f"the guest could not mount {share.tag} at {self.place(share)}: {error.message}",
                 "choose another place for it in the guest: PATH:/MOUNTPOINT",
-            )
+            ) from error
 
     async def unmount(self, share: Share, *, lazy: bool = False) -> None:
         """Takes all mounts of a share away; `lazy`: also where it is in use. Raises MountFailed."""
-        said = await self._ask("unmount", share, "lazy" if lazy else "now")
-        if said:
+        try:
+            await self._ask("unmount", share, lazy=lazy)
+        except UserError as error:
             raise MountFailed(
-                f"the guest could not unmount {share.tag}: {said}",
+                f"the guest could not unmount {share.tag}: {error.message}",
                 "is a program of the guest in it? End that, or take it away all the same with --force",
-            )
+            ) from error
 
-    async def _ask(self, verb: str, share: Share, how: str) -> str:
-        """What went wrong, in the guest's own words; empty where nothing did."""
-        async with self._lock:
-            number = next(self._numbers)
-            try:
-                async with asyncio.timeout(TIMEOUT):
-                    await asyncio.get_running_loop().sock_sendall(self._port, request(number, verb, share, how))
-                    return await self._answer(b"%d " % number)
-            except TimeoutError:
-                raise MountFailed(
-                    f"the guest did not answer within {TIMEOUT:g} s", "does it run? See what it does on its console"
-                ) from None
-            except ConnectionError as error:
-                raise MountFailed("the VM has ended") from error
-
-    async def _answer(self, begin: bytes) -> str:
-        """Reads answers until one begins so: those to requests that were given up may come late."""
-        while True:
-            line = await self._line()
-            if line.startswith(begin):
-                said = line.removeprefix(begin)
-                return "" if said == b"ok" else printable(said.removeprefix(b"failed ")) or "it does not say why"
-
-    async def _line(self) -> bytes:
-        """The next line; of one that is too long, only its end. Raises ConnectionError."""
-        while b"\n" not in self._heard:
-            del self._heard[:-MAX_LINE]
-            data = await asyncio.get_running_loop().sock_recv(self._port, MAX_LINE)
-            if not data:
-                raise ConnectionError
-            self._heard += data
-            await asyncio.sleep(0)  # a guest that floods us leaves turns for others
-        line, _, rest = bytes(self._heard).partition(b"\n")
-        self._heard[:] = rest
-        return line
+    async def _ask(self, operation: str, share: Share, **fields: bool) -> None:
+        """Raises UserError in the guest's own words."""
+        name = share.path.name if share.single else ""
+        head = {"op": operation, "tag": share.tag, "path": str(self.place(share)), "name": name, **fields}
+        try:
+            await self._hub.ask(head, timeout=TIMEOUT)
+        except AgentError as error:
+            raise UserError(error.message, error.hint) from error

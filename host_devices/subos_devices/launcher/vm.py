@@ -17,13 +17,15 @@ from pathlib import Path
 from typing import Any
 
 from .. import runtime
+from ..agent import clock as guest_clock
+from ..agent.hub import BOOT_PATIENCE, PATIENCE, Hub
 from ..errors import UserError
 from ..supervisor import control as control_socket
 from ..supervisor.supervisor import Supervisor
 from ..supervisor.zygote import Zygote
 from ..vhost_user.device import Option
 from . import devices as device_plan
-from .control import agent_folders
+from .control import agent_command, agent_folders
 from .devices import PlannedDevice
 from .guest_run import GuestRun, Mode, guest_environment, write_boot_files
 from .hot_shares import HotShares
@@ -113,6 +115,7 @@ class RunningVm:
     folder: Path
     machine: Machine
     supervisor: Supervisor
+    agent: Hub
 
 
 @contextlib.asynccontextmanager
@@ -133,8 +136,9 @@ async def start(
         async with contextlib.AsyncExitStack() as stack:
             supervisor = await stack.enter_async_context(Supervisor(zygote))
             await device_plan.serve(supervisor, folder, plan.devices)
+            hub = await stack.enter_async_context(Hub(folder, patience=BOOT_PATIENCE if plan.kernel else PATIENCE))
             config = _machine_config(plan, folder)
-            ports: tuple[str, ...] = ()
+            ports: tuple[str, ...] = ("agent",)
             if plan.kernel is not None:
                 run = GuestRun(
                     hostname=plan.name,
@@ -143,8 +147,9 @@ async def start(
                     cwd=os.getcwd(),
                     environment=guest_environment(os.environ) | (environment or {}),
                     shares=plan.shares,
-                    keep=agent_folders() if mode is Mode.CONTROL else (),
+                    keep=agent_folders(),
                     window=window,
+                    agent=_agent(),
                 )
                 # Two megabytes are written and unpacked: the supervisor must answer meanwhile.
                 files = await asyncio.to_thread(write_boot_files, run, plan.kernel, folder)
@@ -160,8 +165,10 @@ async def start(
                     qmp_socket=folder / "qmp.sock",
                 )
             )
-            vm = RunningVm(plan, folder, machine, supervisor)
+            vm = RunningVm(plan, folder, machine, supervisor, hub)
             shares = _hot_shares(vm)
+            hub.welcome += [guest_clock.follow, lambda _peer: shares.mount_all()]
+            hub.follow_port(machine.port("agent"))
             handlers = {"status": _status(vm, shares), **shares.handlers()}
             await stack.enter_async_context(control_socket.serve(folder, handlers))
             yield vm
@@ -172,8 +179,15 @@ def _hot_shares(vm: RunningVm) -> HotShares:
     for device in vm.plan.devices:
         if device.removable:
             plugged.devices[device.name] = device_plan.vhost_user_device(vm.folder, device)
-    mounts = GuestMounts(vm.machine.port("mounts")) if vm.plan.kernel else None
-    return HotShares(plugged, vm.plan.shares, mounts, vm.plan.common)
+    booted_with = vm.plan.kernel is not None  # guest/boot mounts them itself
+    mounts = GuestMounts(vm.agent, own_root=not booted_with)
+    return HotShares(plugged, vm.plan.shares, mounts, vm.plan.common, mounted=booted_with)
+
+
+def _agent() -> list[str]:
+    """The default guest's: its root is ours, so the host may do there whatever it wants."""
+    argv, variables = agent_command("serve", "--allow-exec")
+    return [*(f"{name}={value}" for name, value in variables.items()), *argv]
 
 
 def _machine_config(plan: VmPlan, folder: Path) -> MachineConfig:
@@ -201,6 +215,7 @@ def _status(vm: RunningVm, shares: HotShares) -> control_socket.Handler:
             "pid": os.getpid(),
             "qemu": vm.machine.pid,
             "how": f"{what}, {plan.accelerator}, {plan.cpus} cpus, {plan.memory} MiB",
+            "agent": vm.agent.status(),
             "devices": shares.mark_mounted(vm.supervisor.status()),
         }
 

@@ -1,0 +1,64 @@
+"""`subos-agent serve`: the system service. It keeps the channel to the host open, and answers what comes on it.
+
+Each operation is a handler of a module of its own; HANDLERS is the list.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from typing import Dict, Optional
+
+from subos_protocol import __version__
+from subos_protocol.agent.errors import RemoteError
+from subos_protocol.agent.frames import Head
+from subos_protocol.agent.hello import Hello
+from subos_protocol.agent.peer import Handler, Peer
+from subos_protocol.agent.stream import Stream
+
+from . import channel, clock, execute, facts, mounts
+from .configuration import Configuration
+
+SOFTWARE = "subos-agent"
+
+log = logging.getLogger("subos-agent")
+
+
+def handlers(configuration: Configuration) -> Dict[str, Handler]:
+    """What this guest does for the host."""
+    table: Dict[str, Handler] = {
+        "clock": clock.clock,
+        "facts": facts.answer,
+        "mount": mounts.mount,
+        "unmount": mounts.unmount,
+    }
+    table["exec"] = execute.execute if configuration.exec else _exec_is_off
+    return table
+
+
+async def _exec_is_off(stream: Stream) -> Head:
+    raise RemoteError(
+        "refused",
+        "commands for the host are off in this guest",
+        'switch them on inside it: "subos-agent allow exec", as root',
+    )
+
+
+class Service:
+    """The agent of one guest; `port` is a virtio-serial device to use instead of whatever is there."""
+
+    def __init__(self, configuration: Configuration, port: Optional[str] = None) -> None:
+        self.handlers = handlers(configuration)
+        self._port = port
+
+    async def run(self) -> None:
+        """Until SIGTERM or SIGINT."""
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, task.cancel)
+        await channel.stay_connected(self._make_peer, self._port)
+
+    def _make_peer(self, shared: bool) -> Peer:
+        return Peer(Hello(SOFTWARE, __version__, sorted(self.handlers)), self.handlers, opener=True, shared=shared)
