@@ -13,6 +13,7 @@ KINDS = {
     "mouse": "subos_devices.input.mouse:MouseDevice",
     "keyboard": "subos_devices.input.keyboard:KeyboardDevice",
     "rng": "subos_devices.rng:RngDevice",
+    "vsock": "subos_devices.vsock.device:VsockDevice",
 }
 
 

@@ -51,6 +51,9 @@ class Worker(Protocol):
 
     def unwatch(self, fd: int) -> None: ...
 
+    def alarm(self, seconds: float, callback: Callable[[], None]) -> None:
+        """Calls `callback` once, after `seconds`."""
+
     def kick(self, queue: Virtqueue) -> None:
         """Has `process` called with `queue` at once, as if its driver had kicked: for what happens in a callback."""
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import heapq
 import json
 import mmap
 import os
@@ -26,6 +27,7 @@ import select
 import socket
 from collections.abc import Callable, Sequence
 from functools import partial
+from time import monotonic
 from typing import Any
 
 from subos_protocol.vhost_user import MAX_MEM_REGIONS, vhost_user_mem_region
@@ -115,6 +117,8 @@ class DeviceWorker:
         self.statistics = counters.statistics
         self._epoll = select.epoll()
         self._callbacks: dict[int, Callable[[], None]] = {}
+        self._alarms: list[tuple[float, int, Callable[[], None]]] = []  # a heap; the number keeps their order
+        self._alarms_set = 0
         self._running = True
         self.watch(self.control.fileno(), self._obey)
 
@@ -127,6 +131,10 @@ class DeviceWorker:
     def unwatch(self, fd: int) -> None:
         del self._callbacks[fd]
         self._epoll.unregister(fd)
+
+    def alarm(self, seconds: float, callback: Callable[[], None]) -> None:
+        self._alarms_set += 1
+        heapq.heappush(self._alarms, (monotonic() + seconds, self._alarms_set, callback))
 
     def kick(self, queue: Virtqueue) -> None:
         for ring in self.rings.values():
@@ -150,13 +158,16 @@ class DeviceWorker:
             self.tell(op="failed", message=f"{self.device.spec.name}: {error}", hint="")
             return
         self.tell(op="ready")
-        callbacks, poll = self._callbacks, self._epoll.poll
+        callbacks, alarms, poll = self._callbacks, self._alarms, self._epoll.poll
         while self._running:
             unfinished = [ring for ring in self.rings.values() if ring.queue and ring.queue.more]
-            for fd, _events in poll(0 if unfinished else -1):
+            timeout = 0.0 if unfinished else max(0.0, alarms[0][0] - monotonic()) if alarms else -1.0
+            for fd, _events in poll(timeout):
                 callback = callbacks.get(fd)
                 if callback is not None:
                     callback()
+            while alarms and alarms[0][0] <= monotonic():
+                heapq.heappop(alarms)[2]()
             for ring in unfinished:
                 self._process(ring)
             self._count(1)
