@@ -227,7 +227,9 @@ class _Run:
 
     async def _spawn(self, **options: Any) -> asyncio.subprocess.Process:
         argv, user_options = _as_user(self.command)
-        return await asyncio.create_subprocess_exec(*argv, start_new_session=True, **user_options, **options)
+        return await asyncio.create_subprocess_exec(
+            argv[0], *argv[1:], start_new_session=True, **user_options, **options
+        )
 
 
 class _Pipes(_Run):
