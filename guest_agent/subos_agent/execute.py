@@ -94,13 +94,42 @@ async def execute(stream: Stream) -> Head:
         run.close()
 
 
-async def _serve(stream: Stream, run: _Run, process: asyncio.subprocess.Process) -> Head:
+class _Process(asyncio.subprocess.SubprocessStreamProtocol):
+    """The command. asyncio's own `wait` may wait until nobody has its output open any more."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(limit=1 << 16, loop=loop)
+        self._ended = asyncio.Event()
+        self.transport: asyncio.SubprocessTransport
+
+    @property
+    def pid(self) -> int:
+        return self.transport.get_pid()
+
+    @property
+    def status(self) -> Optional[int]:
+        """The exit status, or minus a signal's number; None while it runs."""
+        return self.transport.get_returncode()
+
+    def process_exited(self) -> None:
+        super().process_exited()
+        self._ended.set()
+
+    async def ended(self) -> int:
+        """Waits for the end; the status."""
+        await self._ended.wait()
+        status = self.status
+        assert status is not None
+        return status
+
+
+async def _serve(stream: Stream, run: _Run, process: _Process) -> Head:
     """Until the command has ended, and all it printed is sent."""
     copies = [_Copy(reader, part) for reader, part in run.outputs]
     outputs = asyncio.gather(*(copy.run(stream) for copy in copies))
     feed = asyncio.ensure_future(_feed(stream, run, process))
     try:
-        status = await process.wait()
+        status = await process.ended()
         while not outputs.done():
             before = [copy.size for copy in copies]
             await asyncio.wait({outputs}, timeout=LINGER)
@@ -113,8 +142,9 @@ async def _serve(stream: Stream, run: _Run, process: asyncio.subprocess.Process)
         try:
             await asyncio.gather(feed, outputs, return_exceptions=True)
         finally:
-            if process.returncode is None:
-                await _end_session(process)
+            if process.status is None:
+                await _end_session(process.pid)
+            process.transport.close()
 
 
 def _why(command: Command, error: Exception) -> str:
@@ -126,7 +156,7 @@ def _why(command: Command, error: Exception) -> str:
     return f"cannot run {what}: {getattr(error, 'strerror', None) or error}"
 
 
-async def _feed(stream: Stream, run: _Run, process: asyncio.subprocess.Process) -> None:
+async def _feed(stream: Stream, run: _Run, process: _Process) -> None:
     """Passes on what the host sends, until it has sent all."""
     with contextlib.suppress(ChannelError):
         while True:
@@ -168,16 +198,16 @@ class _Copy:
             self.sends = False
 
 
-async def _end_session(process: asyncio.subprocess.Process) -> None:
+async def _end_session(leader: int) -> None:
     """Nothing of the session is left afterwards, even where there is no time to wait for it."""
     loop = asyncio.get_running_loop()
     try:
-        _signal_session(process.pid, signal.SIGHUP, signal.SIGCONT)
+        _signal_session(leader, signal.SIGHUP, signal.SIGCONT)
         deadline = loop.time() + HANG_UP_SECONDS
-        while session(process.pid) and loop.time() < deadline:
+        while session(leader) and loop.time() < deadline:
             await asyncio.sleep(POLL_SECONDS)
     finally:
-        _signal_session(process.pid, signal.SIGKILL)
+        _signal_session(leader, signal.SIGKILL)
 
 
 def _signal_session(leader: int, *numbers: int) -> None:
@@ -210,7 +240,7 @@ class _Run:
         self.command = command
         self.outputs: List[Tuple[asyncio.StreamReader, int]] = []
 
-    async def start(self) -> asyncio.subprocess.Process:
+    async def start(self) -> _Process:
         raise NotImplementedError
 
     async def write(self, data: bytes) -> None:
@@ -225,15 +255,18 @@ class _Run:
     def close(self) -> None:
         """What belongs to us goes."""
 
-    async def _spawn(self, **options: Any) -> asyncio.subprocess.Process:
-        argv, user_options = _as_user(self.command)
-        return await asyncio.create_subprocess_exec(
-            argv[0], *argv[1:], start_new_session=True, **user_options, **options
+    async def _spawn(self, **options: Any) -> _Process:
+        argv, more = _as_user(self.command)
+        loop = asyncio.get_running_loop()
+        process = _Process(loop)
+        process.transport, _ = await loop.subprocess_exec(
+            lambda: process, argv[0], *argv[1:], start_new_session=True, **more, **options
         )
+        return process
 
 
 class _Pipes(_Run):
-    async def start(self) -> asyncio.subprocess.Process:
+    async def start(self) -> _Process:
         pipe = asyncio.subprocess.PIPE
         process = await self._spawn(stdin=pipe, stdout=pipe, stderr=pipe)
         assert process.stdin is not None
@@ -258,7 +291,7 @@ class _Terminal(_Run):
     _ours = -1
     _reading: Optional[asyncio.BaseTransport] = None
 
-    async def start(self) -> asyncio.subprocess.Process:
+    async def start(self) -> _Process:
         assert self.command.window is not None
         account = pwd.getpwnam(self.command.user) if self.command.user is not None else None
         self._ours, theirs = os.openpty()

@@ -289,23 +289,31 @@ def test_nothing_lands_outside_whatever_is_sent(tmp_path: Path) -> None:
     send()
 
 
+def write_on(unpacker: Unpacker) -> None:
+    """A terabyte."""
+    for _ in range(1 << 25):
+        unpacker.take(bytes(1 << 15))
+
+
+def make_files(unpacker: Unpacker, begin: int, end: int) -> None:
+    for number in range(begin, end):
+        unpacker.take({"file": str(number), "size": 0})
+
+
 def test_a_disk_is_not_filled_up(tmp_path: Path) -> None:
     def fill() -> None:
         (tmp_path / "there").mkdir()
-        data = bytes(1 << 15)
         with Unpacker(str(tmp_path / "there"), "x") as unpacker:
             unpacker.take({"file": "", "size": 1 << 40})
             with pytest.raises(TreeError, match="is full"):
-                for _ in range(1 << 25):
-                    unpacker.take(data)
+                write_on(unpacker)
         assert os.listdir(tmp_path / "there") == []
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(unpacking, "LOOK_BYTES", 1 << 30)  # one who does not look meets the end of it
             with Unpacker(str(tmp_path / "there"), "x") as unpacker:
                 unpacker.take({"file": "", "size": 1 << 40})
                 with pytest.raises(TreeError, match="No space left"):
-                    for _ in range(1 << 25):
-                        unpacker.take(data)
+                    write_on(unpacker)
         assert os.listdir(tmp_path / "there") == []
 
     run_contained(tmp_path, fill)
@@ -322,9 +330,7 @@ def test_there_is_an_end_to_the_number_of_files(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(unpacking.os, "fstatvfs", statvfs)
     with Unpacker(str(tmp_path), "x") as unpacker:
         unpacker.take({"folder": ""})
-        for number in range(2000):
-            unpacker.take({"file": str(number), "size": 0})
+        make_files(unpacker, 0, 2000)
         left[7] = 900
         with pytest.raises(TreeError, match="takes no more files"):
-            for number in range(2000, 2000 + 2 * unpacking.LOOK_ENTRIES):
-                unpacker.take({"file": str(number), "size": 0})
+            make_files(unpacker, 2000, 2000 + 2 * unpacking.LOOK_ENTRIES)
