@@ -27,6 +27,7 @@ headers       python3-dev           python3-devel            python             
 make          make                  make                     make                 make
 git           git                   git                      git                  git
 bootdisk      syslinux,mtools       syslinux,mtools          syslinux,mtools      syslinux,mtools
+desktop       xvfb,xclip,xsel,sway,wl-clipboard xorg-x11-server-Xvfb,xclip,xsel,sway,wl-clipboard xorg-server-xvfb,xclip,xsel,sway,wl-clipboard xorg-x11-server-Xvfb,xclip,xsel,sway,wl-clipboard
 TABLE
 }
 
@@ -41,6 +42,7 @@ why() {
         make) echo "the tests run make in the guest" ;;
         git) echo "the tests clone a repository in the guest" ;;
         bootdisk) echo "syslinux and mtools: the tests make a disk that boots" ;;
+        desktop) echo "an X server and a Wayland compositor without a screen: the tests copy and paste there" ;;
         *) return 1 ;;
     esac
 }
@@ -101,6 +103,7 @@ is_there() {
         make | git) command -v "$1" >/dev/null ;;
         # Only a PC boots such a disk.
         bootdisk) [ "$machine" != x86_64 ] || { command -v syslinux && command -v mformat; } >/dev/null ;;
+        desktop) { command -v Xvfb && command -v xclip && command -v xsel && command -v sway && command -v wl-copy; } >/dev/null ;;
     esac
 }
 
