@@ -36,11 +36,12 @@ async def run(backend: Optional[str] = None, path: Path = SOCKET) -> None:
     assert task is not None
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         loop.add_signal_handler(number, task.cancel)
-    clipboard = await _open(backend)
+    clipboard: Optional[Clipboard] = await _open(backend)
     wait = FIRST_RETRY
     while True:
         try:
-            clipboard = clipboard or await _open(backend)
+            if clipboard is None:
+                clipboard = await _open(backend)
             await _share(clipboard, path)
             wait = FIRST_RETRY
         except ClipboardError as error:  # the desktop has gone; another may come
@@ -55,7 +56,7 @@ async def run(backend: Optional[str] = None, path: Path = SOCKET) -> None:
         wait = min(2 * wait, LAST_RETRY)
 
 
-async def _open(backend: Optional[str]) -> Optional[Clipboard]:
+async def _open(backend: Optional[str]) -> Clipboard:
     choice = await choose(backend)
     log.info("the clipboard is shared: %s", choice.reason)
     return choice.clipboard

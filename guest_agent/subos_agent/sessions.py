@@ -55,7 +55,7 @@ class Sessions:
 
     def handlers(self) -> Dict[str, Handler]:
         """What the host may ask of the active session."""
-        return {operation: self._to_session for operation in OPERATIONS}
+        return dict.fromkeys(OPERATIONS, self._to_session)
 
     async def serve(self) -> None:
         """Takes sessions until it is cancelled. Raises OSError where the socket cannot be made."""
@@ -99,7 +99,7 @@ class Sessions:
         connection.setblocking(False)
         peer = Peer(
             Hello("subos-agent", __version__, list(OPERATIONS)),
-            {operation: self._to_host for operation in OPERATIONS},
+            dict.fromkeys(OPERATIONS, self._to_host),
             opener=False,
             on_lost=lambda peer, _error: self._lost(peer),
         )

@@ -86,10 +86,11 @@ class Transfer:
 
 @dataclass(frozen=True)
 class Remote:
-    """What the other side offers."""
+    """What the other side offers, and who it is."""
 
     serial: int = 0
     formats: Tuple[str, ...] = ()
+    peer: Optional[Peer] = None
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ class Bridge:
         Raises Disconnected where the desktop goes, ChannelLost where the peer does.
         """
         self._peer = peer
-        self._forget_remote()
+        self.remote = {selection: remote for selection, remote in self.remote.items() if remote.peer is peer}
         try:
             if announce:
                 await self._tell({"op": "clipboard.ready"})
@@ -191,7 +192,8 @@ class Bridge:
 
     async def _say_again(self, stream: Stream) -> Head:
         """Handles `clipboard.ready`: there is a new session at the other end, which has seen nothing."""
-        self._forget_remote()
+        self.remote.clear()
+        self.changed.set()
         asyncio.ensure_future(self._say_all())  # noqa: RUF006 (bounded by OFFER_SECONDS, and nobody waits for it)
         return {}
 
@@ -251,7 +253,7 @@ class Bridge:
             return {"accepted": False}
         names = dict.fromkeys(name for name in formats[:MAX_FORMATS] if isinstance(name, str) and is_mime(name))
         allowed = tuple(name for name in names if name != URI_LIST and self._policy.allows(IN, name))
-        self.remote[selection] = remote = Remote(serial, allowed)
+        self.remote[selection] = remote = Remote(serial, allowed, stream.peer)
         self.changed.set()
         if self._clipboard is not None:
             try:
@@ -279,7 +281,7 @@ class Bridge:
     async def fetch(self, selection: Selection, mime: str, remote: Optional[Remote] = None) -> AsyncIterator[bytes]:
         """The other side's data in one of the formats that it offers. Raises ClipboardError."""
         remote = remote or self.remote.get(selection, Remote())
-        if self._peer is None or mime not in remote.formats:
+        if remote.peer is None or mime not in remote.formats:
             raise NotOffered(f"the other side holds nothing of the type {mime}")
         if not await self._policy.approve(IN, mime):
             raise NotOffered(f"{mime} may not come to this side")
@@ -287,7 +289,7 @@ class Bridge:
         transfer = self._begin(IN, mime)
         digest = hashlib.sha256()
         try:
-            async with self._peer.call(head) as stream:
+            async with remote.peer.call(head) as stream:
                 while (message := await stream.receive()) is not None:
                     if isinstance(message.content, bytes):
                         transfer.done += len(message.content)
@@ -316,10 +318,6 @@ class Bridge:
                 f"there is more than {self._policy.limit(mime) >> 20} MiB of {mime}",
                 "the VM's clipboard policy says how much may pass",
             )
-
-    def _forget_remote(self) -> None:
-        self.remote.clear()
-        self.changed.set()
 
 
 def _selection(head: Head) -> Selection:

@@ -39,7 +39,12 @@ def local_paths(uri_list: bytes) -> List[Path]:
             continue
         parsed = urllib.parse.urlsplit(text)
         path = os.fsdecode(urllib.parse.unquote_to_bytes(parsed.path))
-        if parsed.scheme == b"file" and parsed.netloc in (b"", b"localhost") and path.startswith("/") and "\0" not in path:
+        if (
+            parsed.scheme == b"file"
+            and parsed.netloc in (b"", b"localhost")
+            and path.startswith("/")
+            and "\0" not in path
+        ):
             paths.append(Path(os.path.normpath(path)))
     if not paths:
         raise NotOffered("there are no files of this machine among what was copied")

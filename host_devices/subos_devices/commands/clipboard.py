@@ -45,7 +45,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("name", metavar="VM", help="as subos-devices status lists it")
     parser.add_argument("action", choices=ACTIONS, help="see the examples")
     parser.add_argument("rules", nargs="*", metavar="RULE", help="for policy")
-    parser.add_argument("--type", metavar="MIME", help=f"the format (default for set: {TEXT}; for get: text, or the first)")
+    parser.add_argument(
+        "--type", metavar="MIME", help=f"the format (default for set: {TEXT}; for get: text, or the first)"
+    )
     parser.add_argument("--primary", action="store_true", help="what is marked with the mouse, instead of copied")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=run)
@@ -100,10 +102,10 @@ async def _get(args: argparse.Namespace, peer: Peer) -> None:
 
 async def _set(args: argparse.Namespace, peer: Peer) -> None:
     import asyncio
-    import sys
+    import os
 
     async with peer.call(_head(args, "set", type=args.type or TEXT)) as stream:
-        while data := await asyncio.to_thread(sys.stdin.buffer.read1, 1 << 16):
+        while data := await asyncio.to_thread(os.read, 0, 1 << 16):
             await stream.send(data)
         stream.end()
         await stream.result()

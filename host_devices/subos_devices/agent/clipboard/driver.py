@@ -22,9 +22,7 @@ from ..hub import Hub, connect
 
 PROGRAM = "subos_devices.agent.clipboard.process"
 FROM_AGENT = ("clipboard.offer", "clipboard.read", "clipboard.ready")
-FROM_COMMANDS = tuple(
-    f"host-clipboard.{word}" for word in ("get", "set", "formats", "watch", "policy", "answer")
-)
+FROM_COMMANDS = tuple(f"host-clipboard.{word}" for word in ("get", "set", "formats", "watch", "policy", "answer"))
 START_SECONDS = 15.0
 END_SECONDS = 2.0
 

@@ -1,7 +1,7 @@
 """The process that holds the host's end of a VM's clipboard: `python -m subos_devices.agent.clipboard.process`.
 
-Its only way to the VM is a descriptor that it is given, a socket to the hub. The desktop's libraries block, and its programs may be
-hostile: neither is to be near the supervisor, on which the VM itself waits.
+Its only way to the VM is a descriptor that it is given, a socket to the hub. The desktop's libraries block, and its
+programs may be hostile: neither is to be near the supervisor, on which the VM itself waits.
 """
 
 from __future__ import annotations
@@ -145,9 +145,8 @@ class Commands:
 
     def _offered(self) -> Head:
         return {
-            selection.value: list(remote.formats) for selection, remote in sorted(
-                self._bridge.remote.items(), key=lambda item: item[0].value
-            )
+            selection.value: list(remote.formats)
+            for selection, remote in sorted(self._bridge.remote.items(), key=lambda item: item[0].value)
         }
 
     async def _watch(self, stream: Stream) -> Head:
