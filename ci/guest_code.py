@@ -80,7 +80,7 @@ def main(folders: list[str]) -> int:
         sys.exit(f"no package in {' '.join(folders) or 'nothing'}")
     allowed = sys.stdlib_module_names | {package.name for package in packages}
     count = 0
-    for package, path in ((package, path) for package in packages for path in sorted(package.rglob("*.py"))):
+    for package, path in ((each, path) for each in packages for path in sorted(each.rglob("*.py"))):
         names = allowed | OPTIONAL.get(package.parent.name, set())
         for line, wrong in sorted(findings(ast.parse(path.read_text(), str(path)), names)):
             print(f"{path}:{line}: {wrong}")
