@@ -17,7 +17,7 @@ from subos_protocol.agent.hello import Hello
 from subos_protocol.agent.peer import Handler, Peer
 from subos_protocol.agent.stream import Stream
 
-from . import channel, clock, execute, facts, mounts
+from . import channel, clock, copy, execute, facts, mounts
 from .configuration import Configuration
 from .sessions import Sessions
 
@@ -34,14 +34,15 @@ def handlers(configuration: Configuration) -> Dict[str, Handler]:
         "mount": mounts.mount,
         "unmount": mounts.unmount,
     }
-    table["exec"] = execute.execute if configuration.exec else _exec_is_off
+    for name, handler in (("exec", execute.execute), ("get", copy.get), ("put", copy.put)):
+        table[name] = handler if configuration.exec else _exec_is_off
     return table
 
 
 async def _exec_is_off(stream: Stream) -> Head:
     raise RemoteError(
         "refused",
-        "commands for the host are off in this guest",
+        "commands and copies for the host are off in this guest",
         'switch them on inside it: "subos-agent allow exec", as root',
     )
 
@@ -71,7 +72,8 @@ class Service:
             await asyncio.gather(taking, return_exceptions=True)
 
     def _make_peer(self, shared: bool) -> Peer:
-        hello = Hello(SOFTWARE, __version__, sorted(self.handlers))
+        able = sorted(name for name, handler in self.handlers.items() if handler is not _exec_is_off)
+        hello = Hello(SOFTWARE, __version__, able)
         self._host = Peer(hello, self.handlers, opener=True, shared=shared, on_ready=self._host_is_ready)
         return self._host
 

@@ -9,13 +9,11 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Iterator
 
-from subos_protocol.agent.errors import ChannelError, RemoteError
+from subos_protocol.agent.errors import ChannelError
 from subos_protocol.agent.frames import Head
 from subos_protocol.agent.stream import Stream
 
-from ..errors import UserError
-from .caller import connected
-from .hub import AgentError
+from .caller import connected, told
 
 CHUNK = 1 << 15
 STDOUT = 1
@@ -24,18 +22,10 @@ PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 async def run(name: str, head: Head, *, stdin: bool, tty: bool) -> int:
     """Runs the request `head` in the VM `name`; the exit status. Raises UserError, AgentError, BrokenPipeError."""
-    async with connected(name) as peer:
-        try:
-            async with peer.call(head) as stream:
-                with _raw(tty and stdin), _signals(stream, tty):
-                    return await _follow(stream, stdin, tty)
-        except RemoteError as error:
-            known = AgentError.of(error)
-            if error.code in ("not-started", "refused", "no-agent", "malformed", "unknown-op", "too-large"):
-                raise UserError(known.message, known.hint) from error
-            raise known from error
-        except ChannelError as error:
-            raise AgentError.of(error) from error
+    with told():
+        async with connected(name) as peer, peer.call(head) as stream:
+            with _raw(tty and stdin), _signals(stream, tty):
+                return await _follow(stream, stdin, tty)
 
 
 async def _follow(stream: Stream, stdin: bool, tty: bool) -> int:

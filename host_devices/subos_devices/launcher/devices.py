@@ -22,6 +22,7 @@ QEMU_DRIVERS = {
     "mouse": "vhost-user-input-pci",
     "keyboard": "vhost-user-input-pci",
     "rng": "vhost-user-rng-pci",
+    "vsock": "vhost-user-vsock-pci",
 }
 FS_QUEUE_SIZE = 1024  # descriptors; Linux sizes its requests by it, so a small one means small reads
 
@@ -72,6 +73,7 @@ def plan(
     mouse: bool = False,
     keyboard: bool = False,
     rng: bool = False,
+    vsock: bool = False,
     common: Mapping[str, Option] | None = None,
 ) -> list[PlannedDevice]:
     """The devices that a person asked for. `common` are options of all shares. Raises UserError where two devices would
@@ -83,6 +85,8 @@ def plan(
         devices.append(PlannedDevice("keyboard", "keyboard", driven=True))
     if rng:
         devices.append(PlannedDevice("rng", "rng"))
+    if vsock:
+        devices.append(PlannedDevice("vsock", "vsock"))
     names = [device.name for device in devices]
     for name in names:
         if names.count(name) > 1:
@@ -107,6 +111,11 @@ def driver_path(folder: Path, name: str) -> Path:
     return folder / f"{name}.driver.sock"
 
 
+def vsock_path(folder: Path) -> Path:
+    """Where the host's programs reach the guest's ports; the guest reaches theirs at this path, `_` and the port."""
+    return folder / "vsock.sock"
+
+
 def serve_command(folder: Path, device: PlannedDevice) -> list[str]:
     """The `subos-devices serve` that offers `device` on its socket in `folder`."""
     command = ["subos-devices", "serve", device.kind, "--socket-path", str(socket_path(folder, device))]
@@ -115,6 +124,8 @@ def serve_command(folder: Path, device: PlannedDevice) -> list[str]:
         command += ["--readonly"] if device.options["readonly"] else []
     if device.driven:
         command += ["--driver-socket", str(driver_path(folder, device.name))]
+    if device.kind == "vsock":
+        command += ["--uds-path", str(vsock_path(folder))]
     return command
 
 
@@ -122,10 +133,15 @@ async def serve(supervisor: Supervisor, folder: Path, devices: Sequence[PlannedD
     """Binds the devices' sockets in `folder` and serves them. Raises UserError."""
     for device in devices:
         with contextlib.ExitStack() as undo:
-            fds: dict[str, int] = {}
+            sockets: dict[str, socket.socket] = {}
+            options = dict(device.options)
             if device.driven:
-                driver = undo.enter_context(listen(driver_path(folder, device.name), socket.SOCK_SEQPACKET))
-                fds["driver"] = driver.detach()
+                path = driver_path(folder, device.name)
+                sockets["driver"] = undo.enter_context(listen(path, socket.SOCK_SEQPACKET))
+            if device.kind == "vsock":
+                sockets["listener"] = undo.enter_context(listen(vsock_path(folder)))
+                options["uds_path"] = str(vsock_path(folder))
             listener = undo.enter_context(listen(socket_path(folder, device)))
             undo.pop_all()
-            await supervisor.add(DeviceSpec(device.kind, device.name, device.options, fds), listener)
+            fds = {name: made.detach() for name, made in sockets.items()}
+            await supervisor.add(DeviceSpec(device.kind, device.name, options, fds), listener)

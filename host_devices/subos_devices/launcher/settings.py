@@ -67,6 +67,7 @@ SETTINGS = (
     Setting("mouse", bool, "an absolute mouse", default=True),
     Setting("keyboard", bool, "a keyboard, besides the terminal", default=True),
     Setting("rng", bool, "a random number generator", default=True),
+    Setting("vsock", bool, "streams between programs of the guest and of the host", default=True),
 )
 
 

@@ -78,6 +78,7 @@ class VmPlan:
             mouse=settings.mouse,
             keyboard=settings.keyboard,
             rng=settings.rng,
+            vsock=settings.vsock,
             common=common,
         )
         name = settings.name or f"vm-{os.getpid()}"

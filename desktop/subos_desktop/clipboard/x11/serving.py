@@ -12,9 +12,9 @@ from Xlib.error import XError
 from Xlib.protocol import event, request
 
 from ..bell import Bell
-from ..formats import Recoder, writer
+from ..formats import writer
 from ..interface import CHUNK, ClipboardError, Provider
-from ..streams import closing, gather
+from ..streams import closing, gather, recode
 from .atoms import Atoms
 from .connection import Connection
 
@@ -150,7 +150,7 @@ class Owner:
         kind_name, recoder = writer(name)
         kind = (await self._atoms.intern([kind_name]))[kind_name]
         size = min(CHUNK, self._connection.max_property) & ~3
-        chunks = gather(_recode(held.provider(mime), recoder), size)
+        chunks = gather(recode(held.provider(mime), recoder), size)
         try:
             first = await chunks.__anext__()
         except StopAsyncIteration:
@@ -222,13 +222,6 @@ def _set(connection: Connection, window: int, property: int, kind: int, bits: in
         type=kind,
         data=(bits, data),
     )
-
-
-async def _recode(chunks: AsyncIterator[bytes], recoder: Recoder) -> AsyncIterator[bytes]:
-    async with closing(chunks):
-        async for chunk in chunks:
-            yield recoder.feed(chunk)
-    yield recoder.feed(b"", last=True)
 
 
 def _before(time: int, other: int) -> bool:
