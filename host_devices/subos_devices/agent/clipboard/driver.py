@@ -17,7 +17,7 @@ from subos_protocol.agent.peer import Handler, Peer
 from subos_protocol.agent.relay import relay
 from subos_protocol.agent.stream import Stream
 
-from ...supervisor.processes import die_with_parent
+from ...processes import die_with_parent
 from ..hub import Hub, connect
 
 PROGRAM = "subos_devices.agent.clipboard.process"
