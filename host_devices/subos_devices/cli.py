@@ -13,11 +13,9 @@ from collections.abc import Sequence
 from .errors import SubosError
 
 COMMANDS = (
-    *("run", "demo", "attach", "detach", "share", "exec", "cp", "ssh", "vsock"),
+    *("run", "demo", "attach", "detach", "share", "exec", "cp", "clipboard", "ssh", "vsock"),
     *("status", "input", "serve", "args", "doctor"),
 )
-
-
 DESCRIPTION = """\
 Native-feeling devices for QEMU guests: shared files, an absolute mouse, and more to come.
 

@@ -18,6 +18,8 @@ from typing import Any
 
 from .. import runtime
 from ..agent import clock as guest_clock
+from ..agent.clipboard.driver import ClipboardDriver
+from ..agent.clipboard.policy import Rules
 from ..agent.hub import BOOT_PATIENCE, PATIENCE, Hub
 from ..errors import UserError
 from ..supervisor import control as control_socket
@@ -61,6 +63,8 @@ class VmPlan:
     devices: Sequence[PlannedDevice]
     common: Mapping[str, Option] = field(default_factory=dict)
     """Options of all shares, also of those that are added later."""
+    clipboard: Sequence[str] = ()
+    """Rules, as agent/clipboard/policy.py has them."""
     kernel: Kernel | None = None
     image: DiskImage | None = None
 
@@ -98,7 +102,9 @@ class VmPlan:
         else:
             kernel = find_kernel(settings.kernel, settings.modules, progress)
             devices = [device_plan.root_device(), *devices]
-        return cls(name, qemu, accelerator, settings.cpus, memory, shares, devices, common, kernel, image)
+        rules = list(settings.clipboard or ())
+        Rules.parse(rules)
+        return cls(name, qemu, accelerator, settings.cpus, memory, shares, devices, common, rules, kernel, image)
 
     def sharing(self, folder: str) -> VmPlan:
         """This plan with one more share. Raises UserError."""
@@ -137,6 +143,9 @@ async def start(
             supervisor = await stack.enter_async_context(Supervisor(zygote))
             await device_plan.serve(supervisor, folder, plan.devices)
             hub = await stack.enter_async_context(Hub(folder, patience=BOOT_PATIENCE if plan.kernel else PATIENCE))
+            clipboard = ClipboardDriver(hub, plan.name, plan.clipboard)
+            clipboard.join()
+            stack.push_async_callback(clipboard.close)
             config = _machine_config(plan, folder)
             ports: tuple[str, ...] = ("agent",)
             if plan.kernel is not None:
