@@ -37,6 +37,8 @@ FIRST_PORT = 1 << 30  # of the host's clients; Linux gives its own programs lowe
 EVENTS = 256  # of host sockets, likewise
 MOST_PARTS = 1000  # of one packet that go into one system call (IOV_MAX is 1024)
 
+HOLD = 0.005  # seconds, or a quarter of the queue, before transmit buffers are given back
+MOST_HELD = 64 << 10  # bytes of payload, likewise
 TICK = 0.5  # seconds between two looks at deadlines
 LIMITS = {Waiting.FOR_LINE: 10.0, Waiting.FOR_GUEST: 10.0, Waiting.FOR_CREDIT: 1.0, Waiting.FOR_END: 10.0}  # seconds
 STOPPED_PATIENCE = 10.0  # seconds without a ring, after which the guest is taken for gone
@@ -56,6 +58,9 @@ class Muxer:
         self._worker, self._known, self._words = worker, known, known.words
         self._rx: ReceiveBuffers | None = None
         self._tx: Virtqueue | None = None
+        self._served: list[int] = []  # heads of transmit buffers that the guest can have back
+        self._held_parts = self._held_bytes = 0
+        self._giving_back = False
         self._stopped: dict[int, int] = {}  # used index of a queue that was stopped
         self._stopped_at = 0.0
         self._streams: dict[int, Stream] = {}  # by host port << 32 | guest port
@@ -96,12 +101,13 @@ class Muxer:
 
     def stopped(self, queue: Virtqueue) -> None:
         """No view into guest memory is left. Whether the guest was reset or is only paused will be seen later."""
-        self._stopped[queue.index] = queue.used_index
-        self._stopped_at = time.monotonic()
         if self._rx is not None and self._rx.queue is queue:
             self._rx = None
         if self._tx is queue:
+            self._give_back()
             self._tx = None
+        self._stopped[queue.index] = queue.used_index
+        self._stopped_at = time.monotonic()
         self._tick_later()
 
     def _resume(self, queue: Virtqueue) -> None:
@@ -128,11 +134,33 @@ class Muxer:
             packet = read(chain.readable)
             if packet is not None:
                 self._packet(*packet)
-            queue.push(chain.head, 0)
+                self._held_bytes += packet[0][4]
+            self._served.append(chain.head)
+            self._held_parts += len(chain.readable)
         else:
             queue.more = True
-        queue.signal()
+        if self._held_parts * 4 >= queue.size or self._held_bytes > MOST_HELD:
+            self._give_back()
+        elif self._served and not self._giving_back:
+            self._giving_back = True
+            self._worker.alarm(HOLD, self._give_back_late)
         self._kick_rx()
+
+    def _give_back(self) -> None:
+        """The guest gets its transmit buffers back. They were held for a moment, so that it is interrupted once for
+        many: it only frees them. But not for many bytes: Linux counts what it has not got back against the sender's
+        SO_SNDBUF, and while half of that is used it wakes nobody who waits for credit."""
+        queue = self._tx
+        if queue is not None and self._served:
+            for head in self._served:
+                queue.push(head, 0)
+            self._served.clear()
+            self._held_parts = self._held_bytes = 0
+            queue.signal()
+
+    def _give_back_late(self) -> None:
+        self._giving_back = False
+        self._give_back()
 
     def _packet(self, header: Header, payload: list[memoryview]) -> None:
         src_cid, dst_cid, guest_port, host_port, length, kind, op, flags, buf_alloc, fwd_cnt = header
