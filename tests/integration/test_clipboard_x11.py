@@ -421,3 +421,26 @@ def test_both_sides_change_at_once_and_end_equal() -> None:
 
     with x_server() as (left, _), x_server() as (right, _):
         asyncio.run(test(left, right))
+
+
+def test_a_clipboard_manager_on_each_side_makes_no_loop() -> None:
+    async def test(left: Environment, right: Environment) -> None:
+        one, two = X11Clipboard(left["DISPLAY"]), X11Clipboard(right["DISPLAY"])
+        async with one, two, owner(left, "manager"), owner(right, "manager"):
+            bridge = Bridge(one, two)
+            for environment, other, text in ((left, right, b"X"), (right, left, b"Y"), (left, right, b"X")):
+                await copy(environment, "xclip", "-selection", "clipboard", stdin=text)
+                async with asyncio.timeout(PATIENCE):
+                    while await paste(other) != text:
+                        pass
+                await bridge.rest()
+                assert (await paste(left), await paste(right)) == (text, text)
+            # The copy of the program, and perhaps that of the manager who takes it over.
+            assert 3 <= bridge.passed <= 6
+            await bridge.stop()
+
+    async def paste(environment: Environment) -> bytes:
+        return await run(environment, "xsel", "--output", "--clipboard")  # nothing where there is nothing
+
+    with x_server() as (left, _), x_server() as (right, _):
+        asyncio.run(test(left, right))

@@ -42,6 +42,7 @@ class WaylandClipboard(Clipboard):
     # --- opening and closing -----------------------------------------------------------------------------------
 
     async def connect(self) -> None:
+        await self.close()
         connection = Connection(self._disconnected)
         await connection.open(self._path)
         self._lost, self._connection = None, connection

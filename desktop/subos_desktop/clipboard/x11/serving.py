@@ -32,7 +32,7 @@ class Held:
 
     time: int
     targets: Dict[int, Tuple[str, str]]  # what we answer to: (its name, the format that the provider is asked for)
-    markers: Tuple[int, ...]  # further targets that are only listed
+    marker: int  # a target of no data, by which our own offers are known; 0 for none
     provider: Provider
 
 
@@ -76,7 +76,7 @@ class Owner:
             done = await self._convert(held, asked.requestor, asked.target, property, transfers)
             self._notify(asked, property if done else X.NONE)
             await asyncio.gather(*(transfer.run() for transfer in transfers))
-        except (ClipboardError, XError) as error:
+        except (ClipboardError, OSError, XError) as error:
             # There is no way to tell it in the middle of a transfer: an end here would look like the data's.
             log.warning("a paste was broken off: %s", error)
         finally:
@@ -108,13 +108,17 @@ class Owner:
         known = await self._atoms.intern(["TARGETS", "TIMESTAMP", "MULTIPLE", "ATOM_PAIR"])
         if target == known["TARGETS"]:
             own = [known["TARGETS"], known["TIMESTAMP"], known["MULTIPLE"]]
-            self._set(requestor, property, Xatom.ATOM, 32, [*own, *held.targets, *held.markers])
+            self._set(requestor, property, Xatom.ATOM, 32, [*own, *filter(None, [held.marker]), *held.targets])
             return True
         if target == known["TIMESTAMP"]:
             self._set(requestor, property, Xatom.INTEGER, 32, [held.time])
             return True
         if target == known["MULTIPLE"]:
             return await self._convert_many(held, requestor, property, known["ATOM_PAIR"], transfers)
+        if target == held.marker:
+            # Not only listed: who keeps what others copy, with all its targets, shall pass it on.
+            self._set(requestor, property, target, 8, b"")
+            return True
         if target not in held.targets:
             return False
         return await self._convert_data(held, requestor, target, property, transfers)
@@ -156,7 +160,7 @@ class Owner:
         except StopAsyncIteration:
             self._set(requestor, property, kind, 8, b"")
             return True
-        except ClipboardError as error:
+        except (ClipboardError, OSError) as error:
             log.warning("a program cannot paste %s: %s", mime, error)
             return False
         if len(first) < size:
