@@ -19,6 +19,7 @@ from subos_protocol.agent.stream import Stream
 
 from . import channel, clock, copy, execute, facts, mounts
 from .configuration import Configuration
+from .file_events import service as file_events
 from .sessions import Sessions
 
 SOFTWARE = "subos-agent"
@@ -31,6 +32,7 @@ def handlers(configuration: Configuration) -> Dict[str, Handler]:
     table: Dict[str, Handler] = {
         "clock": clock.clock,
         "facts": facts.answer,
+        "files.watch": file_events.watch,
         "mount": mounts.mount,
         "unmount": mounts.unmount,
     }

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from ..agent.file_events import FileEvents
 from ..errors import UserError
 from ..runtime import listen
 from ..supervisor.supervisor import Supervisor
@@ -30,7 +31,7 @@ FS_QUEUE_SIZE = 1024  # descriptors; Linux sizes its requests by it, so a small 
 @dataclass(frozen=True)
 class PlannedDevice:
     """One device of a VM, before anything of it exists. `driven` ones have a driver socket; `removable` ones can be
-    taken out while the VM runs."""
+    taken out while the VM runs; of `followed` ones the guest's agent hears what the host changes."""
 
     name: str
     kind: str
@@ -38,6 +39,7 @@ class PlannedDevice:
     properties: dict[str, Any] = field(default_factory=dict)
     driven: bool = False
     removable: bool = False
+    followed: bool = False
 
 
 def share_device(share: Share, common: Mapping[str, Option] | None = None) -> PlannedDevice:
@@ -47,7 +49,7 @@ def share_device(share: Share, common: Mapping[str, Option] | None = None) -> Pl
     if share.single:
         options["only"] = share.path.name
     properties = {"tag": share.tag, "queue-size": FS_QUEUE_SIZE}
-    return PlannedDevice(share.tag, "fs", options, properties, removable=True)
+    return PlannedDevice(share.tag, "fs", options, properties, removable=True, followed=True)
 
 
 def shared_path(options: Mapping[str, Any]) -> str:
@@ -64,7 +66,7 @@ def root_device() -> PlannedDevice:
     """
     device = share_device(Share(Path("/"), ROOT_TAG, read_only=True), {"cache": "steady"})
     options = {**device.options, "submounts": False}  # overlayfs refuses them in a lower layer
-    return replace(device, options=options, removable=False)
+    return replace(device, options=options, removable=False, followed=False)  # below an overlay nothing can be told
 
 
 def plan(
@@ -130,10 +132,13 @@ def serve_command(folder: Path, device: PlannedDevice) -> list[str]:
     return command
 
 
-async def serve(supervisor: Supervisor, folder: Path, devices: Sequence[PlannedDevice]) -> None:
+async def serve(
+    supervisor: Supervisor, folder: Path, devices: Sequence[PlannedDevice], file_events: FileEvents | None = None
+) -> None:
     """Binds the devices' sockets in `folder` and serves them. Raises UserError."""
     for device in devices:
         with contextlib.ExitStack() as undo:
+            fds: dict[str, int] = {}
             sockets: dict[str, socket.socket] = {}
             options = dict(device.options)
             if device.driven:
@@ -142,7 +147,10 @@ async def serve(supervisor: Supervisor, folder: Path, devices: Sequence[PlannedD
             if device.kind == "vsock":
                 sockets["listener"] = undo.enter_context(listen(vsock_path(folder)))
                 options["uds_path"] = str(vsock_path(folder))
+            if device.followed and file_events is not None:
+                fds["events"] = file_events.open(device.name)
+                undo.callback(os.close, fds["events"])
             listener = undo.enter_context(listen(socket_path(folder, device)))
             undo.pop_all()
-            fds = {name: made.detach() for name, made in sockets.items()}
+            fds |= {name: made.detach() for name, made in sockets.items()}
             await supervisor.add(DeviceSpec(device.kind, device.name, options, fds), listener)

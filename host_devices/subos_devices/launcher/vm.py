@@ -20,6 +20,7 @@ from .. import runtime
 from ..agent import clock as guest_clock
 from ..agent.clipboard.driver import ClipboardDriver
 from ..agent.clipboard.policy import Rules
+from ..agent.file_events import FileEvents
 from ..agent.hub import BOOT_PATIENCE, PATIENCE, Hub
 from ..errors import UserError
 from ..supervisor import control as control_socket
@@ -141,7 +142,9 @@ async def start(
     with runtime.claim(plan.name) as folder:
         async with contextlib.AsyncExitStack() as stack:
             supervisor = await stack.enter_async_context(Supervisor(zygote))
-            await device_plan.serve(supervisor, folder, plan.devices)
+            file_events = FileEvents()
+            stack.callback(file_events.close_all)
+            await device_plan.serve(supervisor, folder, plan.devices, file_events)
             hub = await stack.enter_async_context(Hub(folder, patience=BOOT_PATIENCE if plan.kernel else PATIENCE))
             clipboard = ClipboardDriver(hub, plan.name, plan.clipboard)
             clipboard.join()
@@ -175,16 +178,16 @@ async def start(
                 )
             )
             vm = RunningVm(plan, folder, machine, supervisor, hub)
-            shares = _hot_shares(vm)
-            hub.welcome += [guest_clock.follow, lambda _peer: shares.mount_all()]
+            shares = _hot_shares(vm, file_events)
+            hub.welcome += [guest_clock.follow, lambda _peer: shares.mount_all(), file_events.follow]
             hub.follow_port(machine.port("agent"))
             handlers = {"status": _status(vm, shares), **shares.handlers()}
             await stack.enter_async_context(control_socket.serve(folder, handlers))
             yield vm
 
 
-def _hot_shares(vm: RunningVm) -> HotShares:
-    plugged = Plugged(vm.supervisor, vm.folder, vm.folder / "qmp.sock")
+def _hot_shares(vm: RunningVm, file_events: FileEvents) -> HotShares:
+    plugged = Plugged(vm.supervisor, vm.folder, vm.folder / "qmp.sock", file_events)
     for device in vm.plan.devices:
         if device.removable:
             plugged.devices[device.name] = device_plan.vhost_user_device(vm.folder, device)
