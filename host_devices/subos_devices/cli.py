@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from .errors import SubosError
 
-COMMANDS = ("run", "demo", "attach", "detach", "share", "exec", "status", "input", "serve", "args", "doctor")
+COMMANDS = ("run", "demo", "attach", "detach", "share", "exec", "agent", "status", "input", "serve", "args", "doctor")
 
 DESCRIPTION = """\
 Native-feeling devices for QEMU guests: shared files, an absolute mouse, and more to come.
