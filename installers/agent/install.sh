@@ -79,7 +79,8 @@ install_zipapp() {
     else
         say "there is no systemd here: let your init run, as root and again when it ends:  $program serve"
     fi
-    start
+    ! systemd_runs || systemctl daemon-reload
+    restart
 }
 
 # copy FROM TO MODE: whole or not at all, also while the old one runs
@@ -95,10 +96,14 @@ with_program() {
     mv -f -- "$2.new" "$2"
 }
 
-start() {
+# The host's own commands run in the agent's unit: a restart now would end this script half-way.
+restart() {
     systemd_runs || return 0
-    systemctl daemon-reload
-    systemctl restart $name.service
+    if grep -q "/$name.service\$" /proc/self/cgroup 2>/dev/null; then
+        systemd-run --quiet --collect --on-active=5 systemctl restart $name.service
+    else
+        systemctl restart $name.service
+    fi
 }
 
 remove_zipapp() {
@@ -107,12 +112,13 @@ remove_zipapp() {
         ! systemd_runs || systemctl stop $name.service || true
     fi
     rm -f $program $unit $autostart $rules
+    rmdir /etc/xdg/autostart 2>/dev/null || true
     ! systemd_runs || systemctl daemon-reload
 }
 
 allow_exec() {
     $name allow exec >/dev/null || $program allow exec >/dev/null
-    ! systemd_runs || systemctl restart $name.service
+    restart
     say "the host may run commands here"
 }
 

@@ -1,7 +1,7 @@
 """Disks with a real Debian: its own kernel, systemd, Python and cloud-init, and a login on the first serial port.
 
-mmdebstrap makes the system, without a privilege where the machine lets it; it is kept in the cache, under a name by what
-it is made of. The disk has two partitions: a FAT with the kernel, which syslinux boots, and the root.
+mmdebstrap makes the system, without a privilege where the machine lets it; it is kept in the cache, under a name that
+changes with what it is made of. The disk has two partitions: a FAT with the kernel, which syslinux boots, and the root.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ set -e
 chroot "$1" passwd -d root
 : >"$1/etc/machine-id"
 echo debian >"$1/etc/hostname"
+rm -f "$1/usr/sbin/policy-rc.d"
 rm -rf "$1"/var/lib/apt/lists/*_* "$1"/var/cache/apt/*.bin "$1"/var/cache/apt/archives/*.deb
 cp "$1"/boot/vmlinuz-* OUT/vmlinuz
 cp "$1"/boot/initrd.img-* OUT/initrd.img

@@ -25,19 +25,18 @@ class HotDisks:
         return {"disk-add": self.add, "disk-remove": self.remove}
 
     async def add(self, request: dict[str, Any]) -> None:
-        """`name`, of the device; `path`, of a raw image, which may go once QEMU has opened it. Raises UserError.
+        """`disk`: a name for it; `path`: of a raw image, which may go once QEMU has opened it. Raises UserError.
 
         A disk of that name that is there already is taken out first.
         """
         from . import hotplug, qmp
 
-        name, path = str(request.get("name", "")), str(request.get("path", ""))
+        name, path = str(request.get("disk", "")), str(request.get("path", ""))
         async with self._lock, qmp.connected(self._qmp) as monitor:
             await _take_out(monitor, name)
             file = {"driver": "file", "filename": path}
-            await monitor.execute(
-                "blockdev-add", **{"driver": "raw", "node-name": name, "read-only": True, "file": file}
-            )
+            node = {"driver": "raw", "node-name": name, "read-only": True, "file": file}
+            await monitor.execute("blockdev-add", **node)
             try:
                 await hotplug.add_device(monitor, {"driver": "virtio-blk-pci", "id": name, "drive": name})
             except BaseException:
@@ -45,11 +44,11 @@ class HotDisks:
                 raise
 
     async def remove(self, request: dict[str, Any]) -> None:
-        """`name`, as it was added. Raises UserError: the guest does not let go."""
+        """`disk`, as it was added. Raises UserError: the guest does not let go."""
         from . import qmp
 
         async with self._lock, qmp.connected(self._qmp) as monitor:
-            await _take_out(monitor, str(request.get("name", "")))
+            await _take_out(monitor, str(request.get("disk", "")))
 
 
 async def _take_out(monitor: Qmp, name: str) -> None:

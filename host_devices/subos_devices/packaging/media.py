@@ -38,7 +38,7 @@ def disk(version: str = __version__) -> bytes:
 
 def archive(version: str = __version__) -> bytes:
     """The same as a tar archive, for an agent that installs its successor. Raises UserError."""
-    return tar.archive(files(version), payload.timestamp())
+    return tar.archive(files(version), payload.timestamp(), "./")
 
 
 def seed(version: str = __version__) -> bytes:

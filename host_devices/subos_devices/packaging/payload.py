@@ -66,7 +66,7 @@ def data(name: str, **values: str) -> bytes:
 
 
 def _data_folder() -> Path:
-    """A wheel carries it beside this module (installers/fast_build.py puts it there); in a clone it is where it belongs."""
+    """A wheel carries it beside this module (by installers/fast_build.py); a clone has it where it belongs."""
     inside = Path(__file__).with_name("agent")
     return inside if inside.is_dir() else Path(__file__).resolve().parents[3] / "installers" / "agent"
 

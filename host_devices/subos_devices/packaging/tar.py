@@ -15,7 +15,7 @@ def archive(files: Iterable[File], time: int, prefix: str = "") -> bytes:
     ordered = sorted(files, key=lambda file: file.path)
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as tar:
-        for path in folders(ordered) if folders else ():
+        for path in folders(ordered):
             tar.addfile(_member(prefix + path, 0o755, time, tarfile.DIRTYPE))
         for file in ordered:
             member = _member(prefix + file.path, file.mode, time, tarfile.REGTYPE)
