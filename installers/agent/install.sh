@@ -154,7 +154,7 @@ for word; do
 done
 [ "$(id -u)" -eq 0 ] || die 3 "this needs root" "run it as root, or by sudo: sudo sh '$0' $*"
 
-if [ $action != install ]; then
+if [ "$action" != install ]; then
     $action
     exit
 fi
@@ -163,8 +163,9 @@ if [ -z "$zipapp" ] && has dpkg && deb=$(only "$here"/${name}_*.deb); then
 elif [ -z "$zipapp" ] && has rpm && rpm=$(only "$here"/$name-*.noarch.rpm); then
     install_rpm "$rpm"
 else
-    ! deb_is_installed && ! rpm_is_installed ||
+    if deb_is_installed || rpm_is_installed; then
         die 2 "the package $name is installed" "take it out first: sh '$0' --remove"
+    fi
     install_zipapp
 fi
 [ -z "$allow" ] || allow_exec

@@ -1,4 +1,4 @@
-"""Disks with a real Debian: its own kernel, systemd, Python and cloud-init, and a login on the first serial port.
+"""Disks with a real Debian: its own kernel, systemd and Python, and a login on the first serial port.
 
 mmdebstrap makes the system, without a privilege where the machine lets it; it is kept in the cache, under a name that
 changes with what it is made of. The disk has two partitions: a FAT with the kernel, which syslinux boots, and the root.
@@ -6,6 +6,7 @@ changes with what it is made of. The disk has two partitions: a FAT with the ker
 
 from __future__ import annotations
 
+import os
 import shutil
 import struct
 import subprocess
@@ -18,7 +19,7 @@ SECTOR = 512
 FIRST = 2048
 """The sector where the first partition begins."""
 BOOT_SIZE, ROOT_SIZE = 64 * MIB, 1200 * MIB
-PACKAGES = "systemd-sysv,udev,login,mount,kmod,python3,initramfs-tools,linux-image-cloud-amd64,cloud-init"
+PACKAGES = "systemd-sysv,udev,login,mount,kmod,python3,initramfs-tools,linux-image-cloud-amd64"
 LEFT_OUT = ("doc", "man", "locale", "info")
 MBR_PLACES = ("/usr/lib/syslinux/mbr/mbr.bin", "/usr/share/syslinux/mbr.bin", "/usr/lib/syslinux/bios/mbr.bin")
 BOOT = """\
@@ -50,31 +51,32 @@ umount OUT/root
 """
 
 
-def disk(suite: str, place: Path) -> Path:
-    """A copy of the disk of the Debian release `suite` (bookworm, say), for one test to write to."""
-    subprocess.run(["cp", "--sparse=always", "--reflink=auto", cached(suite), place], check=True)
+def disk(suite: str, place: Path, *more: str) -> Path:
+    """A copy of the disk of the release `suite` (bookworm, say) with `more` packages, for one test to write to."""
+    subprocess.run(["cp", "--sparse=always", "--reflink=auto", cached(suite, *more), place], check=True)
     return place
 
 
-def cached(suite: str) -> Path:
+def cached(suite: str, *more: str) -> Path:
     """The disk in the cache; made at first, which takes a minute or two and the network."""
-    text = (PACKAGES, LEFT_OUT, BOOT, BEFORE_KERNEL, AT_THE_END, BOOT_SIZE, ROOT_SIZE)
+    packages = ",".join([PACKAGES, *more])
+    text = (packages, LEFT_OUT, BOOT, BEFORE_KERNEL, AT_THE_END, BOOT_SIZE, ROOT_SIZE)
     path = cache_folder("debian") / f"{suite}-{key_of(*text)}.img"
     if not path.exists():
         with temporary_folder(path) as folder:
-            _make_system(suite, folder)
+            _make_system(suite, packages, folder)
             _put_together(folder, folder / path.name)
             (folder / path.name).rename(path)
     return path
 
 
-def _make_system(suite: str, folder: Path) -> None:
+def _make_system(suite: str, packages: str, folder: Path) -> None:
     """Makes `vmlinuz`, `initrd.img` and `root.ext4` in `folder`."""
     (folder / "root").mkdir()
     (folder / "root.ext4").touch()
     folder.chmod(0o777)  # who is root in a user namespace is another user here
     end = AT_THE_END.replace("OUT", str(folder)).replace("SIZE", str(ROOT_SIZE // MIB))
-    command = ["nice", "mmdebstrap", "--quiet", "--variant=minbase", "--format=null", f"--include={PACKAGES}"]
+    command = ["nice", "mmdebstrap", "--quiet", "--variant=minbase", "--format=null", f"--include={packages}"]
     command += [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in LEFT_OUT]
     command += [f"--essential-hook={BEFORE_KERNEL}", f"--customize-hook={end}", suite, "-"]
     done = subprocess.run(command, capture_output=True, text=True, errors="replace")
@@ -110,8 +112,5 @@ def _boot_record(partitions: list[tuple[int, int, int]]) -> bytes:
 
 def missing() -> list[str]:
     """The tools that making a disk wants and this machine lacks."""
-    return [name for name in ("mmdebstrap", "mke2fs", "syslinux", "mformat") if not _find(name)]
-
-
-def _find(name: str) -> str | None:
-    return shutil.which(name) or shutil.which(name, path="/usr/sbin:/sbin")
+    path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
+    return [name for name in ("mmdebstrap", "mke2fs", "syslinux", "mformat") if not shutil.which(name, path=path)]

@@ -51,7 +51,7 @@ def _documents(number: str, time: int) -> list[File]:
     """What Debian's policy wants of every package."""
     folder = "usr/share/doc/subos-agent"
     entry = f"subos-agent ({number}) unstable; urgency=medium\n\n  * Built from SubOS {number}.\n\n"
-    entry += f" -- SubOS <subos@localhost>  {formatdate(time)}\n"
+    entry += f" -- The SubOS authors <subos@subos.invalid>  {formatdate(time)}\n"
     return [
         File(f"{folder}/copyright", payload.data("deb/copyright")),
         File(f"{folder}/changelog.gz", gzip.compress(entry.encode(), mtime=0)),
