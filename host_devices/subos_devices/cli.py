@@ -14,7 +14,7 @@ from .errors import SubosError
 
 COMMANDS = (
     *("run", "demo", "attach", "detach", "share", "exec", "cp", "clipboard", "ssh", "vsock"),
-    *("status", "input", "serve", "args", "doctor"),
+    *("agent", "status", "input", "serve", "args", "doctor"),
 )
 DESCRIPTION = """\
 Native-feeling devices for QEMU guests: shared files, an absolute mouse, and more to come.

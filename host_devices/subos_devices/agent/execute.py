@@ -7,7 +7,8 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from typing import Any
 
 from subos_protocol.agent.errors import ChannelError
 from subos_protocol.agent.frames import Head
@@ -20,17 +21,20 @@ STDOUT = 1
 PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
-async def run(name: str, head: Head, *, stdin: bool, tty: bool) -> int:
-    """Runs the request `head` in the VM `name`; the exit status. Raises UserError, AgentError, BrokenPipeError."""
+async def run(name: str, head: Head, *, stdin: bool, tty: bool = False, content: bytes | None = None) -> int:
+    """Runs the request `head` in the VM `name`; the exit status. Raises UserError, AgentError, BrokenPipeError.
+
+    `stdin`: this process's standard input is passed on, or `content` in its place.
+    """
     with told():
         async with connected(name) as peer, peer.call(head) as stream:
             with _raw(tty and stdin), _signals(stream, tty):
-                return await _follow(stream, stdin, tty)
+                return await _follow(stream, tty, _feed(stream, content) if stdin else None)
 
 
-async def _follow(stream: Stream, stdin: bool, tty: bool) -> int:
-    feed = asyncio.ensure_future(_feed(stream)) if stdin else None
-    if not stdin and not tty:
+async def _follow(stream: Stream, tty: bool, source: Coroutine[Any, Any, None] | None) -> int:
+    feed = asyncio.ensure_future(source) if source else None
+    if feed is None and not tty:
         stream.end()
     try:
         while (message := await stream.receive()) is not None:
@@ -52,10 +56,13 @@ def _write(descriptor: int, data: bytes) -> None:
         view = view[os.write(descriptor, view) :]
 
 
-async def _feed(stream: Stream) -> None:
+async def _feed(stream: Stream, content: bytes | None) -> None:
     with contextlib.suppress(ChannelError):
-        async for data in _standard_input():
-            await stream.send(data)
+        if content is not None:
+            await stream.send(content)
+        else:
+            async for data in _standard_input():
+                await stream.send(data)
         stream.end()
 
 

@@ -43,6 +43,8 @@ SHARE_SETTINGS = (
 SETTINGS = (
     Setting("name", str, "what the VM is called, here and in the guest", "NAME"),
     Setting("image", Path, "boot this disk instead of this machine's own userland", "DISK"),
+    Setting("install-agent", bool, "with --image: a further disk, SUBOS, from which the guest's agent is installed"),
+    Setting("cloud-init", bool, "with --image: a disk for cloud-init, which installs the agent at the first boot"),
     Setting("kernel", Path, "the guest's kernel", "FILE"),
     Setting("modules", Path, "the kernel's modules (default: those beside it)", "DIR"),
     Setting(

@@ -31,6 +31,7 @@ from . import devices as device_plan
 from .control import agent_command, agent_folders
 from .devices import PlannedDevice
 from .guest_run import GuestRun, Mode, guest_environment, write_boot_files
+from .hot_disks import HotDisks
 from .hot_shares import HotShares
 from .kernel import Kernel, find_kernel
 from .machine import Machine
@@ -68,6 +69,8 @@ class VmPlan:
     """Rules, as agent/clipboard/policy.py has them."""
     kernel: Kernel | None = None
     image: DiskImage | None = None
+    media: Mapping[str, bytes] = field(default_factory=dict)
+    """Further disks, which the guest may only read: their content by name."""
 
     @classmethod
     def from_settings(cls, settings: argparse.Namespace, progress: Progress = quiet) -> VmPlan:
@@ -96,6 +99,7 @@ class VmPlan:
         qemu = find_qemu(architecture)
         accelerator = choose_accelerator(settings.accel)
         kernel = image = None
+        media = _media(settings)
         if settings.image is not None:
             if settings.kernel is not None or settings.modules is not None:
                 raise UserError("--image boots the disk's own kernel", "leave out --kernel and --modules")
@@ -105,7 +109,7 @@ class VmPlan:
             devices = [device_plan.root_device(), *devices]
         rules = list(settings.clipboard or ())
         Rules.parse(rules)
-        return cls(name, qemu, accelerator, settings.cpus, memory, shares, devices, common, rules, kernel, image)
+        return cls(name, qemu, accelerator, settings.cpus, memory, shares, devices, common, rules, kernel, image, media)
 
     def sharing(self, folder: str) -> VmPlan:
         """This plan with one more share. Raises UserError."""
@@ -181,7 +185,8 @@ async def start(
             shares = _hot_shares(vm, file_events)
             hub.welcome += [guest_clock.follow, lambda _peer: shares.mount_all(), file_events.follow]
             hub.follow_port(machine.port("agent"))
-            handlers = {"status": _status(vm, shares), **shares.handlers()}
+            disks = HotDisks(folder / "qmp.sock", shares.lock)
+            handlers = {"status": _status(vm, shares), **shares.handlers(), **disks.handlers()}
             await stack.enter_async_context(control_socket.serve(folder, handlers))
             yield vm
 
@@ -202,7 +207,22 @@ def _agent() -> list[str]:
     return [*(f"{name}={value}" for name, value in variables.items()), *argv]
 
 
+def _media(settings: argparse.Namespace) -> dict[str, bytes]:
+    """The disks by which the guest gets an agent. Raises UserError."""
+    if not settings.install_agent and not settings.cloud_init:
+        return {}
+    if settings.image is None:
+        raise UserError("the default guest has its agent already", "--install-agent and --cloud-init go with --image")
+    from ..packaging import media
+
+    disks = {"agent": media.disk()} if settings.install_agent else {}
+    return disks | ({"seed": media.seed()} if settings.cloud_init else {})
+
+
 def _machine_config(plan: VmPlan, folder: Path) -> MachineConfig:
+    media = [folder / f"{name}.iso" for name in plan.media]
+    for path, content in zip(media, plan.media.values(), strict=True):
+        path.write_bytes(content)
     return MachineConfig(
         name=plan.name,
         architecture=this_architecture(),
@@ -210,6 +230,7 @@ def _machine_config(plan: VmPlan, folder: Path) -> MachineConfig:
         cpus=plan.cpus,
         memory=plan.memory,
         image=plan.image,
+        media=media,
         devices=[device_plan.vhost_user_device(folder, device) for device in plan.devices],
     )
 
@@ -226,6 +247,7 @@ def _status(vm: RunningVm, shares: HotShares) -> control_socket.Handler:
             "name": plan.name,
             "pid": os.getpid(),
             "qemu": vm.machine.pid,
+            "image": str(plan.image.path) if plan.image else None,
             "how": f"{what}, {plan.accelerator}, {plan.cpus} cpus, {plan.memory} MiB",
             "agent": vm.agent.status(),
             "devices": shares.mark_mounted(vm.supervisor.status()),
