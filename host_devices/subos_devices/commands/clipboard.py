@@ -64,21 +64,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 async def _run(args: argparse.Namespace) -> int:
-    from subos_protocol.agent.errors import ChannelError, RemoteError
-
-    from ..agent.caller import connected
-    from ..agent.hub import AgentError
-    from ..errors import UserError
+    from ..agent.caller import connected, told
 
     work = {"get": _get, "set": _set, "formats": _formats, "watch": _watch, "yes": _answer, "no": _answer}
     async with connected(args.name) as peer:
-        try:
+        with told():
             await work.get(args.action, _policy)(args, peer)
-        except RemoteError as error:
-            known = AgentError.of(error)
-            raise UserError(known.message, known.hint) from error
-        except ChannelError as error:
-            raise AgentError.of(error) from error
     return 0
 
 

@@ -16,7 +16,7 @@ import socket
 import sys
 from typing import Any
 
-from subos_desktop.clipboard.bridge import Bridge
+from subos_desktop.clipboard.bridge import Bridge, Remote
 from subos_desktop.clipboard.choosing import choose
 from subos_desktop.clipboard.formats import is_mime
 from subos_desktop.clipboard.interface import Clipboard, ClipboardError, Selection, TooLarge
@@ -170,10 +170,8 @@ class Commands:
         }
 
     def _offered(self) -> Head:
-        return {
-            selection.value: list(remote.formats)
-            for selection, remote in sorted(self._bridge.remote.items(), key=lambda item: item[0].value)
-        }
+        nothing = Remote()
+        return {each.value: list(self._bridge.remote.get(each, nothing).formats) for each in Selection}
 
     async def _watch(self, stream: Stream) -> Head:
         told: Head = {}
