@@ -42,6 +42,10 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--allow-exec", action="store_true", help="commands for the host are on, whatever is configured")
     serve.set_defaults(run=_serve)
 
+    doctor = commands.add_parser("doctor", help="what works in this guest, and what it lacks")
+    doctor.add_argument("--json", action="store_true", help='print JSON: {"ok": bool, "findings": [...]}')
+    doctor.set_defaults(run=_doctor)
+
     facts = commands.add_parser("facts", help="what the host is told of this guest, as JSON")
     facts.set_defaults(run=_facts)
 
@@ -71,6 +75,12 @@ def _serve(arguments: argparse.Namespace) -> int:
     with contextlib.suppress(asyncio.CancelledError):
         asyncio.run(Service(configuration, arguments.port).run())
     return 0
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from subos_agent import doctor
+
+    return doctor.report(arguments.json)
 
 
 def _facts(arguments: argparse.Namespace) -> int:

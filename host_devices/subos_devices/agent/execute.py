@@ -23,6 +23,8 @@ from .caller import connected, told
 CHUNK = 1 << 15
 BACKLOG = 1024  # key presses
 STDOUT = 1
+INPUT_ENDS = {"input_ends": True}
+"""Not the stream's own end: signals may follow."""
 PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 ESCAPE = 0x1D
 """Ctrl-], as for `subos-devices run`."""
@@ -45,7 +47,7 @@ async def run(name: str, head: Head, *, stdin: bool, tty: bool) -> int:
 async def _follow(stream: Stream, stdin: bool, tty: bool) -> int:
     feed = asyncio.ensure_future(_feed(stream, tty)) if stdin else None
     if not stdin and not tty:
-        stream.end()
+        stream.post(INPUT_ENDS)
     try:
         while (message := await stream.receive()) is not None:
             if isinstance(message.content, bytes):
@@ -80,7 +82,7 @@ async def _feed(stream: Stream, tty: bool) -> None:
                     signal.raise_signal(signal.SIGTERM)
                 with contextlib.suppress(asyncio.QueueFull):
                     keys.put_nowait(data)
-            stream.end()
+            stream.post(INPUT_ENDS)
     finally:
         if sending is not None:
             sending.cancel()
