@@ -50,7 +50,7 @@ def test_words_for_yes(path: Path, word: str) -> None:
 def test_what_is_wrong_is_one_line_with_the_file(path: Path, text: str, said: str) -> None:
     path.parent.mkdir()
     path.write_bytes(text.encode(errors="surrogateescape"))
-    with pytest.raises(ValueError) as caught:  # noqa: PT011
+    with pytest.raises(ValueError) as caught:
         Configuration.load(path)
     message = str(caught.value)
     assert message.startswith(f"{path}: ")
