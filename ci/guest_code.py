@@ -80,11 +80,12 @@ def main(folders: list[str]) -> int:
         sys.exit(f"no package in {' '.join(folders) or 'nothing'}")
     allowed = sys.stdlib_module_names | {package.name for package in packages}
     count = 0
-    for package, path in ((package, path) for package in packages for path in sorted(package.rglob("*.py"))):
+    for package in packages:
         names = allowed | OPTIONAL.get(package.parent.name, set())
-        for line, wrong in sorted(findings(ast.parse(path.read_text(), str(path)), names)):
-            print(f"{path}:{line}: {wrong}")
-            count += 1
+        for path in sorted(package.rglob("*.py")):
+            for line, wrong in sorted(findings(ast.parse(path.read_text(), str(path)), names)):
+                print(f"{path}:{line}: {wrong}")
+                count += 1
     return 1 if count else 0
 
 

@@ -12,8 +12,10 @@ from collections.abc import Sequence
 
 from .errors import SubosError
 
-COMMANDS = ("run", "demo", "attach", "detach", "share", "exec", "cp", "status", "input", "serve", "args", "doctor")
-
+COMMANDS = (
+    *("run", "demo", "attach", "detach", "share", "exec", "cp", "clipboard", "ssh", "vsock"),
+    *("agent", "status", "input", "serve", "args", "doctor"),
+)
 DESCRIPTION = """\
 Native-feeling devices for QEMU guests: shared files, an absolute mouse, and more to come.
 
@@ -24,6 +26,7 @@ Native-feeling devices for QEMU guests: shared files, an absolute mouse, and mor
   subos-devices share add work ~/src:/work   one more folder for a guest that runs
   subos-devices exec -it work                a shell in it
   subos-devices cp work:/etc/os-release .    a file out of it
+  subos-devices ssh work                     into its sshd, without a network
 """
 
 

@@ -47,7 +47,7 @@ During = Callable[[FakeQemu, FakeAgent], Awaitable[None]]
 
 def run(folder: Path, during: During, shares: list[Share] | None = None) -> None:
     """A VM called "fake" of the default guest, as `run` makes it; `shares` are there from the beginning."""
-    zygote = Zygote.start()  # before there are threads
+    zygote = Zygote.start()
 
     async def main() -> None:
         guest = FakeAgent()

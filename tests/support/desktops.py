@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
-from subos_desktop.clipboard import Clipboard, Offer
-
+from .clipboards import PATIENCE
+from .ordinary import NOBODY
 from .waiting import eventually
-
-PATIENCE = 60  # seconds for anything that must come
 
 
 @contextlib.contextmanager
@@ -40,7 +40,7 @@ def x_server(number: int | None = None) -> Iterator[tuple[dict[str, str], subpro
 @contextlib.contextmanager
 def wayland_compositor() -> Iterator[tuple[dict[str, str], subprocess.Popen[bytes]]]:
     """A sway of its own without outputs or inputs: (the environment of its programs, its process)."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
         environment = {
             "PATH": os.environ["PATH"],
             "HOME": folder,
@@ -49,17 +49,23 @@ def wayland_compositor() -> Iterator[tuple[dict[str, str], subprocess.Popen[byte
             "WLR_LIBINPUT_NO_DEVICES": "1",
             "WLR_RENDERER": "pixman",
         }
-        config = Path(folder, "config")
-        config.write_text("xwayland disable\n")
+        Path(folder, "config").write_text("xwayland disable\nswaybg_command -\n")
+        who: dict[str, Any] = {}
+        if os.geteuid() == 0:  # as whom it refuses to run
+            os.chown(folder, NOBODY, NOBODY)
+            who = {"user": NOBODY, "group": NOBODY, "extra_groups": []}
         with subprocess.Popen(
-            ["sway", "--config", config], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            ["sway", "--config", f"{folder}/config"],
+            env=environment,
+            **who,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         ) as compositor:
             try:
                 (socket,) = eventually(lambda: [path for path in Path(folder).glob("wayland-*") if path.is_socket()])
                 yield environment | {"WAYLAND_DISPLAY": socket.name}, compositor
             finally:
-                compositor.terminate()
-                compositor.wait(PATIENCE)
+                compositor.kill()
 
 
 async def run(environment: Mapping[str, str], *command: str, stdin: bytes = b"") -> bytes:
@@ -90,26 +96,23 @@ async def copy(environment: Mapping[str, str], *command: str, stdin: bytes) -> N
 
 
 @contextlib.asynccontextmanager
-async def background(environment: Mapping[str, str], *command: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    """A program with its standard output in a pipe; killed at the end."""
+async def background(
+    environment: Mapping[str, str], *command: str, stdout: int = subprocess.DEVNULL
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A program; killed at the end with those that it has started."""
     process = await asyncio.create_subprocess_exec(
-        *command, env=dict(environment), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, limit=1 << 16
+        *command, env=dict(environment), stdin=subprocess.DEVNULL, stdout=stdout, start_new_session=True
     )
     try:
         yield process
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        while await process.stdout.read(1 << 20):  # type: ignore[union-attr]
-            pass
+        kill_all(process)
         await process.wait()
+        if process.stdout is not None:
+            await process.stdout.read()
 
 
-class Offers:
-    """Those of a clipboard, one after the other."""
-
-    def __init__(self, clipboard: Clipboard) -> None:
-        self._offers = clipboard.offers()
-
-    async def next(self) -> Offer:
-        return await asyncio.wait_for(self._offers.__anext__(), PATIENCE)
+def kill_all(process: asyncio.subprocess.Process) -> None:
+    """A program of `background` and those that it has started: wl-paste has a cat do its work."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)

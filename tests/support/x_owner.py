@@ -149,12 +149,36 @@ def forger(owner: Owner) -> None:
             owner.give(asked, owner.atom("UTF8_STRING"), 8, b"after the forgeries")
 
 
-HOW = {function.__name__: function for function in (silent, mute, endless, half, flood, numbers, no_list, many)}
+def manager(owner: Owner) -> None:
+    """A clipboard manager: takes over whatever text others copy, from then on."""
+    display, text = owner.display, b""
+    display.xfixes_query_version()
+    display.xfixes_select_selection_input(owner.window, owner.clipboard, 1)
+    print("owned", flush=True)
+    while True:
+        received = display.next_event()
+        if received.type == X.SelectionRequest:
+            if not owner.list(received, "UTF8_STRING"):
+                owner.give(received, owner.atom("UTF8_STRING"), 8, text)
+        elif received.type == X.SelectionNotify and received.property:
+            found = owner.window.get_full_property(received.property, X.AnyPropertyType)
+            if found is not None and found.property_type == owner.atom("UTF8_STRING"):
+                text = found.value
+                owner.window.set_selection_owner(owner.clipboard, X.CurrentTime)
+                display.flush()
+        elif hasattr(received, "owner") and received.owner.id not in (0, owner.window.id):
+            place = owner.atom("_MANAGER")
+            owner.window.convert_selection(owner.clipboard, owner.atom("UTF8_STRING"), place, X.CurrentTime)
+            display.flush()
+
+
+HOW = {
+    function.__name__: function
+    for function in (silent, mute, endless, half, flood, numbers, no_list, many, forger, manager)
+}
 
 if __name__ == "__main__":
     owner = Owner()
-    if sys.argv[1] == "forger":
-        print("owned", flush=True)
-        sys.stdin.readline()
-    owner.own()
-    {**HOW, "forger": forger}[sys.argv[1]](owner)
+    if sys.argv[1] != "manager":
+        owner.own()
+    HOW[sys.argv[1]](owner)

@@ -29,6 +29,14 @@ class Finding:
     hint: str = ""
 
 
+def _wayland(environment: Environment, marker: Optional[str]) -> Clipboard:
+    if not environment.get("WAYLAND_DISPLAY"):
+        raise Unavailable("WAYLAND_DISPLAY is not set", "start it from within the session")
+    from .wayland import WaylandClipboard
+
+    return WaylandClipboard(environment["WAYLAND_DISPLAY"], environment.get("XDG_RUNTIME_DIR"), marker)
+
+
 def _x11(environment: Environment, marker: Optional[str]) -> Clipboard:
     if not environment.get("DISPLAY"):
         raise Unavailable("DISPLAY is not set", "start it from within the session")
@@ -52,11 +60,12 @@ def _memory(environment: Environment, marker: Optional[str]) -> Clipboard:
 
 
 BACKENDS: Dict[str, Callable[[Environment, Optional[str]], Clipboard]] = {
+    "wayland": _wayland,
     "x11": _x11,
     "pyperclip": _pyperclip,
     "memory": _memory,
 }
-BY_ITSELF = ("x11", "pyperclip")  # in this order; memory is nobody's desktop
+BY_ITSELF = ("wayland", "x11", "pyperclip")  # in this order; memory is nobody's desktop
 
 
 async def choose(

@@ -25,7 +25,6 @@ class PyperclipClipboard(Clipboard):
 
     def __init__(self, marker: Optional[str] = None) -> None:
         super().__init__(marker)
-        self._pyperclip: Any = None
         self._text = ""  # what was there last, or what we have put there
         self._polling: Optional[asyncio.Task[None]] = None
 
@@ -34,10 +33,12 @@ class PyperclipClipboard(Clipboard):
             import pyperclip
         except ImportError as error:
             raise Unavailable("pyperclip is not installed", "Debian calls the package python3-pyperclip") from error
-        self._pyperclip, self._lost = pyperclip, None
-        self._one = asyncio.Lock()
+        self._failures = (pyperclip.PyperclipException, OSError, UnicodeError)
+        self._lost, self._one = None, asyncio.Lock()
+        # pyperclip.copy and paste would stay with what was there when they were first called.
+        self._copy, self._paste = pyperclip.determine_clipboard()
         try:
-            self._text = await self._call(pyperclip.paste)
+            self._text = await self._call(self._paste)
         except ClipboardError as error:
             raise Unavailable(
                 "pyperclip finds no program that it could use", "install xclip or wl-clipboard"
@@ -79,7 +80,7 @@ class PyperclipClipboard(Clipboard):
 
     async def _put(self, text: str) -> None:
         async with self._one:
-            await self._call(self._pyperclip.copy, text)
+            await self._call(self._copy, text)
             self._text = text
 
     async def _poll(self) -> None:
@@ -87,7 +88,7 @@ class PyperclipClipboard(Clipboard):
             await asyncio.sleep(INTERVAL)
             async with self._one:
                 try:
-                    text = await self._call(self._pyperclip.paste)
+                    text = await self._call(self._paste)
                 except ClipboardError as error:
                     self._lose(Disconnected(error.message))
                     return
@@ -100,6 +101,6 @@ class PyperclipClipboard(Clipboard):
         """In a thread, since it waits for a program."""
         try:
             result = await asyncio.get_running_loop().run_in_executor(None, function, *arguments)
-        except (self._pyperclip.PyperclipException, OSError, UnicodeError) as error:
+        except self._failures as error:
             raise ClipboardError(f"pyperclip failed: {str(error).strip().partition(chr(10))[0]}") from error
         return str(result or "")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import AsyncIterator
 
+from .formats import Recoder
 from .interface import CHUNK, Clipboard, Selection, TooLarge
 
 
@@ -44,3 +45,15 @@ async def read_all(clipboard: Clipboard, selection: Selection, mime: str, limit:
                 raise TooLarge(f"the {selection.value} holds more than {limit} bytes as {mime}")
             data += chunk
     return bytes(data)
+
+
+async def recode(chunks: AsyncIterator[bytes], recoder: Recoder) -> AsyncIterator[bytes]:
+    """The bytes changed on their way; nothing of no bytes. Closes `chunks`."""
+    async with closing(chunks):
+        async for chunk in chunks:
+            changed = recoder.feed(chunk)
+            if changed:
+                yield changed
+    rest = recoder.feed(b"", last=True)
+    if rest:
+        yield rest

@@ -12,7 +12,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from typing import Any
 
 from subos_protocol.agent.errors import ChannelError
 from subos_protocol.agent.frames import Head
@@ -31,22 +32,25 @@ ESCAPE = 0x1D
 TIMES, SECONDS = 3, 1.0
 
 
-async def run(name: str, head: Head, *, stdin: bool, tty: bool) -> int:
-    """Runs the request `head` in the VM `name`; the exit status. Raises UserError, AgentError, BrokenPipeError."""
+async def run(name: str, head: Head, *, stdin: bool, tty: bool = False, content: bytes | None = None) -> int:
+    """Runs the request `head` in the VM `name`; the exit status. Raises UserError, AgentError, BrokenPipeError.
+
+    `stdin`: this process's standard input is passed on, or `content` in its place.
+    """
     with told():
         async with connected(name) as peer, peer.call(head) as stream:
             with _raw(tty and stdin), _signals(stream, tty) as given_up:
                 try:
-                    return await _follow(stream, stdin, tty)
+                    return await _follow(stream, tty, _feed(stream, tty, content) if stdin else None)
                 except asyncio.CancelledError:
                     if not given_up:
                         raise
                     return 128 + given_up[0]
 
 
-async def _follow(stream: Stream, stdin: bool, tty: bool) -> int:
-    feed = asyncio.ensure_future(_feed(stream, tty)) if stdin else None
-    if not stdin and not tty:
+async def _follow(stream: Stream, tty: bool, source: Coroutine[Any, Any, None] | None) -> int:
+    feed = asyncio.ensure_future(source) if source else None
+    if feed is None and not tty:
         stream.post(INPUT_ENDS)
     try:
         while (message := await stream.receive()) is not None:
@@ -68,24 +72,30 @@ def _write(descriptor: int, data: bytes) -> None:
         view = view[os.write(descriptor, view) :]
 
 
-async def _feed(stream: Stream, tty: bool) -> None:
-    """On a terminal keys are read even while the guest takes none: one that hangs is what the escape is for."""
-    escape, keys = _Repeated(), asyncio.Queue[bytes](BACKLOG)
-    sending = asyncio.ensure_future(_send_keys(stream, keys)) if tty else None
-    try:
-        with contextlib.suppress(ChannelError):
+async def _feed(stream: Stream, tty: bool, content: bytes | None) -> None:
+    with contextlib.suppress(ChannelError):
+        if tty:
+            await _feed_keys(stream)
+        elif content is not None:
+            await stream.send(content)
+        else:
             async for data in _standard_input():
-                if not tty:
-                    await stream.send(data)
-                    continue
-                if any(escape.again(key == ESCAPE) for key in data):
-                    signal.raise_signal(signal.SIGTERM)
-                with contextlib.suppress(asyncio.QueueFull):
-                    keys.put_nowait(data)
-            stream.post(INPUT_ENDS)
+                await stream.send(data)
+        stream.post(INPUT_ENDS)
+
+
+async def _feed_keys(stream: Stream) -> None:
+    """Keys are read even while the guest takes none: one that hangs is what the escape is for."""
+    escape, keys = _Repeated(), asyncio.Queue[bytes](BACKLOG)
+    sending = asyncio.ensure_future(_send_keys(stream, keys))
+    try:
+        async for data in _standard_input():
+            if any(escape.again(key == ESCAPE) for key in data):
+                signal.raise_signal(signal.SIGTERM)
+            with contextlib.suppress(asyncio.QueueFull):
+                keys.put_nowait(data)
     finally:
-        if sending is not None:
-            sending.cancel()
+        sending.cancel()
 
 
 async def _send_keys(stream: Stream, keys: asyncio.Queue[bytes]) -> None:

@@ -18,6 +18,9 @@ from typing import Any
 
 from .. import runtime
 from ..agent import clock as guest_clock
+from ..agent.clipboard.driver import ClipboardDriver
+from ..agent.clipboard.policy import Rules
+from ..agent.file_events import FileEvents
 from ..agent.hub import BOOT_PATIENCE, PATIENCE, Hub
 from ..errors import UserError
 from ..supervisor import control as control_socket
@@ -28,6 +31,7 @@ from . import devices as device_plan
 from .control import agent_command, agent_folders
 from .devices import PlannedDevice
 from .guest_run import GuestRun, Mode, guest_environment, write_boot_files
+from .hot_disks import HotDisks
 from .hot_shares import HotShares
 from .kernel import Kernel, find_kernel
 from .machine import Machine
@@ -61,8 +65,12 @@ class VmPlan:
     devices: Sequence[PlannedDevice]
     common: Mapping[str, Option] = field(default_factory=dict)
     """Options of all shares, also of those that are added later."""
+    clipboard: Sequence[str] = ()
+    """Rules, as agent/clipboard/policy.py has them."""
     kernel: Kernel | None = None
     image: DiskImage | None = None
+    media: Mapping[str, bytes] = field(default_factory=dict)
+    """Further disks, which the guest may only read: their content by name."""
 
     @classmethod
     def from_settings(cls, settings: argparse.Namespace, progress: Progress = quiet) -> VmPlan:
@@ -74,6 +82,7 @@ class VmPlan:
             mouse=settings.mouse,
             keyboard=settings.keyboard,
             rng=settings.rng,
+            vsock=settings.vsock,
             common=common,
         )
         name = settings.name or f"vm-{os.getpid()}"
@@ -90,6 +99,7 @@ class VmPlan:
         qemu = find_qemu(architecture)
         accelerator = choose_accelerator(settings.accel)
         kernel = image = None
+        media = _media(settings)
         if settings.image is not None:
             if settings.kernel is not None or settings.modules is not None:
                 raise UserError("--image boots the disk's own kernel", "leave out --kernel and --modules")
@@ -97,7 +107,9 @@ class VmPlan:
         else:
             kernel = find_kernel(settings.kernel, settings.modules, progress)
             devices = [device_plan.root_device(), *devices]
-        return cls(name, qemu, accelerator, settings.cpus, memory, shares, devices, common, kernel, image)
+        rules = list(settings.clipboard or ())
+        Rules.parse(rules)
+        return cls(name, qemu, accelerator, settings.cpus, memory, shares, devices, common, rules, kernel, image, media)
 
     def sharing(self, folder: str) -> VmPlan:
         """This plan with one more share. Raises UserError."""
@@ -134,8 +146,13 @@ async def start(
     with runtime.claim(plan.name) as folder:
         async with contextlib.AsyncExitStack() as stack:
             supervisor = await stack.enter_async_context(Supervisor(zygote))
-            await device_plan.serve(supervisor, folder, plan.devices)
+            file_events = FileEvents()
+            stack.callback(file_events.close_all)
+            await device_plan.serve(supervisor, folder, plan.devices, file_events)
             hub = await stack.enter_async_context(Hub(folder, patience=BOOT_PATIENCE if plan.kernel else PATIENCE))
+            clipboard = ClipboardDriver(hub, plan.name, plan.clipboard)
+            clipboard.join()
+            stack.push_async_callback(clipboard.close)
             config = _machine_config(plan, folder)
             ports: tuple[str, ...] = ("agent",)
             if plan.kernel is not None:
@@ -165,16 +182,17 @@ async def start(
                 )
             )
             vm = RunningVm(plan, folder, machine, supervisor, hub)
-            shares = _hot_shares(vm)
-            hub.welcome += [guest_clock.follow, lambda _peer: shares.mount_all()]
+            shares = _hot_shares(vm, file_events)
+            hub.welcome += [guest_clock.follow, lambda _peer: shares.mount_all(), file_events.follow]
             hub.follow_port(machine.port("agent"))
-            handlers = {"status": _status(vm, shares), **shares.handlers()}
+            disks = HotDisks(folder / "qmp.sock", shares.lock)
+            handlers = {"status": _status(vm, shares), **shares.handlers(), **disks.handlers()}
             await stack.enter_async_context(control_socket.serve(folder, handlers))
             yield vm
 
 
-def _hot_shares(vm: RunningVm) -> HotShares:
-    plugged = Plugged(vm.supervisor, vm.folder, vm.folder / "qmp.sock")
+def _hot_shares(vm: RunningVm, file_events: FileEvents) -> HotShares:
+    plugged = Plugged(vm.supervisor, vm.folder, vm.folder / "qmp.sock", file_events)
     for device in vm.plan.devices:
         if device.removable:
             plugged.devices[device.name] = device_plan.vhost_user_device(vm.folder, device)
@@ -189,7 +207,22 @@ def _agent() -> list[str]:
     return [*(f"{name}={value}" for name, value in variables.items()), *argv]
 
 
+def _media(settings: argparse.Namespace) -> dict[str, bytes]:
+    """The disks by which the guest gets an agent. Raises UserError."""
+    if not settings.install_agent and not settings.cloud_init:
+        return {}
+    if settings.image is None:
+        raise UserError("the default guest has its agent already", "--install-agent and --cloud-init go with --image")
+    from ..packaging import media
+
+    disks = {"agent": media.disk()} if settings.install_agent else {}
+    return disks | ({"seed": media.seed()} if settings.cloud_init else {})
+
+
 def _machine_config(plan: VmPlan, folder: Path) -> MachineConfig:
+    media = [folder / f"{name}.iso" for name in plan.media]
+    for path, content in zip(media, plan.media.values(), strict=True):
+        path.write_bytes(content)
     return MachineConfig(
         name=plan.name,
         architecture=this_architecture(),
@@ -197,6 +230,7 @@ def _machine_config(plan: VmPlan, folder: Path) -> MachineConfig:
         cpus=plan.cpus,
         memory=plan.memory,
         image=plan.image,
+        media=media,
         devices=[device_plan.vhost_user_device(folder, device) for device in plan.devices],
     )
 
@@ -213,6 +247,7 @@ def _status(vm: RunningVm, shares: HotShares) -> control_socket.Handler:
             "name": plan.name,
             "pid": os.getpid(),
             "qemu": vm.machine.pid,
+            "image": str(plan.image.path) if plan.image else None,
             "how": f"{what}, {plan.accelerator}, {plan.cpus} cpus, {plan.memory} MiB",
             "agent": vm.agent.status(),
             "devices": shares.mark_mounted(vm.supervisor.status()),

@@ -10,6 +10,7 @@ from Xlib.error import XError
 from Xlib.ext import xfixes
 from Xlib.protocol import event, request
 
+from ..echo import Echo
 from ..formats import MAX_FORMATS, from_targets, reader, to_targets
 from ..interface import (
     Clipboard,
@@ -22,6 +23,7 @@ from ..interface import (
     Stalled,
     Unavailable,
 )
+from ..streams import closing
 from .atoms import Atoms
 from .connection import Connection
 from .reading import Requestor
@@ -42,11 +44,13 @@ class X11Clipboard(Clipboard):
         self._listing: Dict[Selection, asyncio.Task[None]] = {}
         self._reads: Dict[Requestor, Selection] = {}
         self._released: Set[Selection] = set()
+        self._echo = {selection: Echo() for selection in Selection}
         self._stamps: List[asyncio.Future[int]] = []
 
     # --- opening and closing -----------------------------------------------------------------------------------
 
     async def connect(self) -> None:
+        await self.close()
         connection = Connection(self._display, self._receive, self._disconnected)
         await connection.open()
         self._lost, self._connection = None, connection
@@ -128,6 +132,7 @@ class X11Clipboard(Clipboard):
         elif released:
             self._forget(selection)
         else:
+            self._echo[selection] = Echo()
             self._announce(selection, ())
 
     def _list(self, selection: Selection) -> None:
@@ -142,10 +147,28 @@ class X11Clipboard(Clipboard):
             return
         except (ClipboardError, XError):
             names = []  # it holds the selection, but gives nothing
-        if self.marker in names:
+        targets = from_targets(names)
+        if self.marker in names or await self._is_echo(selection, targets):
             return
-        self._targets[selection] = from_targets(names)
-        self._announce(selection, tuple(self._targets[selection]))
+        self._echo[selection] = Echo()  # whoever comes back to our old offer after this one brings news
+        self._targets[selection] = targets
+        self._announce(selection, tuple(targets))
+
+    async def _is_echo(self, selection: Selection, targets: Dict[str, str]) -> bool:
+        """Whether the new owner offers what it, or another, has pasted from us."""
+        mime, size = self._echo[selection].candidate(targets)
+        if mime is None:
+            return False
+        data = bytearray()
+        try:
+            async with closing(self._data(selection, targets[mime])) as chunks:
+                async for chunk in chunks:
+                    data += chunk
+                    if len(data) > size:
+                        return False
+        except (ClipboardError, XError):
+            return False
+        return self._echo[selection].is_it(mime, bytes(data))
 
     async def _read_targets(self, selection: Selection) -> List[str]:
         connection = self._connected()
@@ -163,16 +186,21 @@ class X11Clipboard(Clipboard):
 
     async def read(self, selection: Selection, mime: str, serial: Optional[int] = None) -> AsyncIterator[bytes]:
         self._offered(selection, mime, serial)
-        name = self._targets[selection][mime]
+        async with closing(self._data(selection, self._targets[selection][mime])) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    async def _data(self, selection: Selection, name: str) -> AsyncIterator[bytes]:
+        """What the owner has for the target of this name."""
         connection = self._connected()
         target = (await self._atoms.intern([name])).get(name)
         if target is None:
-            raise NotOffered(f"there are too many formats to ask for {mime}")
+            raise NotOffered(f"there are too many formats to ask for {name}")
         recoder = None
         async with _Reading(self, connection, selection) as requestor:
             async for piece in requestor.convert(self._numbers[selection], target):
                 if piece.bits != 8:
-                    raise Malformed(f"what came as {mime} are no bytes")
+                    raise Malformed(f"what came as {name} are no bytes")
                 recoder = recoder or reader(piece.kind)
                 changed = recoder.feed(piece.data)
                 if changed:
@@ -186,13 +214,14 @@ class X11Clipboard(Clipboard):
     async def offer(self, selection: Selection, formats: Sequence[str], provider: Provider) -> None:
         connection = self._connected()
         names = to_targets(formats)
-        known = await self._atoms.intern([*names, self.marker])
-        marker = known.pop(self.marker, None)
+        known = await self._atoms.intern([self.marker, *names])
+        marker = known.pop(self.marker, 0)
         targets = {number: (name, names[name]) for name, number in known.items()}
         number = self._numbers[selection]
         async with self._one_taker:
+            self._echo[selection] = Echo()
             time = await self._time(connection)
-            self._taking[number] = Held(time, targets, (marker,) if marker else (), provider)
+            self._taking[number] = Held(time, targets, marker, self._echo[selection].record(provider))
             connection.send(request.SetSelectionOwner, window=self._window, selection=number, time=time)
             # The news of it come before this answer, and after those of all earlier owners.
             await connection.ask(request.GetSelectionOwner, selection=number)

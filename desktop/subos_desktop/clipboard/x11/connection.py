@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
-import contextlib
+import logging
 import socket
 from typing import Any, Callable, Deque, Dict, List, Optional, Tuple
 
@@ -23,6 +23,8 @@ from ..interface import PATIENCE, Disconnected, Unavailable
 RECEIVE = 1 << 20  # bytes read at once
 MAX_UNSENT = 64 << 20  # bytes; a server that takes nothing any more is given up
 PROPERTY_HEADER = 24  # bytes of ChangeProperty before the data
+
+log = logging.getLogger(__name__)
 
 # Events and errors that concern one window go to who watches it.
 Watcher = Callable[[Any], None]
@@ -43,6 +45,20 @@ class _Display(display.Display):  # type: ignore[misc] # python-xlib has no type
         self.resource_classes: Dict[str, Any] = {}  # so windows stay numbers
         self.error_classes = dict(xerror_class)
         super().__init__(name)
+
+    def send_and_recv(self, **_kind: object) -> None:
+        """Logs in, which is all that it is called for here. python-xlib's own takes no descriptors above 1023."""
+        self.send_recv_lock.release()
+        self.socket.settimeout(PATIENCE)
+        for queued, _ in self.request_queue:
+            self.socket.sendall(queued._binary)
+            self.sent_requests.append(queued)
+        self.request_queue.clear()
+        while not self.parse_response(-1):
+            data = self.socket.recv(RECEIVE)
+            if not data:
+                raise ConnectionError("it hangs up")
+            self.data_recv += data
 
 
 class Connection:
@@ -67,16 +83,12 @@ class Connection:
         """Connects, in a thread since python-xlib waits for the server there. Raises Unavailable."""
         loop = asyncio.get_running_loop()
         self._display = _Display.__new__(_Display)
-        connecting = loop.run_in_executor(None, _Display.__init__, self._display, self.name)
         try:
-            await asyncio.wait_for(asyncio.shield(connecting), PATIENCE)
-        except asyncio.TimeoutError:
-            connecting.add_done_callback(lambda done: done.exception())
-            with contextlib.suppress(AttributeError, OSError):
-                self._display.socket.shutdown(socket.SHUT_RDWR)  # ends the thread
-            raise Unavailable(f"the X server {self.name or ''} does not answer") from None
+            await loop.run_in_executor(None, _Display.__init__, self._display, self.name)
         except (DisplayError, XauthError, OSError) as error:
-            reason = str(error).strip() or type(error).__name__
+            if getattr(self._display, "socket", None) is not None:
+                self._display.socket.close()
+            reason = "it does not answer" if isinstance(error, socket.timeout) else str(error).strip()
             raise Unavailable(f"no connection to the X server: {reason}", "is DISPLAY set, and XAUTHORITY?") from error
         self._display.set_error_handler(self._failed)
         self._socket = self._display.socket
@@ -239,7 +251,12 @@ class Connection:
             return
         # A slice is bytes; bytes() of python-xlib's view would go byte by byte.
         self._display.data_recv = self._display.data_recv[:] + data if self._display.data_recv else data
-        self._display.parse_response(None)
+        try:
+            self._display.parse_response(None)
+        except Exception as error:
+            log.debug("python-xlib failed", exc_info=True)
+            self._end(Disconnected(f"what the X server says is not understood: {error}"))
+            return
         while self._waiting and (self._waiting[0][0]._data is not None or self._waiting[0][0]._error is not None):
             answered, future = self._waiting.popleft()
             if not future.done():

@@ -12,9 +12,9 @@ from Xlib.error import XError
 from Xlib.protocol import event, request
 
 from ..bell import Bell
-from ..formats import Recoder, writer
+from ..formats import writer
 from ..interface import CHUNK, ClipboardError, Provider
-from ..streams import closing, gather
+from ..streams import closing, gather, recode
 from .atoms import Atoms
 from .connection import Connection
 
@@ -32,7 +32,7 @@ class Held:
 
     time: int
     targets: Dict[int, Tuple[str, str]]  # what we answer to: (its name, the format that the provider is asked for)
-    markers: Tuple[int, ...]  # further targets that are only listed
+    marker: int  # a target of no data, by which our own offers are known; 0 for none
     provider: Provider
 
 
@@ -76,7 +76,7 @@ class Owner:
             done = await self._convert(held, asked.requestor, asked.target, property, transfers)
             self._notify(asked, property if done else X.NONE)
             await asyncio.gather(*(transfer.run() for transfer in transfers))
-        except (ClipboardError, XError) as error:
+        except (ClipboardError, OSError, XError) as error:
             # There is no way to tell it in the middle of a transfer: an end here would look like the data's.
             log.warning("a paste was broken off: %s", error)
         finally:
@@ -108,13 +108,17 @@ class Owner:
         known = await self._atoms.intern(["TARGETS", "TIMESTAMP", "MULTIPLE", "ATOM_PAIR"])
         if target == known["TARGETS"]:
             own = [known["TARGETS"], known["TIMESTAMP"], known["MULTIPLE"]]
-            self._set(requestor, property, Xatom.ATOM, 32, [*own, *held.targets, *held.markers])
+            self._set(requestor, property, Xatom.ATOM, 32, [*own, *filter(None, [held.marker]), *held.targets])
             return True
         if target == known["TIMESTAMP"]:
             self._set(requestor, property, Xatom.INTEGER, 32, [held.time])
             return True
         if target == known["MULTIPLE"]:
             return await self._convert_many(held, requestor, property, known["ATOM_PAIR"], transfers)
+        if target == held.marker:
+            # Not only listed: who keeps what others copy, with all its targets, shall pass it on.
+            self._set(requestor, property, target, 8, b"")
+            return True
         if target not in held.targets:
             return False
         return await self._convert_data(held, requestor, target, property, transfers)
@@ -150,13 +154,13 @@ class Owner:
         kind_name, recoder = writer(name)
         kind = (await self._atoms.intern([kind_name]))[kind_name]
         size = min(CHUNK, self._connection.max_property) & ~3
-        chunks = gather(_recode(held.provider(mime), recoder), size)
+        chunks = gather(recode(held.provider(mime), recoder), size)
         try:
             first = await chunks.__anext__()
         except StopAsyncIteration:
             self._set(requestor, property, kind, 8, b"")
             return True
-        except ClipboardError as error:
+        except (ClipboardError, OSError) as error:
             log.warning("a program cannot paste %s: %s", mime, error)
             return False
         if len(first) < size:
@@ -222,13 +226,6 @@ def _set(connection: Connection, window: int, property: int, kind: int, bits: in
         type=kind,
         data=(bits, data),
     )
-
-
-async def _recode(chunks: AsyncIterator[bytes], recoder: Recoder) -> AsyncIterator[bytes]:
-    async with closing(chunks):
-        async for chunk in chunks:
-            yield recoder.feed(chunk)
-    yield recoder.feed(b"", last=True)
 
 
 def _before(time: int, other: int) -> bool:
