@@ -93,6 +93,15 @@ def test_the_order_of_devices_is_kept() -> None:
     assert arguments.index("id=root,") < arguments.index("id=mouse,") < arguments.index("virtserialport")
 
 
+def test_further_disks_can_only_be_read() -> None:
+    found = pairs(qemu_arguments(replace(default_guest(), media=[Path("/run/a,b/agent.iso")])))
+    assert {
+        ("-blockdev", "driver=file,node-name=medium0-file,filename=/run/a,,b/agent.iso,read-only=on"),
+        ("-blockdev", "driver=raw,node-name=medium0,file=medium0-file,read-only=on"),
+        ("-device", "virtio-blk-pci,drive=medium0"),
+    } <= found
+
+
 def test_a_disk_image_is_booted_by_its_firmware() -> None:
     config = MachineConfig(
         name="box",
