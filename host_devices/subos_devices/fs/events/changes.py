@@ -28,6 +28,8 @@ class Change:
     to: Place = NOWHERE
     covered: tuple[int, int] = (0, 0)
     number: int = 0
+    retries: int = 2
+    """How often it may be put back, since nobody has told yet what has become of what it is about."""
 
     @property
     def places(self) -> tuple[Place, ...]:
@@ -74,6 +76,11 @@ class ChangeQueue:
             if self._latest.get(place) is change:
                 del self._latest[place]
         return change
+
+    def put_back(self, change: Change) -> None:
+        """It was taken too early."""
+        del self.replaying[change.number]
+        self.waiting.appendleft(change)
 
     def end(self, number: int) -> Change | None:
         """What was replayed as `number`, if anything was."""
