@@ -28,6 +28,7 @@ make          make                  make                     make               
 git           git                   git                      git                  git
 bootdisk      syslinux,syslinux-common,mtools syslinux,mtools syslinux,mtools      syslinux,mtools
 debian        mmdebstrap,uidmap,e2fsprogs,debian-archive-keyring
+desktop       xvfb,xclip,xsel,sway,wl-clipboard xorg-x11-server-Xvfb,xclip,xsel,sway,wl-clipboard xorg-server-xvfb,xclip,xsel,sway,wl-clipboard xorg-x11-server-Xvfb,xclip,xsel,sway,wl-clipboard
 TABLE
 }
 
@@ -42,6 +43,7 @@ why() {
         make) echo "the tests run make in the guest" ;;
         git) echo "the tests clone a repository in the guest" ;;
         bootdisk) echo "syslinux and mtools: the tests make a disk that boots" ;;
+        desktop) echo "an X server and a Wayland compositor without a screen: the tests copy and paste there" ;;
         debian) echo "mmdebstrap and mke2fs: the tests install the agent in a real Debian" ;;
         *) return 1 ;;
     esac
@@ -115,6 +117,7 @@ is_there() {
         headers) python_has_headers ;;
         make | git) command -v "$1" >/dev/null ;;
         # Only a PC boots such a disk.
+        desktop) { command -v Xvfb && command -v xclip && command -v xsel && command -v sway && command -v wl-copy; } >/dev/null ;;
         bootdisk) [ "$machine" != x86_64 ] || { command -v syslinux && command -v mformat && has_boot_sector; } >/dev/null ;;
         # Only apt makes such a system.
         debian)

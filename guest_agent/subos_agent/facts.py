@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
+import sys
 from pathlib import Path
 from typing import Dict, List
 
@@ -29,6 +30,7 @@ def facts() -> Head:
         "kernel": system.release,
         "arch": system.machine,
         "hostname": system.nodename,
+        "python": "{}.{}.{}".format(*sys.version_info[:3]),
         "addresses": addresses(),
     }
 

@@ -36,7 +36,7 @@ def folder(nothing_is_left: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[P
 
 def attach(folder: Path, during: Callable[[FakeQemu], Awaitable[None]]) -> FakeQemu:
     """Attaches a mouse and a random number generator, and ends them by a signal after `during`."""
-    zygote = Zygote.start()  # before there are threads
+    zygote = Zygote.start()
     planned = devices.plan([], mouse=True, rng=True)
     with FakeQemu(folder / "qmp") as qemu:
 

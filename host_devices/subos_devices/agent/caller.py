@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 from subos_protocol import __version__
-from subos_protocol.agent.errors import ChannelLost
+from subos_protocol.agent.errors import ChannelError, ChannelLost, RemoteError
 from subos_protocol.agent.hello import Hello
 from subos_protocol.agent.peer import Peer
 
 from .. import runtime
 from ..errors import UserError
-from .hub import CALLERS
+from .hub import CALLERS, AgentError
+
+REFUSALS = ("not-started", "not-found", "refused", "no-agent", "malformed", "unknown-op", "too-large")
+"""Codes of what cannot be done as it was asked for."""
 
 
 @contextlib.asynccontextmanager
@@ -32,3 +35,17 @@ async def connected(name: str) -> AsyncIterator[Peer]:
         yield peer
     finally:
         peer.close()
+
+
+@contextlib.contextmanager
+def told() -> Iterator[None]:
+    """What goes wrong with a request in the block becomes a line for people. Raises UserError, AgentError."""
+    try:
+        yield
+    except RemoteError as error:
+        known = AgentError.of(error)
+        if error.code in REFUSALS:
+            raise UserError(known.message, known.hint) from error
+        raise known from error
+    except ChannelError as error:
+        raise AgentError.of(error) from error

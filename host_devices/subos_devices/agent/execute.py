@@ -10,13 +10,11 @@ import sys
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from typing import Any
 
-from subos_protocol.agent.errors import ChannelError, RemoteError
+from subos_protocol.agent.errors import ChannelError
 from subos_protocol.agent.frames import Head
 from subos_protocol.agent.stream import Stream
 
-from ..errors import UserError
-from .caller import connected
-from .hub import AgentError
+from .caller import connected, told
 
 CHUNK = 1 << 15
 STDOUT = 1
@@ -28,18 +26,10 @@ async def run(name: str, head: Head, *, stdin: bool, tty: bool = False, content:
 
     `stdin`: this process's standard input is passed on, or `content` in its place.
     """
-    async with connected(name) as peer:
-        try:
-            async with peer.call(head) as stream:
-                with _raw(tty and stdin), _signals(stream, tty):
-                    return await _follow(stream, tty, _feed(stream, content) if stdin else None)
-        except RemoteError as error:
-            known = AgentError.of(error)
-            if error.code in ("not-started", "refused", "no-agent", "malformed", "unknown-op", "too-large"):
-                raise UserError(known.message, known.hint) from error
-            raise known from error
-        except ChannelError as error:
-            raise AgentError.of(error) from error
+    with told():
+        async with connected(name) as peer, peer.call(head) as stream:
+            with _raw(tty and stdin), _signals(stream, tty):
+                return await _follow(stream, tty, _feed(stream, content) if stdin else None)
 
 
 async def _follow(stream: Stream, tty: bool, source: Coroutine[Any, Any, None] | None) -> int:

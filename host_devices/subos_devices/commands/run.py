@@ -57,9 +57,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     from contextlib import closing
 
+    from ..registry import KINDS
     from ..supervisor.zygote import Zygote
 
-    with closing(Zygote.start()) as zygote:  # before asyncio and the launcher are loaded, so that workers stay small
+    with closing(Zygote.start(*KINDS)) as zygote:  # first, so that it loads them while we load the rest
         return _run(args, zygote)
 
 

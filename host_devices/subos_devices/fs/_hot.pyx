@@ -82,7 +82,7 @@ cdef class FsHandler(Handler):
     # handles.py and statistics.py
     cdef int32_t* file_fds
     cdef uint64_t* counted
-    cdef uint64_t capacity, valid
+    cdef uint64_t capacity, valid, first_token
     cdef int64_t settles
     cdef int proc, limit, open_flags, again_flags
     cdef bint negative, readonly, writeback, shares
@@ -115,7 +115,7 @@ cdef class FsHandler(Handler):
         self.readable = <uint8_t*>memory_of(nodes.readable)
         self.file_fds = <int32_t*>memory_of(self.files.fds)
         self.counted = <uint64_t*>memory_of(self.share.statistics.words)
-        self.capacity, self.valid = nodes.capacity, self.share.valid
+        self.capacity, self.valid, self.first_token = nodes.capacity, self.share.valid, server.first_token
         self.settles = <int64_t>server.cache.settles * 1000000000
         self.proc, self.limit = self.share.proc, self.share.descriptors.limit
         self.negative, self.shares = server.cache.negative, server.shares
@@ -146,6 +146,7 @@ cdef class FsHandler(Handler):
                 copied()
                 if (
                     head.opcode < MAX_OPCODES
+                    and head.gid < self.first_token
                     and self.rows[head.opcode] is not NULL
                     and PyList_GET_ITEM(self.operations, head.opcode) is self.rows[head.opcode]
                     and self.buffers[readable].iov_len == sizeof(fuse_out_header)
@@ -255,6 +256,7 @@ cdef class FsHandler(Handler):
             ):
                 self.names[nodeid] = PyBytes_FromStringAndSize(name, length)
                 self.parents[nodeid] = <uint32_t>parent
+                self.shape[3] += 1
         return nodeid
 
     cdef int64_t _lookup(self, uint64_t parent, const iovec* arguments, iovec* reply) except? -9:
@@ -395,7 +397,7 @@ cdef class FsHandler(Handler):
         memcpy(&handle, arguments.iov_base, sizeof(handle))
         copied()
         if not self._file(handle):
-            return -EBADF
+            return PLAIN
         self.files.remove(handle)
         return 0
 

@@ -55,6 +55,7 @@ cdef extern from "<linux/fuse.h>" nogil:
     struct fuse_in_header:
         uint32_t len, opcode
         uint64_t unique, nodeid
+        uint32_t gid
     struct fuse_out_header:
         uint32_t len
         int32_t error

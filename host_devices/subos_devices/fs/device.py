@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import resource
+import socket
 from collections.abc import Callable
 from contextlib import suppress
 from time import monotonic
@@ -20,6 +21,7 @@ from ..vhost_user.device import Device, DeviceSpec, Option, Worker
 from ..vhost_user.virtqueue import Virtqueue, Words
 from .caching import CACHE_POLICIES
 from .descriptors import RESERVED
+from .events.replays import FileEvents
 from .handler import handler
 from .identity import Identity, IdMap, parse_map
 from .kept import KeptShare
@@ -162,6 +164,10 @@ class FsDevice(Device):
             security_label=self.security_label,
         )
         self.presence = Presence(self.server)
+        self.events: FileEvents | None = None
+        if "events" in self.spec.fds:
+            self.events = FileEvents(self.server, worker, socket.socket(fileno=self.spec.fds["events"]), self.only)
+            self.presence.on_replaced = self.events.reset
         if locks is not None:
             ended = locks.waiters.ended
             worker.watch(ended, lambda: self._retry(worker, ended))
@@ -192,6 +198,8 @@ class FsDevice(Device):
             worker.kick(queue)
 
     def close(self) -> None:
+        if self.events is not None:
+            self.events.close()
         if self.server.locks is not None:
             self.server.locks.close()
         self.server.share.close()

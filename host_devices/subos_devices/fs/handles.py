@@ -15,6 +15,7 @@ from .nodes import bad_descriptor
 from .statistics import DIRECTORIES, FILES, Statistics
 
 MOST = 1 << 20  # files, and directories, that are open at once
+DUMMY = 1 << 62  # a handle of no file, which is only ever released: see events/tokens.py
 
 
 class Directory:
@@ -90,6 +91,8 @@ class FileTable:
 
     def remove(self, handle: int) -> None:
         """The handle has its descriptor no longer. Raises EBADF for a handle that is none."""
+        if handle == DUMMY:
+            return
         fd = self.get(handle)
         self.fds[handle] = self.nodes[handle] = 0
         self.free.append(handle)

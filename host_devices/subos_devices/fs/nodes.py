@@ -18,6 +18,7 @@ import errno
 import mmap
 import os
 import struct
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from subos_protocol.fuse_opcodes import FUSE_ROOT_ID
@@ -45,6 +46,7 @@ _COLUMNS: dict[str, Any] = {
 _MAP_NORESERVE = 0x4000  # asm-generic/mman.h; Python names it since 3.13
 _MOST = 1 << 25  # nodes: 1.5 GB of addresses, of which only what is used costs memory
 _FEWEST = 1 << 16  # where the system reserves no more
+_DIRECTORY = 0o4  # S_IFDIR >> 12
 _SPREAD = 0x9E37_79B1  # what an inode number moves by with its device
 
 
@@ -84,8 +86,10 @@ class NodeTable:
         while not self._reserve():
             self.capacity >>= 1
         self.names: list[bytes] = []
-        self.shape = memoryview(bytearray(24)).cast("Q")
-        """For the compiled twin: `device`, `buckets`, `mask`."""
+        self.shape = memoryview(bytearray(32)).cast("Q")
+        """For the compiled twin: `device`, `buckets`, `mask`, `namings`."""
+        self.on_directory: Callable[[int], None] | None = None
+        """Called with each directory that the guest has come to know."""
         self.device_numbers: list[int] = []
         self.device_indexes: dict[int, int] = {}
         self.start(root)
@@ -168,13 +172,39 @@ class NodeTable:
         if nodeid and self.kinds[nodeid] != mode >> 12:
             self._retire(nodeid)
             nodeid = 0
-        if not nodeid:
+        added = not nodeid
+        if added:
             nodeid = self._add(device, ino, mode)
         if nodeid != FUSE_ROOT_ID:
-            self.parents[nodeid] = parent
-            self.names[nodeid] = name
+            self.rename(nodeid, parent, name)
         self.lookups[nodeid] += 1
+        if added and mode >> 12 == _DIRECTORY and self.on_directory is not None:
+            self.on_directory(nodeid)
         return nodeid
+
+    def rename(self, nodeid: int, parent: int, name: bytes) -> None:
+        """The node goes by this name from now on."""
+        self.parents[nodeid] = parent
+        self.names[nodeid] = name
+        self.shape[3] += 1
+
+    @property
+    def namings(self) -> int:
+        """How often a node has got a name, for who keeps what `children` found."""
+        return int(self.shape[3])
+
+    def children(self, parent: int) -> Iterator[int]:
+        """The nodes whose names are in the node `parent`, as the guest last saw them. It goes through the whole column,
+        as fast as memory is."""
+        column, wanted, size = self._memory["parents"], struct.pack("=I", parent), 4
+        end, at = size * len(self.names), 0
+        while (at := column.find(wanted, at, end)) >= 0:
+            if at % size:
+                at += 1
+                continue
+            if self.lookups[at // size]:
+                yield at // size
+            at += size
 
     def known(self, nodeid: int) -> bool:
         return nodeid < self.capacity and self.lookups[nodeid] != 0

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Callable
 from time import monotonic
 
 from subos_protocol.fuse_opcodes import FuseOpcode
@@ -48,6 +49,8 @@ class Presence:
         self._root = os.stat(self._share.path)
         self._is_mount = is_mount_point(self._share.path)
         self.gone = False
+        self.on_replaced: Callable[[], None] = lambda: None
+        """Called when another directory has taken the place of the one before."""
         self.next = monotonic() + INTERVAL
 
     def look(self) -> None:
@@ -69,6 +72,7 @@ class Presence:
                 self._disappear()
                 return
             self._root = now
+            self.on_replaced()
         if self.gone:
             self.gone = False
             self._server.resume()

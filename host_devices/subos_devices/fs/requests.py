@@ -52,6 +52,7 @@ _pack_reply = FUSE_OUT_HEADER.pack_into
 def request_handler(server: FuseServer, queue: Virtqueue) -> Callable[[Words], int]:
     """What `queue.drain` calls: serves one chain and returns the bytes written into it."""
     operations, count = server.operations, len(server.operations)
+    first_token, token_operations = server.first_token, server.token_operations
     mem, base, size = queue.memory.primary, queue.memory.base, queue.memory.size
     last_header, last_reply = size - IN_SIZE, size - OUT_SIZE
     statistics = server.share.statistics
@@ -99,7 +100,7 @@ def request_handler(server: FuseServer, queue: Virtqueue) -> Callable[[Words], i
         try:
             if opcode >= count:
                 raise OSError(errno.ENOSYS, "")
-            operation, least, needed = operations[opcode]
+            operation, least, needed = (operations if header[5] < first_token else token_operations)[opcode]
             served = counted[opcode] + 1
             counted[opcode] = served
             if n < least or room < needed:
@@ -203,7 +204,8 @@ def _serve_split(server: FuseServer, queue: Virtqueue, scratch: memoryview, word
         scratch[:n] = b"".join(_between(readable, IN_SIZE, end))
         if opcode >= len(server.operations):
             raise OSError(errno.ENOSYS, "")
-        operation, least, needed = server.operations[opcode]
+        rows = server.operations if header[5] < server.first_token else server.token_operations
+        operation, least, needed = rows[opcode]
         counted[opcode] += 1
         if n < least or 0 <= room < needed:
             raise OSError(errno.EINVAL, "")

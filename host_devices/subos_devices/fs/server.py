@@ -173,6 +173,11 @@ class FuseServer:
         if share.readonly:
             for opcode in _CHANGING:
                 self._ready[opcode] = (_read_only, 0, 0)
+        self.first_token = 1 << 32
+        self.token_operations: list[Row] = []
+        """The operations of requests whose group is `first_token` or beyond: see events/tokens.py."""
+        self.on_reset: Callable[[], None] = lambda: None
+        """Called when the guest has come to know nothing any more."""
         self._suspended: list[Row] = []
         self._waiting: list[Row] = [(_not_connected, 0, 0)] * len(self._ready)
         for opcode in (FuseOpcode.FUSE_INIT, FuseOpcode.FUSE_FORGET, FuseOpcode.FUSE_BATCH_FORGET):
@@ -230,6 +235,12 @@ class FuseServer:
         self.share.reset()
         self.flags = FuseInit(0)
         self.operations[:] = self._waiting
+        self.on_reset()
+
+    @property
+    def rows(self) -> list[Row]:
+        """All operations as this share has them, in use or not."""
+        return self._ready
 
     def suspend(self, refuse: Operation, but: Collection[int]) -> None:
         """Until `resume`, everything but the operations in `but` is answered by `refuse`."""

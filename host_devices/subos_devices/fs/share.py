@@ -168,7 +168,7 @@ class Share:
             status = os.stat(name, dir_fd=self.fd(parent), follow_symlinks=False)
             nodeid = self.nodes.find(status.st_dev, status.st_ino)
             if nodeid > 1:
-                self.nodes.parents[nodeid], self.nodes.names[nodeid] = parent, name
+                self.nodes.rename(nodeid, parent, name)
 
     # --- what the guest is told of a node
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from ..agent.file_events import FileEvents
 from ..errors import UserError
 from ..runtime import listen
 from ..supervisor.supervisor import Supervisor
@@ -22,6 +23,7 @@ QEMU_DRIVERS = {
     "mouse": "vhost-user-input-pci",
     "keyboard": "vhost-user-input-pci",
     "rng": "vhost-user-rng-pci",
+    "vsock": "vhost-user-vsock-pci",
 }
 FS_QUEUE_SIZE = 1024  # descriptors; Linux sizes its requests by it, so a small one means small reads
 
@@ -29,7 +31,7 @@ FS_QUEUE_SIZE = 1024  # descriptors; Linux sizes its requests by it, so a small 
 @dataclass(frozen=True)
 class PlannedDevice:
     """One device of a VM, before anything of it exists. `driven` ones have a driver socket; `removable` ones can be
-    taken out while the VM runs."""
+    taken out while the VM runs; of `followed` ones the guest's agent hears what the host changes."""
 
     name: str
     kind: str
@@ -37,6 +39,7 @@ class PlannedDevice:
     properties: dict[str, Any] = field(default_factory=dict)
     driven: bool = False
     removable: bool = False
+    followed: bool = False
 
 
 def share_device(share: Share, common: Mapping[str, Option] | None = None) -> PlannedDevice:
@@ -46,7 +49,7 @@ def share_device(share: Share, common: Mapping[str, Option] | None = None) -> Pl
     if share.single:
         options["only"] = share.path.name
     properties = {"tag": share.tag, "queue-size": FS_QUEUE_SIZE}
-    return PlannedDevice(share.tag, "fs", options, properties, removable=True)
+    return PlannedDevice(share.tag, "fs", options, properties, removable=True, followed=True)
 
 
 def shared_path(options: Mapping[str, Any]) -> str:
@@ -63,7 +66,7 @@ def root_device() -> PlannedDevice:
     """
     device = share_device(Share(Path("/"), ROOT_TAG, read_only=True), {"cache": "steady"})
     options = {**device.options, "submounts": False}  # overlayfs refuses them in a lower layer
-    return replace(device, options=options, removable=False)
+    return replace(device, options=options, removable=False, followed=False)  # below an overlay nothing can be told
 
 
 def plan(
@@ -72,6 +75,7 @@ def plan(
     mouse: bool = False,
     keyboard: bool = False,
     rng: bool = False,
+    vsock: bool = False,
     common: Mapping[str, Option] | None = None,
 ) -> list[PlannedDevice]:
     """The devices that a person asked for. `common` are options of all shares. Raises UserError where two devices would
@@ -83,6 +87,9 @@ def plan(
         devices.append(PlannedDevice("keyboard", "keyboard", driven=True))
     if rng:
         devices.append(PlannedDevice("rng", "rng"))
+    if vsock:
+        # One vector a queue (the event queue and the configuration have theirs, too); QEMU's default is one too few.
+        devices.append(PlannedDevice("vsock", "vsock", properties={"vectors": 4}))
     names = [device.name for device in devices]
     for name in names:
         if names.count(name) > 1:
@@ -107,6 +114,11 @@ def driver_path(folder: Path, name: str) -> Path:
     return folder / f"{name}.driver.sock"
 
 
+def vsock_path(folder: Path) -> Path:
+    """Where the host's programs reach the guest's ports; the guest reaches theirs at this path, `_` and the port."""
+    return folder / "vsock.sock"
+
+
 def serve_command(folder: Path, device: PlannedDevice) -> list[str]:
     """The `subos-devices serve` that offers `device` on its socket in `folder`."""
     command = ["subos-devices", "serve", device.kind, "--socket-path", str(socket_path(folder, device))]
@@ -115,17 +127,30 @@ def serve_command(folder: Path, device: PlannedDevice) -> list[str]:
         command += ["--readonly"] if device.options["readonly"] else []
     if device.driven:
         command += ["--driver-socket", str(driver_path(folder, device.name))]
+    if device.kind == "vsock":
+        command += ["--uds-path", str(vsock_path(folder))]
     return command
 
 
-async def serve(supervisor: Supervisor, folder: Path, devices: Sequence[PlannedDevice]) -> None:
+async def serve(
+    supervisor: Supervisor, folder: Path, devices: Sequence[PlannedDevice], file_events: FileEvents | None = None
+) -> None:
     """Binds the devices' sockets in `folder` and serves them. Raises UserError."""
     for device in devices:
         with contextlib.ExitStack() as undo:
             fds: dict[str, int] = {}
+            sockets: dict[str, socket.socket] = {}
+            options = dict(device.options)
             if device.driven:
-                driver = undo.enter_context(listen(driver_path(folder, device.name), socket.SOCK_SEQPACKET))
-                fds["driver"] = driver.detach()
+                path = driver_path(folder, device.name)
+                sockets["driver"] = undo.enter_context(listen(path, socket.SOCK_SEQPACKET))
+            if device.kind == "vsock":
+                sockets["listener"] = undo.enter_context(listen(vsock_path(folder)))
+                options["uds_path"] = str(vsock_path(folder))
+            if device.followed and file_events is not None:
+                fds["events"] = file_events.open(device.name)
+                undo.callback(os.close, fds["events"])
             listener = undo.enter_context(listen(socket_path(folder, device)))
             undo.pop_all()
-            await supervisor.add(DeviceSpec(device.kind, device.name, device.options, fds), listener)
+            fds |= {name: made.detach() for name, made in sockets.items()}
+            await supervisor.add(DeviceSpec(device.kind, device.name, options, fds), listener)

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from ..agent.file_events import FileEvents
 from ..errors import UserError
 from ..supervisor.supervisor import Supervisor
 from . import devices as device_plan
@@ -20,12 +21,13 @@ class Plugged:
     only while devices are plugged or unplugged.
     """
 
-    def __init__(self, supervisor: Supervisor, folder: Path, qmp: Path) -> None:
+    def __init__(self, supervisor: Supervisor, folder: Path, qmp: Path, file_events: FileEvents | None = None) -> None:
         self.qmp = qmp
         self.lock = asyncio.Lock()
         self.devices: dict[str, VhostUserDevice] = {}
         self._supervisor = supervisor
         self._folder = folder
+        self._file_events = file_events
 
     async def add(self, planned: Sequence[PlannedDevice]) -> None:
         """Serves and plugs all, or none. Raises UserError."""
@@ -38,7 +40,7 @@ class Plugged:
         from . import hotplug, qmp
 
         try:
-            await device_plan.serve(self._supervisor, self._folder, planned)
+            await device_plan.serve(self._supervisor, self._folder, planned, self._file_events)
             async with qmp.connected(self.qmp) as monitor:
                 await hotplug.plug(monitor, list(plugs.values()))
                 self.devices |= plugs
@@ -59,6 +61,8 @@ class Plugged:
 
     async def _end(self, name: str, plug: VhostUserDevice) -> None:
         await self._supervisor.remove(name)
+        if self._file_events is not None:
+            self._file_events.close(name)
         plug.socket.unlink(missing_ok=True)
 
     async def take_back(self) -> None:

@@ -192,7 +192,7 @@ def qemu_arguments(config: MachineConfig) -> list[str]:
         *("-name", f"{escape(config.name)},process=subos-{escape(config.name)}"),
         *("-machine", f"{config.architecture.machine},memory-backend=memory"),
         *("-accel", "tcg,thread=multi" if emulated else "kvm"),
-        *("-cpu", "max" if emulated else "host"),
+        *("-cpu", "max,-erms,-fsrm,-fzrm,-fsrs,-fsrc" if emulated else "host"),
         *("-smp", str(config.cpus)),
         *("-m", f"{config.memory}M"),
         # Our back ends map the guest's memory: without share=on they would see nothing, silently.

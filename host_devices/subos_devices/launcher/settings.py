@@ -59,9 +59,17 @@ SETTINGS = (
     Setting("memory", str, "memory, such as 512M or 4G", "SIZE", default="2G"),
     Setting("accel", str, "how the guest's processor runs", default="auto", choices=ACCELERATORS),
     *SHARE_SETTINGS,
+    Setting(
+        "clipboard",
+        list,
+        "what of the clipboard may pass: off, to-guest=deny, from-guest.image=ask, both=text-only, limit=16M …; later "
+        "rules win; may be repeated",
+        "RULE",
+    ),
     Setting("mouse", bool, "an absolute mouse", default=True),
     Setting("keyboard", bool, "a keyboard, besides the terminal", default=True),
     Setting("rng", bool, "a random number generator", default=True),
+    Setting("vsock", bool, "streams between programs of the guest and of the host", default=True),
 )
 
 

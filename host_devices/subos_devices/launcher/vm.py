@@ -18,6 +18,9 @@ from typing import Any
 
 from .. import runtime
 from ..agent import clock as guest_clock
+from ..agent.clipboard.driver import ClipboardDriver
+from ..agent.clipboard.policy import Rules
+from ..agent.file_events import FileEvents
 from ..agent.hub import BOOT_PATIENCE, PATIENCE, Hub
 from ..errors import UserError
 from ..supervisor import control as control_socket
@@ -62,6 +65,8 @@ class VmPlan:
     devices: Sequence[PlannedDevice]
     common: Mapping[str, Option] = field(default_factory=dict)
     """Options of all shares, also of those that are added later."""
+    clipboard: Sequence[str] = ()
+    """Rules, as agent/clipboard/policy.py has them."""
     kernel: Kernel | None = None
     image: DiskImage | None = None
     media: Mapping[str, bytes] = field(default_factory=dict)
@@ -77,6 +82,7 @@ class VmPlan:
             mouse=settings.mouse,
             keyboard=settings.keyboard,
             rng=settings.rng,
+            vsock=settings.vsock,
             common=common,
         )
         name = settings.name or f"vm-{os.getpid()}"
@@ -101,7 +107,9 @@ class VmPlan:
         else:
             kernel = find_kernel(settings.kernel, settings.modules, progress)
             devices = [device_plan.root_device(), *devices]
-        return cls(name, qemu, accelerator, settings.cpus, memory, shares, devices, common, kernel, image, media)
+        rules = list(settings.clipboard or ())
+        Rules.parse(rules)
+        return cls(name, qemu, accelerator, settings.cpus, memory, shares, devices, common, rules, kernel, image, media)
 
     def sharing(self, folder: str) -> VmPlan:
         """This plan with one more share. Raises UserError."""
@@ -138,8 +146,13 @@ async def start(
     with runtime.claim(plan.name) as folder:
         async with contextlib.AsyncExitStack() as stack:
             supervisor = await stack.enter_async_context(Supervisor(zygote))
-            await device_plan.serve(supervisor, folder, plan.devices)
+            file_events = FileEvents()
+            stack.callback(file_events.close_all)
+            await device_plan.serve(supervisor, folder, plan.devices, file_events)
             hub = await stack.enter_async_context(Hub(folder, patience=BOOT_PATIENCE if plan.kernel else PATIENCE))
+            clipboard = ClipboardDriver(hub, plan.name, plan.clipboard)
+            clipboard.join()
+            stack.push_async_callback(clipboard.close)
             config = _machine_config(plan, folder)
             ports: tuple[str, ...] = ("agent",)
             if plan.kernel is not None:
@@ -169,8 +182,8 @@ async def start(
                 )
             )
             vm = RunningVm(plan, folder, machine, supervisor, hub)
-            shares = _hot_shares(vm)
-            hub.welcome += [guest_clock.follow, lambda _peer: shares.mount_all()]
+            shares = _hot_shares(vm, file_events)
+            hub.welcome += [guest_clock.follow, lambda _peer: shares.mount_all(), file_events.follow]
             hub.follow_port(machine.port("agent"))
             disks = HotDisks(folder / "qmp.sock", shares.lock)
             handlers = {"status": _status(vm, shares), **shares.handlers(), **disks.handlers()}
@@ -178,8 +191,8 @@ async def start(
             yield vm
 
 
-def _hot_shares(vm: RunningVm) -> HotShares:
-    plugged = Plugged(vm.supervisor, vm.folder, vm.folder / "qmp.sock")
+def _hot_shares(vm: RunningVm, file_events: FileEvents) -> HotShares:
+    plugged = Plugged(vm.supervisor, vm.folder, vm.folder / "qmp.sock", file_events)
     for device in vm.plan.devices:
         if device.removable:
             plugged.devices[device.name] = device_plan.vhost_user_device(vm.folder, device)

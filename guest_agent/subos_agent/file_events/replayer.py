@@ -1,0 +1,244 @@
+"""Performs replays (subos_protocol.file_events) on a mounted share, so that the guest's kernel tells its watchers.
+
+The share's server knows what is coming and changes nothing. Nothing is done outside the share: paths are walked from
+its root, one component at a time, through no link and into no other file system.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import stat
+from typing import Dict, List, Optional, Sequence, Tuple
+
+from subos_protocol import file_events as kind
+from subos_protocol.file_events import Replay, looking, token
+
+from . import system
+from .watches import Watches
+
+_DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_ESCAPE = re.compile(r"\\([0-7]{3})")
+
+
+class NotMounted(OSError):
+    """The share is mounted nowhere in this guest."""
+
+
+def mount_points(tag: str) -> List[str]:
+    """Where the root of the share is mounted (mountinfo(5)), the newest mount first."""
+    found = []
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
+        for line in lines:
+            before, _, after = line.partition(" - ")
+            fields, source = before.split(" "), after.split(" ")
+            if source[0] == "virtiofs" and _unescape(source[1]) == tag and fields[3] == "/":
+                found.append(_unescape(fields[4]))
+    return found[::-1]
+
+
+def _unescape(text: str) -> str:
+    return _ESCAPE.sub(lambda match: chr(int(match[1], 8)), text)
+
+
+def open_root(tag: str) -> int:
+    """The share's root. Raises NotMounted."""
+    for place in mount_points(tag):
+        try:
+            root = os.open(place, _DIRECTORY)
+        except OSError:
+            continue
+        if os.fstat(root).st_ino and _is_of(root, tag):
+            return root
+        os.close(root)
+    raise NotMounted(errno.ENOENT, "the share %s is not mounted" % tag)
+
+
+def _is_of(root: int, tag: str) -> bool:
+    """Whether the directory is the share's, and not that of what was mounted over it."""
+    device = os.fstat(root).st_dev
+    wanted = "%d:%d" % (os.major(device), os.minor(device))
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
+        for line in lines:
+            before, _, after = line.partition(" - ")
+            if before.split(" ")[2] == wanted:
+                source = after.split(" ")
+                return source[0] == "virtiofs" and _unescape(source[1]) == tag
+    return False
+
+
+class Replayer:
+    """Replays on the share `tag`. `watches` None: everything is taken for watched."""
+
+    def __init__(self, tag: str, watches: Optional[Watches] = None) -> None:
+        self._tag = tag
+        self._watches = watches
+
+    def perform(self, replays: Sequence[Replay]) -> List[Tuple[int, int]]:
+        """Performs them in order. Returns (number, errno) of each. The share is held only meanwhile, so that it can be
+        unmounted."""
+        try:
+            tree = _Tree(open_root(self._tag))
+        except OSError as error:
+            return [(replay.number, error.errno or errno.EIO) for replay in replays]
+        results = []
+        try:
+            for replay in replays:
+                try:
+                    self._perform(tree, replay)
+                except OSError as error:
+                    results.append((replay.number, error.errno or errno.EIO))
+                else:
+                    results.append((replay.number, 0))
+        finally:
+            tree.close()
+        return results
+
+    def _perform(self, tree: "_Tree", replay: Replay) -> None:
+        directory = tree.directory(replay.directory)
+        silent = self._is_silent(replay)
+        if replay.kind == kind.RENAME:
+            _rename(replay, directory, tree.directory(replay.to_directory), silent)
+            tree.forget(replay)
+        elif silent:
+            _refresh(directory, replay.name, looking(replay.number))
+        else:
+            _PERFORM[replay.kind](replay, directory)
+            if replay.kind == kind.DELETE:
+                tree.forget(replay)
+
+    def _is_silent(self, replay: Replay) -> bool:
+        if replay.kind == kind.SYNC:
+            return True
+        inodes = [inode for inode in (replay.parent, replay.inode, replay.to_parent) if inode]
+        return self._watches is not None and self._watches.nobody(*inodes)
+
+
+class _Tree:
+    """Directories of the share, by path, for as long as replays are performed one after the other."""
+
+    def __init__(self, root: int) -> None:
+        self._device = os.fstat(root).st_dev
+        self._open: Dict[bytes, int] = {b"": root}
+
+    def directory(self, path: bytes) -> int:
+        found = self._open.get(path)
+        if found is not None:
+            return found
+        if len(self._open) > 256:
+            self._close_all_but_root()
+        parent, _, name = path.rpartition(b"/")
+        fd = os.open(name, _DIRECTORY, dir_fd=self.directory(parent))
+        if os.fstat(fd).st_dev != self._device:
+            os.close(fd)
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+        self._open[path] = fd
+        return fd
+
+    def forget(self, replay: Replay) -> None:
+        """A directory may have another path, or none."""
+        if stat.S_ISDIR(replay.mode):
+            self._close_all_but_root()
+
+    def _close_all_but_root(self) -> None:
+        for path in [path for path in self._open if path]:
+            os.close(self._open.pop(path))
+
+    def close(self) -> None:
+        for fd in self._open.values():
+            os.close(fd)
+        self._open.clear()
+
+
+def _look_up(directory: int, name: bytes) -> None:
+    """Has the kernel look the name up whatever it has cached: as for everything that must not exist yet."""
+    try:
+        os.mkdir(name, dir_fd=directory)
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.EPERM, errno.EROFS):
+            raise
+
+
+def _refresh(directory: int, name: bytes, gid: int) -> None:
+    """The name, and what it names, as they are now."""
+    with system.AsGroup(gid):
+        _look_up(directory, name)
+        with contextlib.suppress(FileNotFoundError):
+            system.look(directory, name)
+
+
+def _create(replay: Replay, directory: int) -> None:
+    form = stat.S_IFMT(replay.mode)
+    with system.AsGroup(token(replay.number)):
+        if form == stat.S_IFDIR:
+            os.mkdir(replay.name, dir_fd=directory)
+        elif form == stat.S_IFLNK:
+            os.symlink(b"-", replay.name, dir_fd=directory)
+        else:
+            os.mknod(replay.name, form | 0o600, dir_fd=directory)
+
+
+def _delete(replay: Replay, directory: int) -> None:
+    remove = os.rmdir if stat.S_ISDIR(replay.mode) else os.unlink
+    with system.AsGroup(token(replay.number)):
+        try:
+            remove(replay.name, dir_fd=directory)
+        except FileNotFoundError:  # the guest has seen that it is gone
+            _look_up(directory, replay.name)
+            remove(replay.name, dir_fd=directory)
+
+
+def _rename(replay: Replay, directory: int, to_directory: int, silent: bool) -> None:
+    if silent:
+        # The new name first: a directory's old name then goes with it, and not what is mounted below.
+        _refresh(to_directory, replay.to_name, looking(replay.number))
+        _refresh(directory, replay.name, looking(replay.number))
+        return
+
+    def move() -> None:
+        os.rename(replay.name, replay.to_name, src_dir_fd=directory, dst_dir_fd=to_directory)
+
+    with system.AsGroup(token(replay.number)):
+        try:
+            move()
+        except FileNotFoundError:
+            _look_up(directory, replay.name)
+            move()
+
+
+def _written(replay: Replay, directory: int) -> None:
+    with system.AsGroup(token(replay.number)):
+        system.look(directory, replay.name)
+        try:
+            fd = os.open(replay.name, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
+        except OSError as error:
+            if error.errno != errno.ETXTBSY:
+                raise
+            system.touch(directory, replay.name, content=True)
+            return
+        try:
+            system.allocate(fd)
+        finally:
+            os.close(fd)
+
+
+def _modify(replay: Replay, directory: int) -> None:
+    with system.AsGroup(token(replay.number)):
+        system.look(directory, replay.name)
+        system.touch(directory, replay.name, content=True)
+
+
+def _attributes(replay: Replay, directory: int) -> None:
+    with system.AsGroup(token(replay.number)):
+        system.touch(directory, replay.name, content=False)
+
+
+_PERFORM = {
+    kind.CREATE: _create,
+    kind.DELETE: _delete,
+    kind.MODIFY: _modify,
+    kind.WRITTEN: _written,
+    kind.ATTRIB: _attributes,
+}

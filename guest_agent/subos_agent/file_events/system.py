@@ -1,0 +1,62 @@
+"""System calls that Python's os module lacks, or has without the group that a replay needs. They raise OSError."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+AT_SYMLINK_NOFOLLOW, AT_STATX_FORCE_SYNC = 0x100, 0x2000  # linux/fcntl.h
+FALLOC_FL_KEEP_SIZE = 1  # linux/falloc.h
+UTIME_NOW, UTIME_OMIT = (1 << 30) - 1, (1 << 30) - 2  # linux/stat.h
+STATX_BASIC_STATS = 0x7FF
+_STATX_SIZE = 256
+_NOBODY = 0xFFFF_FFFF
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_int, _uint, _bytes, _offset = ctypes.c_int, ctypes.c_uint, ctypes.c_char_p, ctypes.c_int64
+_Times = ctypes.c_long * 4
+_libc.setfsgid.argtypes = [_uint]
+_libc.setfsgid.restype = _uint
+_libc.statx.argtypes = [_int, _bytes, _int, _uint, ctypes.c_void_p]
+_libc.fallocate64.argtypes = [_int, _int, _offset, _offset]
+_libc.utimensat.argtypes = [_int, _bytes, ctypes.POINTER(ctypes.c_long), _int]
+_buffer = (ctypes.c_char * _STATX_SIZE)()
+
+
+class AsGroup:
+    """Within it, what this thread asks of file systems is asked by the group `gid`. Raises PermissionError for who
+    may not take it."""
+
+    def __init__(self, gid: int) -> None:
+        self._gid = gid
+
+    def __enter__(self) -> None:
+        self._before = _libc.setfsgid(self._gid)
+        if _libc.setfsgid(_NOBODY) != self._gid:
+            _libc.setfsgid(self._before)
+            raise PermissionError("file events can be replayed by root alone")
+
+    def __exit__(self, *_: object) -> None:
+        _libc.setfsgid(self._before)
+
+
+def look(directory: int, name: bytes) -> None:
+    """Has the kernel ask the file system for the attributes of `name`."""
+    _check(_libc.statx(directory, name, AT_SYMLINK_NOFOLLOW | AT_STATX_FORCE_SYNC, STATX_BASIC_STATS, _buffer))
+
+
+def touch(directory: int, name: bytes, *, content: bool) -> None:
+    """utimensat: the time of writing (IN_MODIFY), or both times (IN_ATTRIB)."""
+    times = _Times(0, UTIME_OMIT if content else UTIME_NOW, 0, UTIME_NOW)
+    _check(_libc.utimensat(directory, name, times, AT_SYMLINK_NOFOLLOW))
+
+
+def allocate(fd: int) -> None:
+    """Reserves the first byte of a file, which changes nothing that can be seen (IN_MODIFY)."""
+    _check(_libc.fallocate64(fd, FALLOC_FL_KEEP_SIZE, 0, 1))
+
+
+def _check(result: int) -> None:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))

@@ -1,0 +1,315 @@
+"""From what the host does in a share to what the agent replays in the guest: the whole way, within the share's worker.
+
+Nothing is watched, and nothing costs anything, while there is no agent. The worker never waits: what the agent does not
+get done stays in a bounded queue, and what was missed is found by looking at all that the guest knows.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+from collections.abc import Iterator
+from time import monotonic_ns, time
+
+from subos_protocol import file_events as kind
+from subos_protocol.errors import Malformed
+from subos_protocol.file_events import MAX_PACKET, NUMBERS, STARTED, Replay, pack_replays, unpack_heard
+from subos_protocol.fuse_opcodes import FUSE_ROOT_ID
+
+from ...vhost_user.device import Worker
+from ..nodes import NAMELESS
+from ..server import FuseServer
+from . import fanotify
+from .changes import NOWHERE, Change, ChangeQueue, Place
+from .children import Children
+from .rescan import differences
+from .timer import Timer
+from .tokens import Tokens
+from .watched import Watched
+
+WINDOW = 128  # replays that the agent has not answered yet
+SLACK = 3.0  # seconds that a file's times may be behind ours, on file systems that count by whole ones
+PACKETS_AT_ONCE = 16  # of the agent's, before requests have their turn
+PATIENT_READS = 8  # of our own events only, before the next are left to gather
+PAUSE = 0.002  # seconds for which they are
+DEEPEST = 512  # directories above what a replay names
+
+
+class FileEvents:
+    """Reads what the agent says on `channel`, which another worker may go on with later. `only` is the one name of a
+    share of a single file."""
+
+    def __init__(self, server: FuseServer, worker: Worker, channel: socket.socket, only: bytes = b"") -> None:
+        self._server = server
+        self._share = server.share
+        self._worker = worker
+        self._channel = channel
+        self._only = only
+        self._queue = ChangeQueue()
+        self._children = Children(self._share.nodes)
+        self._tokens = Tokens(server, self._queue)
+        server.first_token, server.token_operations = kind.FIRST_TOKEN, self._tokens.operations
+        server.on_reset = self.reset
+        self._watched: Watched | None = None
+        self._rescan: Iterator[Change | None] | None = None
+        self._calm = time()
+        """When the guest last knew of everything."""
+        self._number = monotonic_ns() % NUMBERS  # not those of the worker before
+        self._awake = False
+        self._own_reads = 0
+        self._gather = Timer(worker, self._changed)
+        self._again = Timer(worker, self._pump)
+        channel.setblocking(False)
+        worker.watch(channel.fileno(), self._hear)
+        self._send(STARTED)
+
+    # --- the agent
+
+    def _hear(self) -> None:
+        for _ in range(PACKETS_AT_ONCE):
+            try:
+                packet = self._channel.recv(MAX_PACKET)
+            except BlockingIOError:
+                break
+            except OSError:
+                packet = b""
+            if not packet:
+                self._worker.unwatch(self._channel.fileno())
+                self._end()
+                return
+            try:
+                heard = unpack_heard(packet)
+            except Malformed as error:
+                self._worker.log(f"the agent says of file events what means nothing: {error}")
+                continue
+            if heard.attached is not None:
+                self._end()
+                if heard.attached:
+                    self._begin()
+            for number, status in heard.results:
+                self._done(number, status)
+        self._pump()
+
+    def _send(self, packet: bytes) -> bool:
+        """False where it cannot be said now."""
+        try:
+            self._channel.send(packet)
+        except OSError:
+            return False
+        return True
+
+    # --- beginning and ending
+
+    def _begin(self) -> None:
+        try:
+            self._watched = Watched(self._share)
+        except OSError as error:
+            self._worker.log(f"the host's changes cannot be watched for: {error.strerror}")
+            return
+        self._wake(True)
+        self._rescan = differences(self._share, self._calm - SLACK)
+
+    def _end(self) -> None:
+        if self._watched is not None:
+            self._calm = self._calm if len(self._queue) or self._rescan else time()
+            self._wake(False)
+            self._watched.close()
+        self._watched = self._rescan = None
+        self._queue.clear()
+        self._children.clear()
+
+    def reset(self) -> None:
+        """The guest knows nothing any more: a new session begins."""
+        attached = self._watched is not None
+        self._end()
+        self._calm = time()
+        if attached:
+            self._begin()
+
+    def _wake(self, events: bool) -> None:
+        """Whether events wake us."""
+        if self._watched is not None and events != self._awake:
+            self._awake = events
+            if events:
+                self._own_reads = 0
+                self._worker.watch(self._watched.fd, self._changed)
+            else:
+                self._worker.unwatch(self._watched.fd)
+
+    # --- what the host does
+
+    def _changed(self) -> None:
+        """Something was done in a directory that is watched, if only by ourselves for the guest. While that goes on
+        and nobody else does anything, we look only now and then."""
+        if self._watched is None:
+            return
+        size, events = self._watched.read()
+        for event in events:
+            self._note(event)
+        if events:
+            self._own_reads = 0
+            self._pump()
+        elif self._awake:
+            self._own_reads += 1
+        if size and (not self._awake or self._own_reads >= PATIENT_READS):
+            self._wake(False)
+            self._gather.start(PAUSE)
+        elif not size:
+            self._wake(True)
+
+    def _note(self, event: fanotify.Event) -> None:
+        """Queues what an event says."""
+        if event.mask & fanotify.OVERFLOW or self._queue.full:
+            self._missed()
+            return
+        at, to = self._place(event.key, event.name), self._place(event.to_key, event.to_name)
+        is_directory = bool(event.mask & fanotify.ONDIR)
+        if event.mask & fanotify.RENAME:
+            self._note_rename(at, to, is_directory)
+        elif at != NOWHERE:
+            self._note_mask(event.mask, at, is_directory)
+
+    def _place(self, key: bytes, name: bytes) -> Place:
+        """NOWHERE for what the guest cannot see."""
+        assert self._watched is not None
+        if not key or name in (b"", b"."):
+            return NOWHERE
+        nodeid = self._watched.node(key)
+        if not nodeid or (self._only and (nodeid, name) != (FUSE_ROOT_ID, self._only)):
+            return NOWHERE
+        return nodeid, name
+
+    def _note_rename(self, at: Place, to: Place, is_directory: bool) -> None:
+        old = self._children.find(at) if at != NOWHERE else (0, 0)
+        covered = self._children.find(to) if to != NOWHERE else (0, 0)
+        if to != NOWHERE:
+            self._share.moved(*to)
+        if at != NOWHERE and to != NOWHERE:
+            self._queue.add(Change(kind.RENAME, at, is_directory, old, to, covered if covered != old else (0, 0)))
+        elif at != NOWHERE:
+            self._queue.add(Change(kind.DELETE, at, is_directory, old))
+        elif to != NOWHERE:
+            self._queue.add(Change(kind.CREATE, to, is_directory))
+
+    def _note_mask(self, mask: int, at: Place, is_directory: bool) -> None:
+        """Several things that were done to one inode by one name come in one event."""
+        deleted, made = mask & fanotify.DELETE, mask & fanotify.CREATE
+        gone = Change(kind.DELETE, at, is_directory, self._children.find(at)) if deleted else None
+        there = not deleted or self._exists(at)
+        if gone is not None and (there or not made):
+            self._queue.add(gone)
+        if made:
+            self._queue.add(Change(kind.CREATE, at, is_directory))
+        if there and mask & (fanotify.MODIFY | fanotify.CLOSE_WRITE) and not is_directory:
+            self._queue.add(Change(kind.WRITTEN if mask & fanotify.CLOSE_WRITE else kind.MODIFY, at))
+        if there and mask & fanotify.ATTRIB:
+            self._queue.add(Change(kind.ATTRIB, at, is_directory))
+        if gone is not None and made and not there:
+            self._queue.add(gone)
+
+    def _exists(self, place: Place) -> bool:
+        try:
+            os.stat(place[1], dir_fd=self._share.fd(place[0]), follow_symlinks=False)
+        except OSError:
+            return False
+        return True
+
+    def _missed(self) -> None:
+        """Too much at once: what waits is found again by a look at everything."""
+        self._queue.drop_waiting()
+        self._rescan = differences(self._share, self._calm - SLACK)
+
+    # --- replays
+
+    def _pump(self) -> None:
+        """Gives the agent as much to do as it may have."""
+        if self._watched is None:
+            return
+        paths: dict[int, bytes | None] = {FUSE_ROOT_ID: b""}
+        replays: list[Replay] = []
+        while len(self._queue.replaying) < WINDOW and self._find_next():
+            self._number = (self._number + 1) % NUMBERS
+            change = self._queue.take(self._number)
+            replay = self._replay(change, paths)
+            if replay is None:
+                self._queue.end(change.number)
+            else:
+                replays.append(replay)
+        for packet in pack_replays(replays):
+            if not self._send(packet):
+                self._missed()
+                for number in [replay.number for replay in replays]:
+                    self._queue.end(number)
+                self._again.start(PAUSE * 50)
+                return
+        if not len(self._queue) and self._rescan is None:
+            self._calm = time()
+            self._children.clear()
+
+    def _find_next(self) -> bool:
+        """Whether something waits; what a rescan finds does."""
+        while not self._queue.waiting and self._rescan is not None:
+            try:
+                found = next(self._rescan)
+            except (StopIteration, OSError):
+                self._rescan = None
+            else:
+                if found is None:
+                    self._again.start(PAUSE)
+                    return False
+                self._queue.add(found)
+        return bool(self._queue.waiting)
+
+    def _replay(self, change: Change, paths: dict[int, bytes | None]) -> Replay | None:
+        """What the agent is to do; None where there is nothing to do any more."""
+        nodes, (parent, name) = self._share.nodes, change.at
+        directory, to_directory = self._path(parent, paths), b""
+        if directory is None:
+            return None
+        mode, inode, to_name, to_parent = stat.S_IFDIR if change.is_directory else stat.S_IFREG, 0, b"", 0
+        if change.kind == kind.RENAME:
+            path = self._path(change.to[0], paths)
+            if path is None:
+                return None
+            to_directory, to_name, to_parent = path, change.to[1], int(nodes.inos[change.to[0]])
+        if change.kind in (kind.DELETE, kind.RENAME):
+            inode = int(nodes.inos[change.old[0]])
+        elif change.kind != kind.SYNC:
+            found = self._tokens.located(change, change.at)
+            if found is not None:
+                mode, inode = self._tokens.mode(*found), found[1].st_ino
+            elif change.kind != kind.CREATE or not self._queue.departs(change.at, change):
+                return None
+        numbers = mode & 0xFFFF, int(nodes.inos[parent]), inode
+        return Replay(change.number, change.kind, directory, name, *numbers, to_directory, to_name, to_parent)
+
+    def _path(self, nodeid: int, paths: dict[int, bytes | None]) -> bytes | None:
+        """Of a directory, from the root; None where the guest does not know it, or no replay can name it."""
+        if nodeid in paths:
+            return paths[nodeid]
+        nodes, names, at = self._share.nodes, list[bytes](), nodeid
+        while at != FUSE_ROOT_ID:
+            if not nodes.known(at) or nodes.parents[at] == NAMELESS or len(names) > DEEPEST:
+                return None
+            names.append(nodes.names[at])
+            at = nodes.parents[at]
+        path = b"/".join(reversed(names))
+        paths[nodeid] = path if len(path) <= kind.MAX_PATH else None
+        return paths[nodeid]
+
+    def _done(self, number: int, status: int) -> None:
+        """A replay has ended. What it should have left is compared with what is there, unless more is to come."""
+        change = self._queue.end(number)
+        if change is None or change.kind == kind.SYNC:
+            return
+        expected = {
+            kind.DELETE: (False,),
+            kind.RENAME: (False, True),
+        }.get(change.kind, (True,))
+        for place, there in zip(change.places, expected, strict=True):
+            if not self._queue.touches(place) and (status or self._exists(place) != there):
+                self._queue.add(Change(kind.SYNC, place, change.is_directory))
+
+    def close(self) -> None:
+        self._end()

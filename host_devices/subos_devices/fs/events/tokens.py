@@ -1,0 +1,329 @@
+"""The server's part in replays: requests that the agent sends on purpose, answered without touching the share.
+
+A replay's requests carry its token as their group. What they ask is matched with what was announced (kind, directory,
+name): then the guest's kernel is told what it must believe for its operation to go through, and whatever would change
+something is answered with success, and done by nobody. Anything else is EPERM. So a request that is late or a guest
+that lies changes nothing on the host, and in no other guest.
+
+An answer that is not, or not yet, true for good is not to be kept (no time that it is valid for): the guest's next look
+at such a name comes to the server again.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import struct
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from subos_protocol import file_events as kind
+from subos_protocol.file_events import END_OF_TOKENS
+from subos_protocol.fuse import (
+    ATTR_ATTR,
+    ENTRY_ATTR,
+    FUSE_ATTR,
+    FUSE_ATTR_OUT,
+    FUSE_ENTRY_OUT,
+    FUSE_MKDIR_IN,
+    FUSE_MKNOD_IN,
+    FUSE_OPEN_OUT,
+    FUSE_RENAME2_IN,
+    FUSE_RENAME_IN,
+    fuse_attr,
+)
+from subos_protocol.fuse_opcodes import FuseOpcode, FuseOpened
+
+from ..handles import DUMMY
+from ..nodes import FOREVER
+from ..share import Data, Header, Operation, component, error, name_after, strings
+from .changes import Change, ChangeQueue, Place
+
+if TYPE_CHECKING:
+    from ..server import FuseServer, Row
+
+Answer = Callable[[Change, Header, memoryview, int, int, int, int, Data], int]
+
+GHOSTS = FOREVER  # as a device: that of inodes which were never there when the guest looked
+_CONTENT = (kind.MODIFY, kind.WRITTEN)
+_TOLD_TRULY = (*_CONTENT, kind.ATTRIB, kind.SYNC)
+_VALID, _ATTR_VALID = slice(16, 24), slice(24, 32)  # of a fuse_entry_out
+_MTIMENSEC = ATTR_ATTR + 52  # of a fuse_attr_out
+_MODE = slice(ENTRY_ATTR + 60, ENTRY_ATTR + 64)  # of a fuse_entry_out
+_LINKS = slice(ENTRY_ATTR + 64, ENTRY_ATTR + 68)
+_pack_node = struct.Struct("<QQ").pack_into  # how a fuse_entry_out begins: nodeid, generation
+_SCRATCH_REPLY = 512
+_UNCHANGED = (
+    FuseOpcode.FUSE_FORGET,
+    FuseOpcode.FUSE_BATCH_FORGET,
+    FuseOpcode.FUSE_INTERRUPT,
+    FuseOpcode.FUSE_RELEASE,
+    FuseOpcode.FUSE_STATX,
+    FuseOpcode.FUSE_GETXATTR,
+    FuseOpcode.FUSE_LISTXATTR,
+)
+"""What only tells, or ends something, is no different for a token: a wrong answer about an ACL, say, would be kept."""
+
+
+class Tokens:
+    """`operations` answers requests with a token; `queue` knows the replays."""
+
+    def __init__(self, server: FuseServer, queue: ChangeQueue) -> None:
+        self.server = server
+        self.share = server.share
+        self.queue = queue
+        self._lookup, self._getattr = (server.rows[op][0] for op in (FuseOpcode.FUSE_LOOKUP, FuseOpcode.FUSE_GETATTR))
+        self._scratch = memoryview(bytearray(1024))
+        self._opened = int(server.cache.opened & ~FuseOpened.FOPEN_KEEP_CACHE | FuseOpened.FOPEN_NOFLUSH)
+        self._ghosts = 0
+        self.operations = self._table()
+
+    def _table(self) -> list[Row]:
+        op = FuseOpcode
+        answers: dict[int, Answer] = {
+            op.FUSE_LOOKUP: self.lookup,
+            op.FUSE_GETATTR: self.getattr,
+            op.FUSE_SETATTR: self.setattr,
+            op.FUSE_MKNOD: self.mknod,
+            op.FUSE_MKDIR: self.mkdir,
+            op.FUSE_SYMLINK: self.symlink,
+            op.FUSE_UNLINK: self.remove,
+            op.FUSE_RMDIR: self.remove,
+            op.FUSE_RENAME: self.rename,
+            op.FUSE_RENAME2: self.rename,
+            op.FUSE_OPEN: self.open,
+            op.FUSE_FALLOCATE: _nothing,
+            op.FUSE_FLUSH: _nothing,
+        }
+        rows = []
+        for opcode, (operation, least, needed) in enumerate(self.server.rows):
+            if opcode not in _UNCHANGED:
+                operation = self._row(opcode, answers.get(opcode, _refuse))
+            rows.append((operation, least, needed))
+        return rows
+
+    def _row(self, opcode: int, answer: Answer) -> Operation:
+        operations, replaying = self.server.operations, self.queue.replaying
+
+        def serve(header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:
+            if header[5] >= END_OF_TOKENS:
+                return operations[opcode][0](header, mem, a, n, o, room, data)
+            change = replaying.get(header[5] - kind.FIRST_TOKEN >> 1)
+            if change is None or not self.server.flags:
+                raise error(errno.EPERM)
+            return answer(change, header, mem, a, n, o, room, data)
+
+        return serve
+
+    # --- what is there
+
+    def located(self, change: Change, place: Place) -> tuple[Place, os.stat_result] | None:
+        """Where what has come to the place of a change is by now, and its status; None where it has gone for good."""
+        for parent, name in self.queue.moves(place, change):
+            try:
+                return (parent, name), os.stat(name, dir_fd=self.share.fd(parent), follow_symlinks=False)
+            except OSError:
+                continue
+        return None
+
+    def _is_there(self, place: Place) -> int:
+        """The inode's node at the place, 0 where the guest knows none for it; -1 where nothing is there."""
+        try:
+            status = os.stat(place[1], dir_fd=self.share.fd(place[0]), follow_symlinks=False)
+        except OSError:
+            return -1
+        return self.share.nodes.find(status.st_dev, status.st_ino)
+
+    def truth(self, place: Place) -> bytearray:
+        """The fuse_entry_out of what is at the place, counted as looked up. Raises OSError."""
+        parent, name = place
+        scratch = self._scratch
+        scratch[: len(name) + 1] = name + b"\0"
+        header = (0, int(FuseOpcode.FUSE_LOOKUP), 0, parent, 0, 0, 0, 0, 0)
+        written = self._lookup(header, scratch, 0, len(name) + 1, _SCRATCH_REPLY, FUSE_ENTRY_OUT.size, None)
+        entry = bytearray(scratch[_SCRATCH_REPLY : _SCRATCH_REPLY + FUSE_ENTRY_OUT.size])
+        if written < 0 or not any(entry[:8]):
+            raise error(errno.ENOENT)
+        return entry
+
+    def mode(self, place: Place, status: os.stat_result) -> int:
+        """The mode that the guest sees."""
+        if self._lookup is self.server.hot[FuseOpcode.FUSE_LOOKUP][0]:
+            return status.st_mode
+        entry = self.truth(place)
+        self.share.descriptors.forget(int.from_bytes(entry[:8], "little"), 1)
+        return int.from_bytes(entry[_MODE], "little")
+
+    # --- what is told that is not so, or no longer
+
+    def _gone(self, old: tuple[int, int], is_directory: bool) -> bytearray:
+        """The fuse_entry_out of what the guest has by a name that is another's by now, or nobody's: its node, and its
+        true attributes if they can still be had; for what the guest has never seen, an inode of no file."""
+        nodes, (nodeid, generation) = self.share.nodes, old
+        if not nodeid or not nodes.known(nodeid) or nodes.generations[nodeid] != generation:
+            return self._ghost(stat.S_IFDIR if is_directory else stat.S_IFREG)
+        entry = bytearray(FUSE_ENTRY_OUT.size)
+        attributes = memoryview(bytearray(FUSE_ATTR_OUT.size))
+        header = (0, int(FuseOpcode.FUSE_GETATTR), 0, nodeid, 0, 0, 0, 0, 0)
+        try:
+            if self._getattr(header, attributes, 0, 0, 0, len(attributes), None) < 0:
+                raise error(errno.ESTALE)
+        except OSError:
+            mode = int(nodes.kinds[nodeid]) << 12 | 0o600
+            _put_attr(entry, int(nodes.inos[nodeid]), mode)
+        else:
+            entry[ENTRY_ATTR:] = attributes[ATTR_ATTR:]
+            if not any(entry[_LINKS]):
+                entry[_LINKS] = b"\1\0\0\0"  # the guest takes the last one away itself
+        _pack_node(entry, 0, nodeid, generation)
+        nodes.lookups[nodeid] += 1
+        return entry
+
+    def _ghost(self, form: int) -> bytearray:
+        """The fuse_entry_out of an inode that is none."""
+        nodes = self.share.nodes
+        self._ghosts += 1
+        nodeid = nodes.learn(0, b"", GHOSTS, self._ghosts, form)
+        entry = bytearray(FUSE_ENTRY_OUT.size)
+        _put_attr(entry, FOREVER + self._ghosts, form | 0o600)
+        _pack_node(entry, 0, nodeid, nodes.generations[nodeid])
+        return entry
+
+    # --- requests
+
+    def lookup(
+        self, change: Change, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data
+    ) -> int:
+        place = header[3], strings(mem, a, n, 1)[0]
+        if place not in change.places:
+            raise error(errno.EPERM)
+        if header[5] & 1 or change.kind == kind.SYNC:
+            return self._lookup(header, mem, a, n, o, room, data)
+        if change.kind == kind.CREATE:
+            raise error(errno.ENOENT)
+        if change.kind in _TOLD_TRULY:
+            return self._put(mem, o, self._entry(change, place))
+        if place == change.at and change.kind == kind.DELETE:
+            return self._put(mem, o, self._gone(change.old, change.is_directory))
+        if place == change.at:
+            return self._put(mem, o, self._entry(change, change.to), kept=False)
+        if change.covered == (0, 0):
+            raise error(errno.ENOENT)
+        return self._put(mem, o, self._gone(change.covered, change.is_directory), kept=False)
+
+    def _entry(self, change: Change, place: Place) -> bytearray:
+        """The fuse_entry_out of what has come to the place, wherever it is now. Raises ENOENT where it is gone and the
+        guest is not to see it go."""
+        found = self.located(change, place)
+        if found is None:
+            if not self.queue.departs(place, change):
+                raise error(errno.ENOENT)
+            return self._ghost(stat.S_IFDIR if change.is_directory else stat.S_IFREG)
+        entry = self.truth(found[0])
+        if found[0] != place:
+            entry[_VALID] = entry[_ATTR_VALID] = bytes(8)
+        return entry
+
+    def _put(self, mem: memoryview, o: int, entry: bytearray, *, kept: bool = True) -> int:
+        if not kept:
+            entry[_VALID] = bytes(8)
+        mem[o : o + FUSE_ENTRY_OUT.size] = entry
+        return FUSE_ENTRY_OUT.size
+
+    def getattr(
+        self, change: Change, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data
+    ) -> int:
+        """The truth, but for a bit of the time of writing where content may have changed within the clock's tick: so
+        the guest's kernel drops its pages of the file. It is told to ask again, and then hears the time as it is."""
+        written = self._getattr(header, mem, a, n, o, room, data)
+        if written > 0 and change.kind in (kind.MODIFY, kind.SYNC):
+            mem[_MTIMENSEC + o] ^= 1
+            mem[o : o + 8] = bytes(8)
+        return written
+
+    def setattr(
+        self, change: Change, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data
+    ) -> int:
+        if change.kind not in (*_CONTENT, kind.ATTRIB) or header[5] & 1:
+            raise error(errno.EPERM)
+        return self._getattr(header, mem, a, n, o, room, data)
+
+    def mknod(
+        self, change: Change, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data
+    ) -> int:
+        mode = FUSE_MKNOD_IN.unpack_from(mem, a)[0]
+        return self._make(change, header, mem, o, name_after(mem, a, n, FUSE_MKNOD_IN.size), mode)
+
+    def mkdir(
+        self, change: Change, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data
+    ) -> int:
+        return self._make(change, header, mem, o, name_after(mem, a, n, FUSE_MKDIR_IN.size), stat.S_IFDIR)
+
+    def symlink(
+        self, change: Change, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data
+    ) -> int:
+        return self._make(change, header, mem, o, component(strings(mem, a, n, 2)[0]), stat.S_IFLNK)
+
+    def _make(self, change: Change, header: Header, mem: memoryview, o: int, name: bytes, mode: int) -> int:
+        """What was made is what is there."""
+        if change.kind != kind.CREATE or header[5] & 1 or (header[3], name) != change.at:
+            raise error(errno.EPERM)
+        entry = self._entry(change, change.at)
+        if stat.S_IFMT(int.from_bytes(entry[_MODE], "little") ^ mode):
+            self.share.descriptors.forget(int.from_bytes(entry[:8], "little"), 1)
+            raise error(errno.EEXIST)  # something else took its place since
+        return self._put(mem, o, entry)
+
+    def remove(
+        self, change: Change, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data
+    ) -> int:
+        """UNLINK, RMDIR: not where the guest has made the name anew."""
+        place = header[3], name_after(mem, a, n, 0)
+        if change.kind != kind.DELETE or header[5] & 1 or place != change.at:
+            raise error(errno.EPERM)
+        if self._is_there(place) >= 0 and not self.queue.arrives(place, change):
+            raise error(errno.ENOENT)
+        return 0
+
+    def rename(
+        self, change: Change, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data
+    ) -> int:
+        """RENAME, RENAME2: not where the guest has made either of the names anew."""
+        layout = FUSE_RENAME2_IN if header[1] == FuseOpcode.FUSE_RENAME2 else FUSE_RENAME_IN
+        to, *flags = layout.unpack_from(mem, a)
+        old, new = strings(mem, a + layout.size, n - layout.size, 2)
+        places = (header[3], old), (to, new)
+        if change.kind != kind.RENAME or header[5] & 1 or places != change.places or any(flags):
+            raise error(errno.EPERM)
+        if self._is_there(change.at) >= 0 and not self.queue.arrives(change.at, change):
+            raise error(errno.ENOENT)
+        there, moved = self._is_there(change.to), change.old[0]
+        if (there < 0 or (there and moved and there != moved)) and not self.queue.departs(change.to, change):
+            raise error(errno.ENOENT)
+        return 0
+
+    def open(
+        self, change: Change, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data
+    ) -> int:
+        if change.kind != kind.WRITTEN or header[5] & 1 or self.share.nodes.kind(header[3]) != stat.S_IFREG:
+            raise error(errno.EPERM)
+        FUSE_OPEN_OUT.pack_into(mem, o, DUMMY, self._opened, 0)
+        return FUSE_OPEN_OUT.size
+
+
+def _nothing(change: Change, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:
+    """FALLOCATE, FLUSH: success."""
+    if change.kind != kind.WRITTEN or header[5] & 1:
+        raise error(errno.EPERM)
+    return 0
+
+
+def _refuse(change: Change, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:
+    raise error(errno.EPERM)
+
+
+def _put_attr(entry: bytearray, ino: int, mode: int) -> None:
+    """Attributes of what is not there."""
+    attributes = fuse_attr(ino, 0, 0, 0, 0, 0, 0, 0, 0, mode, 1, 0, 0, 0, 4096, 0)
+    FUSE_ATTR.pack_into(entry, ENTRY_ATTR, *attributes)
