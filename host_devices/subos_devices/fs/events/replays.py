@@ -91,8 +91,8 @@ class FileEvents:
             except OSError:
                 packet = b""
             if not packet:
-                self._worker.unwatch(self._channel.fileno())
                 self._end()
+                self._hang_up()
                 return
             try:
                 heard = unpack_heard(packet)
@@ -106,6 +106,11 @@ class FileEvents:
             for number, status in heard.results:
                 self._done(number, status)
         self._pump()
+
+    def _hang_up(self) -> None:
+        if self._channel.fileno() >= 0:
+            self._worker.unwatch(self._channel.fileno())
+            self._channel.close()
 
     def _send(self, packet: bytes) -> bool:
         """False where it cannot be said now."""
@@ -360,3 +365,6 @@ class FileEvents:
 
     def close(self) -> None:
         self._end()
+        self._gather.close()
+        self._again.close()
+        self._hang_up()
