@@ -1,4 +1,5 @@
-"""Compiles the fast path (every .pyx below host_devices) while the package is built. hatchling calls it.
+"""Compiles the fast path (every .pyx below host_devices) while the package is built, and puts the files of the guest's
+installers into a wheel. hatchling calls it, and takes one such file only.
 
 The compiled modules are optional: each has a twin in plain Python. So where no C compiler or no Python headers are
 there, one line says so and the build goes on without them. An editable install gets them beside their sources, a
@@ -19,6 +20,7 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 SOURCES = "host_devices"
+AGENT, INSIDE = "installers/agent", "subos_devices/packaging/agent"
 FLAGS = ["-O2", "-fno-strict-aliasing"]  # the driver's memory has no C type
 SUFFIX = sysconfig.get_config_var("EXT_SUFFIX")
 
@@ -28,6 +30,9 @@ class FastBuild(BuildHookInterface):
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """`version` is "editable" or "standard"."""
+        if version == "standard":
+            # What `subos-devices agent build` packs; an editable install takes it from where it is.
+            build_data["force_include"][str(Path(self.root, AGENT))] = INSIDE
         sources = sorted(Path(self.root, SOURCES).rglob("*.pyx"))
         if version == "editable":
             for source in sources:

@@ -5,7 +5,7 @@
 #   installers/host.sh --check COMPONENT...  only name the missing ones
 #   installers/host.sh --python              print the Python to use
 #
-# Components: python qemu busybox kmod compiler headers make git bootdisk.
+# Components: python qemu busybox kmod compiler headers make git bootdisk debian.
 # Runs as root or by sudo, asks nothing, talks on stderr.
 # Exit status: 0 all there; 2 wrong usage; 3 something is missing that cannot be installed from here;
 # 4 the package manager failed.
@@ -26,7 +26,9 @@ compiler      gcc,libc6-dev         gcc,glibc-devel          gcc                
 headers       python3-dev           python3-devel            python               python313-devel
 make          make                  make                     make                 make
 git           git                   git                      git                  git
-bootdisk      syslinux,mtools       syslinux,mtools          syslinux,mtools      syslinux,mtools
+bootdisk      syslinux,syslinux-common,mtools syslinux,mtools syslinux,mtools      syslinux,mtools
+debian        mmdebstrap,uidmap,e2fsprogs,debian-archive-keyring
+desktop       xvfb,xclip,xsel,sway,wl-clipboard xorg-x11-server-Xvfb,xclip,xsel,sway,wl-clipboard xorg-server-xvfb,xclip,xsel,sway,wl-clipboard xorg-x11-server-Xvfb,xclip,xsel,sway,wl-clipboard
 TABLE
 }
 
@@ -41,6 +43,8 @@ why() {
         make) echo "the tests run make in the guest" ;;
         git) echo "the tests clone a repository in the guest" ;;
         bootdisk) echo "syslinux and mtools: the tests make a disk that boots" ;;
+        desktop) echo "an X server and a Wayland compositor without a screen: the tests copy and paste there" ;;
+        debian) echo "mmdebstrap and mke2fs: the tests install the agent in a real Debian" ;;
         *) return 1 ;;
     esac
 }
@@ -90,6 +94,19 @@ python_has_headers() {
     "$python" -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))'
 }
 
+# syslinux has it in a package of its own on Debian.
+has_boot_sector() {
+    for folder in /usr/lib/syslinux/mbr /usr/share/syslinux /usr/lib/syslinux/bios; do
+        [ ! -e "$folder/mbr.bin" ] || return 0
+    done
+    return 1
+}
+
+can_make_debian() {
+    command -v mmdebstrap >/dev/null && PATH=$PATH:/usr/sbin:/sbin command -v mke2fs >/dev/null &&
+        [ -e /usr/share/keyrings/debian-archive-keyring.gpg ]
+}
+
 is_there() {
     case $1 in
         python) find_python >/dev/null ;;
@@ -100,7 +117,11 @@ is_there() {
         headers) python_has_headers ;;
         make | git) command -v "$1" >/dev/null ;;
         # Only a PC boots such a disk.
-        bootdisk) [ "$machine" != x86_64 ] || { command -v syslinux && command -v mformat; } >/dev/null ;;
+        desktop) { command -v Xvfb && command -v xclip && command -v xsel && command -v sway && command -v wl-copy; } >/dev/null ;;
+        bootdisk) [ "$machine" != x86_64 ] || { command -v syslinux && command -v mformat && has_boot_sector; } >/dev/null ;;
+        # Only apt makes such a system.
+        debian)
+            [ "$machine" != x86_64 ] || ! command -v apt-get >/dev/null || can_make_debian ;;
     esac
 }
 

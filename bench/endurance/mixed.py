@@ -15,8 +15,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from machine import INSIDE, MOUNT_POINT, Watch, machine, private_memory, scratch, wait_ready
+from machine import INSIDE, MOUNT_POINT, Watch, machine, scratch, wait_ready
 
+from memory import private_memory
 from peers import BenchError, say
 
 CACHE_TIME = 2  # seconds after which the guest believes nothing any more that it has not asked for again

@@ -10,8 +10,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from machine import INSIDE, MOUNT_POINT, Watch, machine, private_memory, scratch, wait_ready
+from machine import INSIDE, MOUNT_POINT, Watch, machine, scratch, wait_ready
 
+from memory import private_memory
 from peers import BenchError, say
 
 IN_A_FOLDER = 1000

@@ -21,6 +21,8 @@ SERIAL_PORT = "org.subos.agent"
 FIRST_RETRY = 0.2
 LAST_RETRY = 2.0
 """Seconds between attempts to reach a host that does not answer."""
+STEADY_SECONDS = 5.0
+"""A connection that lasts so long was a good one: the next attempt after it comes soon."""
 CONNECT_SECONDS = 10.0
 
 log = logging.getLogger("subos-agent")
@@ -31,21 +33,24 @@ MakePeer = Callable[[bool], Peer]
 
 async def stay_connected(make: MakePeer, port: Optional[str] = None) -> None:
     """Keeps one peer connected, by virtio-serial `port` (a device) where it is given. Returns only when cancelled."""
-    wait = FIRST_RETRY
+    loop, wait, said = asyncio.get_running_loop(), FIRST_RETRY, ""
     while True:
+        began = loop.time()
         try:
             peer = await _by_serial(make, port) if port else await _by_any(make)
         except OSError as error:
-            log.debug("the host cannot be reached: %s", error)
-            await asyncio.sleep(wait)
-            wait = min(2 * wait, LAST_RETRY)
-            continue
-        try:
-            await peer.lost()
-        finally:
-            peer.close()
-        wait = FIRST_RETRY
-        await asyncio.sleep(FIRST_RETRY)
+            if said != str(error):
+                log.info("the host cannot be reached: %s", error)
+            said = str(error)
+        else:
+            try:
+                await peer.lost()
+            finally:
+                peer.close()
+            if loop.time() - began > STEADY_SECONDS:
+                wait, said = FIRST_RETRY, ""
+        await asyncio.sleep(wait)
+        wait = min(2 * wait, LAST_RETRY)
 
 
 async def _by_any(make: MakePeer) -> Peer:
@@ -62,7 +67,7 @@ async def _by_any(make: MakePeer) -> Peer:
 async def _by_vsock(make: MakePeer) -> Peer:
     if not hasattr(socket, "AF_VSOCK"):
         raise OSError(errno.EAFNOSUPPORT, "this Python knows no vsock")
-    sock = _bound_socket()
+    sock = bound_socket()
     try:
         loop = asyncio.get_running_loop()
         sock.setblocking(False)
@@ -78,7 +83,7 @@ async def _by_vsock(make: MakePeer) -> Peer:
         raise
 
 
-def _bound_socket() -> socket.socket:
+def bound_socket() -> socket.socket:
     """A vsock socket with a port of the privileged ones. Raises OSError."""
     sock = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
     try:
@@ -139,6 +144,8 @@ class DeviceTransport(asyncio.Transport):
         return self._closed
 
     def _read(self) -> None:
+        if self._closed:
+            return
         try:
             data = os.read(self._descriptor, self.READ_SIZE)
         except BlockingIOError:

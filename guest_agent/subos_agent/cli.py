@@ -13,6 +13,7 @@ DESCRIPTION = """\
 SubOS inside the guest: it does for the host what the host cannot do from outside.
 
   subos-agent serve          the system service, as root: shares, clock, commands
+  subos-agent session        in a user's desktop session: shares the clipboard
   subos-agent doctor         what works in this guest, and what is missing
   subos-agent allow exec     let the host run commands here (subos-devices exec, cp)
 """
@@ -42,6 +43,14 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--allow-exec", action="store_true", help="commands for the host are on, whatever is configured")
     serve.set_defaults(run=_serve)
 
+    doctor = commands.add_parser("doctor", help="what works in this guest, and what it lacks")
+    doctor.add_argument("--json", action="store_true", help='print JSON: {"ok": bool, "findings": [...]}')
+    doctor.set_defaults(run=_doctor)
+
+    session = commands.add_parser("session", help="a user's part, in a desktop session: shares the clipboard")
+    session.add_argument("--backend", choices=("x11", "wayland", "pyperclip"), help="instead of what is found")
+    session.set_defaults(run=_session)
+
     facts = commands.add_parser("facts", help="what the host is told of this guest, as JSON")
     facts.set_defaults(run=_facts)
 
@@ -70,6 +79,32 @@ def _serve(arguments: argparse.Namespace) -> int:
         configuration = configuration.with_setting("exec", True)
     with contextlib.suppress(asyncio.CancelledError):
         asyncio.run(Service(configuration, arguments.port).run())
+    return 0
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from subos_agent import doctor
+
+    return doctor.report(arguments.json)
+
+
+def _session(arguments: argparse.Namespace) -> int:
+    import asyncio
+    import contextlib
+    import logging
+
+    try:
+        from subos_agent import session
+        from subos_desktop.clipboard.interface import ClipboardError
+    except ImportError as error:
+        raise LookupError(f"the clipboard needs {error.name}, which is not installed here") from error
+
+    logging.basicConfig(format="subos-agent: %(message)s", level=logging.DEBUG if arguments.debug else logging.INFO)
+    try:
+        with contextlib.suppress(asyncio.CancelledError):
+            asyncio.run(session.run(arguments.backend))
+    except ClipboardError as error:
+        raise LookupError(f"{error.message}\n  hint: {error.hint}" if error.hint else error.message) from error
     return 0
 
 

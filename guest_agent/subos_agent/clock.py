@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 from subos_protocol.agent.errors import RemoteError
 from subos_protocol.agent.frames import Head
@@ -19,10 +20,10 @@ LATEST = 32503680000.0  # the year 3000
 
 async def clock(stream: Stream) -> Head:
     """Handles `clock`. Raises RemoteError."""
-    now, tolerance = stream.head.get("time"), stream.head.get("tolerance", 0.5)
-    if not all(isinstance(value, (int, float)) and 0 <= value < LATEST for value in (now, tolerance)):
+    now: Any = stream.head.get("time")
+    tolerance: Any = stream.head.get("tolerance", 0.5)
+    if not (_is_time(now) and _is_time(tolerance)):
         raise RemoteError("malformed", "a time that cannot be one")
-    assert isinstance(now, (int, float))
     ahead = time.time() - now
     off = abs(ahead) > tolerance
     if off:
@@ -31,3 +32,7 @@ async def clock(stream: Stream) -> Head:
         except OSError as error:
             raise RemoteError("failed", f"the guest's clock cannot be set: {error.strerror}") from error
     return {"ahead": round(ahead, 6), "set": off}
+
+
+def _is_time(value: Any) -> bool:
+    return type(value) in (int, float) and 0 <= value < LATEST

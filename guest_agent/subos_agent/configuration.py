@@ -34,6 +34,8 @@ class Configuration:
             raise ValueError(f"{path}: {error}") from error
         try:
             parser.read_string(text)
+            if others := [name for name in parser.sections() if name != "agent"]:
+                raise ValueError(f"{path}: unknown section [{others[0]}]; there is [agent]")
             known = {field.name for field in fields(cls)}
             given = dict(parser["agent"]) if parser.has_section("agent") else {}
             if unknown := sorted(set(given) - known):

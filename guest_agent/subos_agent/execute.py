@@ -2,25 +2,29 @@
 
     → REQUEST {"op": "exec", "argv": […], "cwd": null, "environment": {…}, "user": null,
                "terminal": null or {"rows": 24, "columns": 80, "name": "xterm"}}
-    → DATA part 0: standard input; END closes it         → EVENT {"window": [rows, columns]}, {"signal": 15}
+    → DATA part 0: standard input                        → EVENT {"window": [rows, columns]}, {"signal": 15},
+                                                               {"input_ends": true}; END too closes standard input
     ← DATA part 1 and 2: standard output and error (1 alone on a terminal)
     ← REPLY {"status": n} or {"signal": n}
 
-When the stream is cancelled, or the host goes away, the command's session is hung up and then killed.
+When the stream is cancelled, or the host goes away, the command's session is hung up and then killed, with what runs
+in its background. A command that ends by itself leaves that running, as with ssh.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import os
 import pwd
 import signal
 import struct
+import subprocess
 import termios
 from dataclasses import dataclass, field
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 from subos_protocol.agent.errors import ChannelError, RemoteError
 from subos_protocol.agent.frames import Head
@@ -29,8 +33,9 @@ from subos_protocol.agent.stream import Stream
 STDIN, STDOUT, STDERR = 0, 1, 2
 CHUNK = 1 << 15
 LINGER = 1.0
-"""Seconds that output is awaited after the command's end: what it left running may hold its streams open."""
+"""Seconds without output after the command's end: what it left running may hold its streams open."""
 HANG_UP_SECONDS = 2.0
+POLL_SECONDS = 0.02
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -83,28 +88,64 @@ async def execute(stream: Stream) -> Head:
     try:
         try:
             process = await run.start()
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, subprocess.SubprocessError) as error:
             raise RemoteError("not-started", _why(command, error)) from error
         return await _serve(stream, run, process)
     finally:
         run.close()
 
 
-async def _serve(stream: Stream, run: _Run, process: asyncio.subprocess.Process) -> Head:
+class _Process(asyncio.subprocess.SubprocessStreamProtocol):
+    """The command. asyncio's own `wait` may wait until nobody has its output open any more."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(limit=1 << 16, loop=loop)
+        self._ended = asyncio.Event()
+        self.transport: asyncio.SubprocessTransport
+
+    @property
+    def pid(self) -> int:
+        return self.transport.get_pid()
+
+    @property
+    def status(self) -> Optional[int]:
+        """The exit status, or minus a signal's number; None while it runs."""
+        return self.transport.get_returncode()
+
+    def process_exited(self) -> None:
+        super().process_exited()
+        self._ended.set()
+
+    async def ended(self) -> int:
+        """Waits for the end; the status."""
+        await self._ended.wait()
+        status = self.status
+        assert status is not None
+        return status
+
+
+async def _serve(stream: Stream, run: _Run, process: _Process) -> Head:
     """Until the command has ended, and all it printed is sent."""
-    outputs = asyncio.gather(*(_copy(reader, stream, part) for reader, part in run.outputs))
+    copies = [_Copy(reader, part) for reader, part in run.outputs]
+    outputs = asyncio.gather(*(copy.run(stream) for copy in copies))
     feed = asyncio.ensure_future(_feed(stream, run, process))
     try:
-        status = await process.wait()
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(asyncio.shield(outputs), LINGER)
+        status = await process.ended()
+        while not outputs.done():
+            before = [copy.size for copy in copies]
+            await asyncio.wait({outputs}, timeout=LINGER)
+            if before == [copy.size for copy in copies] and not any(copy.sends for copy in copies):
+                break
         return {"signal": -status} if status < 0 else {"status": status}
     finally:
         for task in (feed, outputs):
             task.cancel()
-        await asyncio.gather(feed, outputs, return_exceptions=True)
-        if process.returncode is None:
-            await asyncio.shield(asyncio.ensure_future(_end_session(process)))
+        try:
+            await asyncio.gather(feed, outputs, return_exceptions=True)
+        finally:
+            if process.status is None:
+                await _end_session(process.pid)
+            process.transport.close()
 
 
 def _why(command: Command, error: Exception) -> str:
@@ -116,18 +157,20 @@ def _why(command: Command, error: Exception) -> str:
     return f"cannot run {what}: {getattr(error, 'strerror', None) or error}"
 
 
-async def _feed(stream: Stream, run: _Run, process: asyncio.subprocess.Process) -> None:
+async def _feed(stream: Stream, run: _Run, process: _Process) -> None:
     """Passes on what the host sends, until it has sent all."""
     with contextlib.suppress(ChannelError):
         while True:
             message = await stream.receive()
             if message is None:
                 run.end_input()
-                return
+                return  # END: no signal follows either
             if isinstance(message.content, bytes):
                 await run.write(message.content)
                 continue
             window, number = _window(message.content.get("window")), message.content.get("signal")
+            if message.content.get("input_ends") is True:
+                run.end_input()
             if window is not None:
                 run.resize(window)
             if type(number) is int and 0 < number < signal.NSIG:
@@ -135,24 +178,62 @@ async def _feed(stream: Stream, run: _Run, process: asyncio.subprocess.Process) 
                     os.killpg(process.pid, number)
 
 
-async def _copy(reader: asyncio.StreamReader, stream: Stream, part: int) -> None:
-    while True:
-        try:
-            data = await reader.read(CHUNK)
-        except OSError:  # a terminal whose last program has gone
-            return
-        if not data:
-            return
-        await stream.send(data, part)
+class _Copy:
+    """One output of the command on its way; `size` is what was read of it, `sends` whether the host is waited for."""
+
+    def __init__(self, reader: asyncio.StreamReader, part: int) -> None:
+        self.size = 0
+        self.sends = False
+        self._reader = reader
+        self._part = part
+
+    async def run(self, stream: Stream) -> None:
+        while True:
+            try:
+                data = await self._reader.read(CHUNK)
+            except OSError:  # a terminal whose last program has gone
+                return
+            if not data:
+                return
+            self.size += len(data)
+            self.sends = True
+            await stream.send(data, self._part)
+            self.sends = False
 
 
-async def _end_session(process: asyncio.subprocess.Process) -> None:
-    for number, patience in ((signal.SIGHUP, HANG_UP_SECONDS), (signal.SIGKILL, None)):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(process.wait(), patience)
-            return
+async def _end_session(leader: int) -> None:
+    """Nothing of the session is left afterwards, even where there is no time to wait for it."""
+    loop = asyncio.get_running_loop()
+    try:
+        _signal_session(leader, signal.SIGHUP, signal.SIGCONT)
+        deadline = loop.time() + HANG_UP_SECONDS
+        while session(leader) and loop.time() < deadline:
+            await asyncio.sleep(POLL_SECONDS)
+    finally:
+        _signal_session(leader, signal.SIGKILL)
+
+
+def _signal_session(leader: int, *numbers: int) -> None:
+    for pid in session(leader):
+        for number in numbers:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, number)
+
+
+def session(leader: int) -> List[int]:
+    """Processes that live in the session of `leader`, by /proc/PID/stat (proc(5): after the name come state, parent,
+    process group, session)."""
+    found = []
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            try:
+                with open(f"/proc/{entry}/stat", "rb") as file:
+                    words = file.read().rpartition(b")")[2].split()
+            except OSError:
+                continue
+            if int(words[3]) == leader and words[0] not in (b"Z", b"X"):
+                found.append(int(entry))
+    return found
 
 
 class _Run:
@@ -162,7 +243,7 @@ class _Run:
         self.command = command
         self.outputs: List[Tuple[asyncio.StreamReader, int]] = []
 
-    async def start(self) -> asyncio.subprocess.Process:
+    async def start(self) -> _Process:
         raise NotImplementedError
 
     async def write(self, data: bytes) -> None:
@@ -177,22 +258,20 @@ class _Run:
     def close(self) -> None:
         """What belongs to us goes."""
 
-    async def _spawn(self, prepare: Callable[[], None], **streams: Any) -> asyncio.subprocess.Process:
-        argv, cwd, environment, switch = _as_user(self.command)
-
-        def prepare_child() -> None:
-            prepare()
-            switch()
-
-        return await asyncio.create_subprocess_exec(
-            *argv, cwd=cwd, env=environment, start_new_session=True, preexec_fn=prepare_child, **streams
+    async def _spawn(self, **options: Any) -> _Process:
+        argv, more = _as_user(self.command)
+        loop = asyncio.get_running_loop()
+        process = _Process(loop)
+        process.transport, _ = await loop.subprocess_exec(
+            lambda: process, argv[0], *argv[1:], start_new_session=True, **more, **options
         )
+        return process
 
 
 class _Pipes(_Run):
-    async def start(self) -> asyncio.subprocess.Process:
+    async def start(self) -> _Process:
         pipe = asyncio.subprocess.PIPE
-        process = await self._spawn(lambda: None, stdin=pipe, stdout=pipe, stderr=pipe)
+        process = await self._spawn(stdin=pipe, stdout=pipe, stderr=pipe)
         assert process.stdin is not None
         assert process.stdout is not None
         assert process.stderr is not None
@@ -215,7 +294,7 @@ class _Terminal(_Run):
     _ours = -1
     _reading: Optional[asyncio.BaseTransport] = None
 
-    async def start(self) -> asyncio.subprocess.Process:
+    async def start(self) -> _Process:
         assert self.command.window is not None
         account = pwd.getpwnam(self.command.user) if self.command.user is not None else None
         self._ours, theirs = os.openpty()
@@ -232,7 +311,7 @@ class _Terminal(_Run):
             fcntl.ioctl(theirs, termios.TIOCSCTTY, 0)
 
         try:
-            return await self._spawn(take_terminal, stdin=theirs, stdout=theirs, stderr=theirs)
+            return await self._spawn(preexec_fn=take_terminal, stdin=theirs, stdout=theirs, stderr=theirs)
         finally:
             os.close(theirs)
 
@@ -269,8 +348,8 @@ class _Terminal(_Run):
             self._ours = -1
 
 
-def _as_user(command: Command) -> Tuple[List[str], str, Dict[str, str], Callable[[], None]]:
-    """(argv, folder, environment, what the child does to become the user). Raises KeyError: no such user."""
+def _as_user(command: Command) -> Tuple[List[str], Dict[str, Any]]:
+    """(argv, how `subprocess` is to start it). Raises KeyError (no such user), PermissionError."""
     account = pwd.getpwnam(command.user) if command.user is not None else pwd.getpwuid(os.geteuid())
     environment = {
         "PATH": PATH,
@@ -282,12 +361,10 @@ def _as_user(command: Command) -> Tuple[List[str], str, Dict[str, str], Callable
     }
     home = account.pw_dir if os.path.isdir(account.pw_dir) else "/"
     argv = command.argv or [account.pw_shell or "/bin/sh", "-l"]
-    groups = os.getgrouplist(account.pw_name, account.pw_gid)
-
-    def switch() -> None:
-        if account.pw_uid != os.geteuid():
-            os.setgroups(groups)
-            os.setgid(account.pw_gid)
-            os.setuid(account.pw_uid)
-
-    return argv, command.cwd or home, environment, switch
+    options: Dict[str, Any] = {"cwd": command.cwd or home, "env": environment}
+    if account.pw_uid != os.geteuid():
+        if os.geteuid() != 0:
+            raise PermissionError(errno.EPERM, f"the agent runs as user {os.geteuid()}, and cannot become another one")
+        groups = os.getgrouplist(account.pw_name, account.pw_gid)
+        options.update(user=account.pw_uid, group=account.pw_gid, extra_groups=groups)
+    return argv, options

@@ -28,7 +28,7 @@ DEVICE_SECONDS = 10.0
 """How long the device may take to appear: it may have been plugged just now."""
 MOUNTS = Path("/proc/self/mounts")
 T = TypeVar("T")
-_TAG = re.compile(r"[A-Za-z0-9._-]{1,36}")
+_TAG = re.compile(r"[A-Za-z0-9._][A-Za-z0-9._-]{0,35}")
 _ESCAPE = re.compile(rb"\\([0-7]{3})")
 
 
@@ -123,7 +123,7 @@ async def unmount(stream: Stream) -> Head:
 def mounted(mounts: Path = MOUNTS) -> List[Tuple[str, str]]:
     """(tag, folder) of each virtiofs mount, in the order in which they were made."""
     found = []
-    for line in mounts.read_bytes().splitlines():
+    for line in mounts.read_bytes().split(b"\n"):  # a carriage return may be part of a path
         words = line.split(b" ")
         if len(words) > 2 and words[2] == b"virtiofs":
             tag, folder = (os.fsdecode(_ESCAPE.sub(_unescape, word)) for word in words[:2])

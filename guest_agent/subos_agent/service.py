@@ -17,9 +17,10 @@ from subos_protocol.agent.hello import Hello
 from subos_protocol.agent.peer import Handler, Peer
 from subos_protocol.agent.stream import Stream
 
-from . import channel, clock, execute, facts, mounts
+from . import channel, clock, copy, execute, facts, mounts
 from .configuration import Configuration
 from .file_events import service as file_events
+from .sessions import Sessions
 
 SOFTWARE = "subos-agent"
 
@@ -35,14 +36,15 @@ def handlers(configuration: Configuration) -> Dict[str, Handler]:
         "mount": mounts.mount,
         "unmount": mounts.unmount,
     }
-    table["exec"] = execute.execute if configuration.exec else _exec_is_off
+    for name, handler in (("exec", execute.execute), ("get", copy.get), ("put", copy.put)):
+        table[name] = handler if configuration.exec else _exec_is_off
     return table
 
 
 async def _exec_is_off(stream: Stream) -> Head:
     raise RemoteError(
         "refused",
-        "commands for the host are off in this guest",
+        "commands and copies for the host are off in this guest",
         'switch them on inside it: "subos-agent allow exec", as root',
     )
 
@@ -53,6 +55,10 @@ class Service:
     def __init__(self, configuration: Configuration, port: Optional[str] = None) -> None:
         self.handlers = handlers(configuration)
         self._port = port
+        self._host: Optional[Peer] = None
+        self._sessions = Sessions(lambda: self._host if self._host and self._host.hello else None)
+        if configuration.clipboard:
+            self.handlers.update(self._sessions.handlers())
 
     async def run(self) -> None:
         """Until SIGTERM or SIGINT."""
@@ -60,7 +66,18 @@ class Service:
         assert task is not None
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, task.cancel)
-        await channel.stay_connected(self._make_peer, self._port)
+        taking = asyncio.ensure_future(self._sessions.serve())
+        try:
+            await channel.stay_connected(self._make_peer, self._port)
+        finally:
+            taking.cancel()
+            await asyncio.gather(taking, return_exceptions=True)
 
     def _make_peer(self, shared: bool) -> Peer:
-        return Peer(Hello(SOFTWARE, __version__, sorted(self.handlers)), self.handlers, opener=True, shared=shared)
+        able = sorted(name for name, handler in self.handlers.items() if handler is not _exec_is_off)
+        hello = Hello(SOFTWARE, __version__, able)
+        self._host = Peer(hello, self.handlers, opener=True, shared=shared, on_ready=self._host_is_ready)
+        return self._host
+
+    def _host_is_ready(self, peer: Peer) -> None:
+        asyncio.ensure_future(self._sessions.announce())  # noqa: RUF006 (short, and nobody waits for it)

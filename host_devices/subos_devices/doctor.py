@@ -144,6 +144,19 @@ def _fuse() -> Finding:
     return Finding("/dev/fuse", False, "not for this user" if there else "absent", hint, needed=False)
 
 
+def _clipboard() -> Finding:
+    import asyncio
+
+    from subos_desktop.clipboard import probe
+
+    tried = asyncio.run(probe())
+    for found in tried:
+        if found.works:
+            return Finding("clipboard", True, f"{found.name}: {found.detail}", needed=False)
+    detail = "; ".join(f"{found.name}: {found.detail}" for found in tried)
+    return Finding("clipboard", False, detail, "it takes a desktop session, X11 or Wayland", needed=False)
+
+
 def _package_manager() -> Finding:
     found = [name for name in ("apt-get", "dnf", "pacman", "zypper") if shutil.which(name)]
     if found:
@@ -161,6 +174,7 @@ CHECKS: tuple[Callable[[], Finding], ...] = (
     _busybox,
     _kernel,
     _package_manager,
+    _clipboard,
     _sandbox,
     _user_namespaces,
     _landlock,

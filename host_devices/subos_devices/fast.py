@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import sysconfig
 from typing import Any
 
 WANTED = os.environ.get("SUBOS_FAST", "") != "0"
@@ -31,6 +30,8 @@ def reason() -> tuple[str, str]:
     try:
         importlib.import_module("subos_devices.vhost_user._ring")
     except ModuleNotFoundError:
+        import sysconfig  # a worker needs none
+
         headers = os.path.join(sysconfig.get_path("include"), "Python.h")
         missing = "" if os.path.exists(headers) else " and Python's headers (python3-dev, python3-devel)"
         return "the fast path was not compiled", f"with a C compiler{missing} there, install SubOS again"

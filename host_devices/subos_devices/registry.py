@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from functools import cache
 
 from .errors import UserError
 from .vhost_user.device import Device, DeviceSpec
@@ -12,9 +13,11 @@ KINDS = {
     "mouse": "subos_devices.input.mouse:MouseDevice",
     "keyboard": "subos_devices.input.keyboard:KeyboardDevice",
     "rng": "subos_devices.rng:RngDevice",
+    "vsock": "subos_devices.vsock.device:VsockDevice",
 }
 
 
+@cache
 def load(kind: str) -> type[Device]:
     """The class of `kind`. Raises UserError for a kind that nobody models."""
     target = KINDS.get(kind, kind)

@@ -4,6 +4,8 @@ NAME/lock                  held while the VM runs
 NAME/control.sock          status, detach, share-add … (JSON lines)
 NAME/DEVICE.vhost.sock     vhost-user, for QEMU
 NAME/DEVICE.driver.sock    where a host driver sends its events
+NAME/vsock.sock            streams to the guest's ports: CONNECT PORT (see vsock/README.md)
+NAME/vsock.sock_PORT       where the guest's streams to a port of the host lead, if somebody listens there
 NAME/qmp.sock, NAME/initrd
 """
 
@@ -80,6 +82,15 @@ def is_running(name: str) -> bool:
     finally:
         os.close(fd)
     return False
+
+
+def running_folder(name: str) -> Path:
+    """The folder of the VM `name`, which runs. Raises UserError."""
+    folder = vm_folder(name)
+    if not is_running(name):
+        names = ", ".join(filter(is_running, vm_names()))
+        raise UserError(f"no VM called {name!r} is running", f"there is {names}" if names else "none is running")
+    return folder
 
 
 def _lock(folder: Path) -> int:

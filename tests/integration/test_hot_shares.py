@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -24,6 +23,9 @@ from subos_devices.launcher.shares import Share
 from subos_devices.supervisor import control
 from subos_devices.supervisor.supervisor import Supervisor
 from subos_devices.supervisor.zygote import Zygote
+from subos_protocol.agent.errors import RemoteError
+from subos_protocol.agent.frames import Head
+from support.agents import FakeAgent, hub_with_agent
 from support.command import assert_nothing_is_left, family, refused, running, status_of, subos, wait_ended
 from support.fake_qemu import FakeQemu
 from support.waiting import eventually
@@ -40,47 +42,31 @@ def folder(nothing_is_left: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[P
         assert not list(runtime.base_folder().glob("*"))
 
 
-class FakeGuest:
-    """Answers requests to mount: `answers` holds what it says to a verb, if not "ok"; `asked` is what it was asked."""
-
-    def __init__(self, port: socket.socket) -> None:
-        self.asked: list[list[str]] = []
-        self.answers: dict[str, str] = {}
-        self._port = port
-
-    async def live(self) -> None:
-        reader, writer = await asyncio.open_connection(sock=self._port)
-        while line := await reader.readline():
-            if words := line.decode().split():
-                self.asked.append(words[1:])
-                writer.write(f"{words[0]} {self.answers.get(words[1], 'ok')}\n".encode())
-
-
-During = Callable[[FakeQemu, FakeGuest], Awaitable[None]]
+During = Callable[[FakeQemu, FakeAgent], Awaitable[None]]
 
 
 def run(folder: Path, during: During, shares: list[Share] | None = None) -> None:
     """A VM called "fake" of the default guest, as `run` makes it; `shares` are there from the beginning."""
-    zygote = Zygote.start()  # before there are threads
-    ours, theirs = socket.socketpair()
-    ours.setblocking(False)
+    zygote = Zygote.start()
 
     async def main() -> None:
-        guest = FakeGuest(theirs)
-        life = asyncio.create_task(guest.live())
+        guest = FakeAgent()
         with runtime.claim("fake") as place:
-            async with Supervisor(zygote) as supervisor:
+            async with Supervisor(zygote) as supervisor, hub_with_agent(place, guest.handlers) as hub:
                 plugged = Plugged(supervisor, place, qemu.path)
                 await plugged.add(devices.plan(shares or [], rng=True))
                 del plugged.devices["rng"]  # it is no share
-                hot = HotShares(plugged, shares or [], GuestMounts(ours))
+                hot = HotShares(plugged, shares or [], GuestMounts(hub), mounted=True)
                 async with control.serve(place, hot.handlers()):
                     await during(qemu, guest)
-        life.cancel()
-        await asyncio.gather(life, return_exceptions=True)
 
-    with ours, theirs, FakeQemu(folder / "qmp") as qemu:
+    with FakeQemu(folder / "qmp") as qemu:
         asyncio.run(main())
+
+
+def asked(operation: str, tag: str, path: str, **fields: bool) -> Head:
+    """What an agent is asked about a folder."""
+    return {"op": operation, "tag": tag, "path": path, "name": "", **fields}
 
 
 async def ask(operation: str, **fields: object) -> Any:
@@ -102,19 +88,19 @@ async def tags() -> dict[str, str | None]:
 def test_a_share_is_added_listed_and_removed(folder: Path) -> None:
     src = str(folder / "src")
 
-    async def during(qemu: FakeQemu, guest: FakeGuest) -> None:
+    async def during(qemu: FakeQemu, guest: FakeAgent) -> None:
         said = {
             **{"tag": "share0-src", "path": src, "file": False, "read_only": True, "mounted": "/a b"},
             "mount_command": "mount -t virtiofs -o ro share0-src '/a b'",
         }
         assert await ask("add", path=src, at="/a b", read_only=True) == said
         assert list(qemu.devices) == ["subos-rng", "subos-share0-src"]
-        assert guest.asked == [["mount", "share0-src", "/a\\0040b", "ro"]]
+        assert guest.asked == [asked("mount", "share0-src", "/a b", read_only=True)]
         assert await ask("list") == [said]
         before = await ask("add", path=str(folder / "docs"), tag="docs", at="/docs")
         assert await tags() == {"share0-src": "/a b", "docs": "/docs"}
         assert await ask("remove", what="share0-src") == said | {"mounted": None}
-        assert guest.asked[-1] == ["unmount", "share0-src", "/a\\0040b", "now"]
+        assert guest.asked[-1] == asked("unmount", "share0-src", "/a b", lazy=False)
         assert list(qemu.devices) == ["subos-rng", "subos-docs"]
         assert not list((runtime.base_folder() / "fake").glob("*src*"))
         step = [{"what": "/docs"}, {"what": "docs", "path": str(folder / "docs")}]
@@ -128,7 +114,7 @@ def test_a_share_is_added_listed_and_removed(folder: Path) -> None:
 def test_shares_that_were_there_from_the_beginning(folder: Path) -> None:
     shares = [Share(folder / "src", "src"), Share(folder / "docs", "docs", at=Path("/docs"))]
 
-    async def during(qemu: FakeQemu, guest: FakeGuest) -> None:
+    async def during(qemu: FakeQemu, guest: FakeAgent) -> None:
         assert await tags() == {"src": str(folder / "src"), "docs": "/docs"}
         await ask("remove", what="src")
         assert list(qemu.devices) == ["subos-docs", "subos-rng"]
@@ -140,7 +126,7 @@ def test_shares_that_were_there_from_the_beginning(folder: Path) -> None:
 def test_what_cannot_be_added(folder: Path) -> None:
     src, docs = str(folder / "src"), str(folder / "docs")
 
-    async def during(qemu: FakeQemu, guest: FakeGuest) -> None:
+    async def during(qemu: FakeQemu, guest: FakeAgent) -> None:
         await ask("add", path=src, tag="src", at="/a/b")
         before = list(qemu.devices)
         for fields, said in (
@@ -167,8 +153,8 @@ def test_what_the_guest_does_not_mount_goes_out_again(folder: Path, monkeypatch:
     monkeypatch.setattr(hotplug, "UNPLUG_TIMEOUT", 0.1)
     src = str(folder / "src")
 
-    async def during(qemu: FakeQemu, guest: FakeGuest) -> None:
-        guest.answers["mount"] = "failed mkdir: no\x1b such"
+    async def during(qemu: FakeQemu, guest: FakeAgent) -> None:
+        guest.answers["mount"] = RemoteError("failed", "mkdir: no\x1b such")
         error = await refusal("add", path=src, tag="src", at="/work")
         assert error.message == "the guest could not mount src at /work: mkdir: no? such"
         assert list(qemu.devices) == ["subos-rng"]
@@ -187,16 +173,16 @@ def test_what_the_guest_does_not_mount_goes_out_again(folder: Path, monkeypatch:
 
 
 def test_a_share_in_use_stays_as_it_is_unless_it_is_forced(folder: Path) -> None:
-    async def during(qemu: FakeQemu, guest: FakeGuest) -> None:
+    async def during(qemu: FakeQemu, guest: FakeAgent) -> None:
         await ask("add", path=str(folder / "src"), tag="src", at="/work")
-        guest.answers["unmount"] = "failed umount: Resource busy"
+        guest.answers["unmount"] = RemoteError("failed", "umount: Resource busy")
         error = await refusal("remove", what="src")
         assert error.message == "the guest could not unmount src: umount: Resource busy"
         assert "--force" in error.hint
         assert await tags() == {"src": "/work"}
         assert "subos-src" in qemu.devices
         await ask("remove", what="src", force=True)  # and the guest does not even do that
-        assert guest.asked[-1] == ["unmount", "src", "/work", "lazy"]
+        assert guest.asked[-1] == asked("unmount", "src", "/work", lazy=True)
         assert await tags() == {}
         assert list(qemu.devices) == ["subos-rng"]
 
@@ -206,7 +192,7 @@ def test_a_share_in_use_stays_as_it_is_unless_it_is_forced(folder: Path) -> None
 def test_without_a_monitor_nothing_is_left(folder: Path) -> None:
     """QEMU's monitor is another's, or QEMU is about to end."""
 
-    async def during(qemu: FakeQemu, guest: FakeGuest) -> None:
+    async def during(qemu: FakeQemu, guest: FakeAgent) -> None:
         qemu.before["chardev-add"] = qemu.die
         with pytest.raises(UserError):
             await ask("add", path=str(folder / "src"), tag="src")
@@ -218,7 +204,7 @@ def test_without_a_monitor_nothing_is_left(folder: Path) -> None:
 
 
 def test_two_add_the_same_at_once(folder: Path) -> None:
-    async def during(qemu: FakeQemu, guest: FakeGuest) -> None:
+    async def during(qemu: FakeQemu, guest: FakeAgent) -> None:
         adding = (ask("add", path=str(folder / "src")) for _ in range(2))
         answers = await asyncio.gather(*adding, return_exceptions=True)
         assert sorted(isinstance(answer, UserError) for answer in answers) == [False, True]
@@ -286,11 +272,11 @@ def test_odd_names_are_shown_and_do_no_harm(folder: Path) -> None:
     odd = os.fsdecode(b"\x1b[31m \xff'\n")
     (folder / odd).mkdir()
 
-    async def during(qemu: FakeQemu, guest: FakeGuest) -> None:
+    async def during(qemu: FakeQemu, guest: FakeAgent) -> None:
         said = await asyncio.to_thread(subos, "share", "add", "fake", folder / odd, check=0)
         shown = str(folder / "?[31m ?'?")
         assert said.stdout.decode() == f"{shown} is shared with fake, at {shown} (tag share0---31m----)\n"
-        assert guest.asked[0][2].endswith("/\\0033\\0133" + "31m\\0040\\0377\\0047\\0012")
+        assert guest.asked[0]["path"] == str(folder / odd)
         assert b"\x1b" not in (await asyncio.to_thread(subos, "share", "list", check=0)).stdout
         await asyncio.to_thread(subos, "share", "remove", "fake", folder / odd, check=0)
         assert await tags() == {}

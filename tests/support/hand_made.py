@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import re
 import subprocess
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
-from subos_devices.errors import GuestLost
 from subos_devices.launcher.cpio import Archive
 from subos_devices.launcher.initramfs import find_busybox, module_order
 from subos_devices.launcher.kernel import Kernel
 from subos_devices.launcher.kernel_image import fastest_image
 from subos_devices.launcher.qemu import choose_accelerator, find_qemu, this_architecture
+
+from .console import Console
 
 MEMORY = "384M"
 SHARED = ("-object", f"memory-backend-memfd,id=mem,size={MEMORY},share=on", "-machine", "memory-backend=mem")
@@ -54,12 +52,12 @@ def initramfs(kernel: Kernel, then: str) -> bytes:
     return archive.finish()
 
 
-class HandMade:
+class HandMade(Console):
     """QEMU with a QMP socket at `qmp`, and the guest's shell."""
 
     def __init__(self, folder: Path, arguments: Sequence[str]) -> None:
         self.qmp = folder / "qmp.sock"
-        self.process = subprocess.Popen(
+        process = subprocess.Popen(
             [
                 find_qemu().program,
                 *("-nodefaults", "-no-user-config", "-display", "none", "-name", "hand-made"),
@@ -69,12 +67,7 @@ class HandMade:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self._input, self._output = self.process.stdin.fileno(), self.process.stdout.fileno()
-        os.set_blocking(self._output, False)
-        self._shown = ""
-        self._commands = 0
+        super().__init__(process, "the hand-made guest", TIMEOUT)
 
     def __enter__(self) -> HandMade:
         return self
@@ -85,33 +78,6 @@ class HandMade:
         with self.process:
             if self.process.poll() is None:
                 self.process.kill()
-
-    def wait_for(self, pattern: str) -> re.Match[str]:
-        """Reads the console until `pattern` is shown, and forgets all up to its end. Raises GuestLost."""
-        deadline = time.monotonic() + TIMEOUT
-        while not (match := re.search(pattern, self._shown, re.DOTALL)):
-            try:
-                data = os.read(self._output, 65536)
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise GuestLost(f"the hand-made guest did not show {pattern!r}: {self._shown!r}") from None
-                time.sleep(0.02)
-                continue
-            if not data:
-                raise GuestLost(f"the hand-made guest ended: {self._shown!r}")
-            self._shown += data.decode(errors="replace")
-        self._shown = self._shown[match.end() :]
-        return match
-
-    def run(self, command: str) -> str:
-        """What a command of the guest's shell prints. A status other than 0 fails the test."""
-        self._commands += 1
-        number = self._commands
-        os.write(self._input, f'echo "<$(({number}))>"; {command}; echo "<end {number} $?>"\n'.encode())
-        match = self.wait_for(rf"<{number}>\r?\n(.*)<end {number} (\d+)>")
-        said = match[1].replace("\r", "")
-        assert match[2] == "0", f"{command} in the hand-made guest: status {match[2]}\n{said}"
-        return said
 
 
 @contextmanager

@@ -19,3 +19,13 @@ def test_it_says_that_there_is_no_sandbox(monkeypatch: pytest.MonkeyPatch) -> No
         confinement.HINT,
     )
     assert "not sandboxed" in finding.detail
+
+
+def test_it_says_which_clipboard_works_or_why_none_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert doctor._clipboard in doctor.CHECKS
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    finding = doctor._clipboard()
+    assert not finding.ok
+    assert not finding.needed
+    assert finding.detail.startswith("wayland: WAYLAND_DISPLAY is not set; x11: DISPLAY is not set; pyperclip: ")

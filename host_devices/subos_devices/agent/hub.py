@@ -15,8 +15,10 @@ import contextlib
 import errno
 import logging
 import socket
+from collections import deque
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from time import monotonic
 from types import TracebackType
 from typing import Any
 
@@ -27,6 +29,7 @@ from subos_protocol.agent.hello import Hello
 from subos_protocol.agent.peer import Handler, Peer
 from subos_protocol.agent.relay import relay
 from subos_protocol.agent.stream import Stream
+from subos_protocol.errors import Malformed
 
 from ..errors import SubosError, UserError
 from ..runtime import listen
@@ -38,6 +41,9 @@ MAX_AGENTS = 4
 """Connections from the guest at a time: its agent has one; an old one may not be known to be gone yet."""
 HELLO_SECONDS = 10.0
 SERIAL_RETRY = 1.0
+"""Seconds until the virtio-serial port is listened to again, after its agent has gone or broken the protocol."""
+RENEWALS, RENEWAL_SECONDS = 20, 10.0
+"""How often an agent may be followed by another one in so many seconds: a guest that boots or crashes stays below."""
 PATIENCE = 5.0
 BOOT_PATIENCE = 120.0
 """Seconds; where the guest is known to start an agent by itself: it is up when the guest is, which takes its time."""
@@ -65,7 +71,9 @@ class Hub:
         self._peer: Peer | None = None
         self._way = ""
         self._there = asyncio.Event()
-        self._guests: set[Peer] = set()
+        self._guests: dict[Peer, asyncio.TimerHandle | None] = {}
+        """Each with what closes it, should it say nothing."""
+        self._renewed: deque[float] = deque(maxlen=RENEWALS)
         self._callers: set[Peer] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._welcomes: list[asyncio.Task[None]] = []
@@ -161,16 +169,20 @@ class Hub:
     def _guest(self) -> Peer:
         peer = self._new_peer("vsock")
         if len(self._guests) > MAX_AGENTS:
-            log.warning("the guest opens more than %d agent channels: the last one is closed", MAX_AGENTS)
-            asyncio.get_running_loop().call_soon(peer.close)
+            self._warn(f"it opens more than {MAX_AGENTS} agent channels, and the last one is closed")
+            peer.close()
         else:
-            asyncio.get_running_loop().call_later(HELLO_SECONDS, self._close_silent, peer)
+            self._guests[peer] = asyncio.get_running_loop().call_later(HELLO_SECONDS, self._close_silent, peer)
         return peer
 
     def _close_silent(self, peer: Peer) -> None:
         if peer.hello is None and not peer.is_lost:
-            log.warning("a program of the guest opened the agent channel and said nothing: it is closed")
+            self._warn("a program opened the agent channel and said nothing: it is closed")
             peer.close()
+
+    def _warn(self, what: str) -> None:
+        """The VM's name is the first argument: so the log's throttle counts by VM (supervisor/throttle.py)."""
+        log.warning("the guest %s: %s", self._folder.name, what)
 
     def _new_peer(self, way: str, *, shared: bool = False) -> Peer:
         peer = Peer(
@@ -179,14 +191,19 @@ class Hub:
             opener=False,
             shared=shared,
             on_ready=lambda peer: self._is_ready(peer, way),
-            on_lost=lambda peer, _error: self._is_lost(peer),
+            on_lost=self._is_lost,
         )
-        self._guests.add(peer)
+        self._guests[peer] = None
         return peer
 
     def _is_ready(self, peer: Peer, way: str) -> None:
+        if len(self._renewed) == RENEWALS and monotonic() - self._renewed[0] < RENEWAL_SECONDS:
+            self._warn("one agent follows another without end, and the last one is hung up on")
+            peer.close()
+            return
+        self._renewed.append(monotonic())
         before, self._peer, self._way = self._peer, peer, way
-        if before is not None and before is not peer and self._way == "vsock":
+        if before is not None and before is not peer:
             before.close("another agent has come")
         self._there.set()
         self._end_welcomes()
@@ -197,14 +214,18 @@ class Hub:
         try:
             await welcome(peer)
         except (ChannelError, SubosError, OSError) as error:
-            log.warning("the guest's agent: %s", printable(str(error)))
+            self._warn(printable(str(error)))
 
     def _end_welcomes(self) -> None:
         for task in self._welcomes:
             task.cancel()
 
-    def _is_lost(self, peer: Peer) -> None:
-        self._guests.discard(peer)
+    def _is_lost(self, peer: Peer, error: Exception | None) -> None:
+        timer = self._guests.pop(peer, None)
+        if timer is not None:
+            timer.cancel()
+        if isinstance(error, Malformed):
+            self._warn(f"its agent is hung up on: {printable(str(error))}")
         if peer is self._peer:
             self._peer = None
             self._there.clear()

@@ -1,4 +1,4 @@
 """One module a command of `subos-devices`: `add_parser(subparsers)` declares it, `run(args)` is it.
 
-Nothing heavy is imported at module level, so that `--help` is quick and the zygote is small.
+Nothing heavy is imported at module level, so that `--help` is quick.
 """

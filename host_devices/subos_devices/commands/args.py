@@ -30,6 +30,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--mouse", action="store_true", help="an absolute mouse")
     parser.add_argument("--keyboard", action="store_true", help="a keyboard")
     parser.add_argument("--rng", action="store_true", help="a random number generator")
+    parser.add_argument("--vsock", action="store_true", help="streams between programs of the guest and of the host")
     parser.add_argument("--memory", default="2G", metavar="SIZE", help="the VM's memory, as in its -m (default: 2G)")
     parser.add_argument(
         "--socket-dir", type=Path, default=Path.cwd(), metavar="DIR", help="where the sockets are (default: here)"
@@ -44,9 +45,11 @@ def run(args: argparse.Namespace) -> int:
     from ..launcher.settings import memory_mib
     from ..launcher.shares import parse_shares
 
-    planned = devices.plan(parse_shares(args.share), mouse=args.mouse, keyboard=args.keyboard, rng=args.rng)
+    wanted = {kind: getattr(args, kind) for kind in ("mouse", "keyboard", "rng", "vsock")}
+    planned = devices.plan(parse_shares(args.share), **wanted)
     if not planned:
-        raise UserError("nothing to print arguments for", "name at least one of --share, --mouse, --keyboard, --rng")
+        names = "--share, --mouse, --keyboard, --rng, --vsock"
+        raise UserError("nothing to print arguments for", f"name at least one of {names}")
     folder = args.socket_dir.absolute()
     serve = [devices.serve_command(folder, device) for device in planned]
     memory = f"memory-backend-memfd,id=subos-memory,size={memory_mib(args.memory)}M,share=on"

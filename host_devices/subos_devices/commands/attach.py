@@ -30,6 +30,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--mouse", action="store_true", help="an absolute mouse")
     parser.add_argument("--keyboard", action="store_true", help="a keyboard")
     parser.add_argument("--rng", action="store_true", help="a random number generator")
+    parser.add_argument("--vsock", action="store_true", help="streams between programs of the guest and of the host")
     config.add_flags(parser, SHARE_SETTINGS)
     parser.add_argument("--foreground", action="store_true", help="serve until Ctrl-C, which detaches everything")
     parser.set_defaults(run=run)
@@ -45,9 +46,10 @@ def run(args: argparse.Namespace) -> int:
 
     shares = parse_shares(args.share)
     common = share_options(config.resolve(args, SHARE_SETTINGS, None))
-    planned = devices.plan(shares, mouse=args.mouse, keyboard=args.keyboard, rng=args.rng, common=common)
+    wanted = {kind: getattr(args, kind) for kind in ("mouse", "keyboard", "rng", "vsock")}
+    planned = devices.plan(shares, **wanted, common=common)
     if not planned:
-        raise UserError("nothing to attach", "name at least one of --share, --mouse, --keyboard, --rng")
+        raise UserError("nothing to attach", "name at least one of --share, --mouse, --keyboard, --rng, --vsock")
     attachment = Attachment(args.qmp.absolute(), args.name, planned, shares, common)
 
     def report(name: str) -> None:
@@ -67,7 +69,8 @@ def _serve(attachment: Attachment, ready: Callable[[str], None]) -> None:
 
     from ..supervisor.zygote import Zygote
 
-    asyncio.run(attachment.run(Zygote.start(), ready))
+    zygote = Zygote.start(*{device.kind for device in attachment.devices})
+    asyncio.run(attachment.run(zygote, ready))
 
 
 def _in_background(attachment: Attachment) -> str:

@@ -30,11 +30,12 @@ def run(args: argparse.Namespace) -> int:
     from contextlib import closing
 
     from ..errors import SubosError
+    from ..registry import KINDS
     from ..supervisor.zygote import Zygote
 
     report: dict[str, Any] = {"ok": False, "boot_ms": None, "rows": []}
     try:
-        with closing(Zygote.start()) as zygote:  # before asyncio and the launcher are loaded: workers stay small
+        with closing(Zygote.start(*KINDS)) as zygote:  # first, so that it loads them while we load the rest
             status = _run(zygote, report, args.json)
     except (SubosError, OSError) as error:
         if args.json:

@@ -27,6 +27,8 @@ examples:
                                                      a folder at another place, and one file
   subos-devices run --image debian.qcow2 --share ~/src:src
                                                      a disk; in it: mount -t virtiofs src /mnt
+  subos-devices run --image debian.qcow2 --install-agent
+                                                     with a disk SUBOS, from which the agent is installed
 
 shares of a guest that runs: subos-devices share --help
 
@@ -55,9 +57,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     from contextlib import closing
 
+    from ..registry import KINDS
     from ..supervisor.zygote import Zygote
 
-    with closing(Zygote.start()) as zygote:  # before asyncio and the launcher are loaded, so that workers stay small
+    with closing(Zygote.start(*KINDS)) as zygote:  # first, so that it loads them while we load the rest
         return _run(args, zygote)
 
 
@@ -84,6 +87,7 @@ async def _boot(plan: VmPlan, zygote: Zygote, command: Sequence[str]) -> int:
 
     interactive = terminal.is_interactive()
     if plan.image is not None:
+        _say_how_to_install(plan)
         async with start(plan, zygote) as vm:
             return await terminal.run_on_serial(vm.machine, interactive)
     words = list(command) or [os.environ.get("SHELL", "/bin/sh")]
@@ -91,3 +95,12 @@ async def _boot(plan: VmPlan, zygote: Zygote, command: Sequence[str]) -> int:
     async with start(plan, zygote, command=words, mode=mode, window=terminal.window_size()) as vm:
         pump = terminal.run_on_terminal if interactive else terminal.run_on_streams
         return await pump(vm.machine)
+
+
+def _say_how_to_install(plan: VmPlan) -> None:
+    import sys
+
+    if "agent" in plan.media:
+        from ..packaging import media
+
+        print(f"subos: to install the agent, in the guest, as root:  {media.COMMAND}", file=sys.stderr, flush=True)

@@ -45,7 +45,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "kind", metavar="KIND", help="fs, mouse, keyboard, rng, or package.module:Class of a device of yours"
+        "kind", metavar="KIND", help="fs, mouse, keyboard, rng, vsock, or package.module:Class of a device of yours"
     )
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--socket-path", type=Path, metavar="PATH", help="make and listen on this socket")
@@ -57,6 +57,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--driver-socket", type=Path, metavar="PATH", help="mouse, keyboard: where their events come from"
     )
     parser.add_argument(
+        "--uds-path",
+        type=Path,
+        metavar="PATH",
+        help="vsock: where programs of the host reach the guest's ports; the guest reaches theirs at PATH_PORT",
+    )
+    parser.add_argument("--guest-cid", type=int, metavar="N", help="vsock: the guest's address (default: 3)")
+    parser.add_argument(
         "--option", action="append", default=[], metavar="NAME=VALUE", help="an option of a device of yours"
     )
     parser.add_argument(
@@ -66,15 +73,15 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
-    # Forked before asyncio comes in, so that workers stay small.
+    from contextlib import closing
+
     from ..supervisor.zygote import Zygote
 
     listener = None if args.fd is None else _inherited(args.fd)
-    spec = _spec(args)
-    zygote = Zygote.start()
-    from .. import signals
+    with closing(Zygote.start(args.kind)) as zygote:  # first, so that it loads the device while we load the rest
+        from .. import signals
 
-    return signals.run(_serve(args, spec, listener, zygote))
+        return signals.run(_serve(args, _spec(args), listener, zygote))
 
 
 def _inherited(fd: int) -> socket.socket:
@@ -106,6 +113,12 @@ def _spec(args: argparse.Namespace) -> DeviceSpec:
             raise UserError("serve fs needs --shared-dir", "subos-devices serve fs --socket-path S --shared-dir DIR")
         options = {"shared_dir": args.shared_dir, "readonly": args.readonly}
         options |= share_options(config.resolve(args, SHARE_SETTINGS, None))
+    if args.kind == "vsock":
+        if not args.uds_path:
+            raise UserError(
+                "serve vsock needs --uds-path", "subos-devices serve vsock --socket-path S --uds-path vsock"
+            )
+        options = {"uds_path": str(args.uds_path.absolute()), "guest_cid": args.guest_cid}
     for item in args.option:
         name, equals, value = item.partition("=")
         if not equals:
@@ -116,6 +129,8 @@ def _spec(args: argparse.Namespace) -> DeviceSpec:
         import socket
 
         fds["driver"] = runtime.listen(args.driver_socket, socket.SOCK_SEQPACKET).detach()
+    if args.uds_path:
+        fds["listener"] = runtime.listen(args.uds_path).detach()
     return DeviceSpec(args.kind, args.kind.rpartition(":")[2].lower(), options, fds)
 
 
@@ -130,7 +145,7 @@ async def _serve(args: argparse.Namespace, spec: DeviceSpec, listener: socket.so
     from ..supervisor.supervisor import Supervisor
 
     end = asyncio.Event()
-    made = [args.driver_socket] if args.driver_socket else []
+    made = [path for path in (args.driver_socket, args.uds_path) if path]
     try:
         if listener is None:
             listener = runtime.listen(args.socket_path)

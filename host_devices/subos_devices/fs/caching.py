@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from subos_protocol.fuse_opcodes import FuseOpened
 
@@ -10,8 +10,7 @@ _DIRECT, _KEEP, _LIST = FuseOpened.FOPEN_DIRECT_IO, FuseOpened.FOPEN_KEEP_CACHE,
 _NOTHING = FuseOpened(0)
 
 
-@dataclass(frozen=True)
-class CachePolicy:
+class CachePolicy(NamedTuple):
     """`valid`: seconds that names and attributes are good for. `opened`, `opened_directory`: what the guest is told
     when it opens a file or a directory. `compares`: whether its pages of a file that is as it was at the last open are
     kept, once its times were older than `settles` seconds: longer than the kernel lets a mapped page stay dirty
@@ -28,10 +27,10 @@ class CachePolicy:
 
     def forgetful(self) -> CachePolicy:
         """For a file system on which nothing is written back, so that times say nothing of mapped pages (tmpfs)."""
-        return replace(self, compares=False)
+        return self._replace(compares=False)
 
     def writing_back(self) -> CachePolicy:
-        return replace(self, writeback=True)
+        return self._replace(writeback=True)
 
 
 CACHE_POLICIES = {

@@ -15,7 +15,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from ..errors import UserError
 
@@ -25,30 +25,26 @@ MAPPED = ("ownership", "xattr")  # options that --map gives
 HINT = "write GUEST:HOST:COUNT, squash:GUEST:HOST:COUNT or forbid:GUEST:COUNT"
 
 
-@dataclass(frozen=True)
-class Entry:
-    """`count` guest ids from `guest`. `host` is None for a forbidden range; `step` is 0 where all are one host id."""
+class Entry(NamedTuple):
+    """`size` guest ids from `guest`. `host` is None for a forbidden range; `step` is 0 where all are one host id."""
 
     guest: int
     host: int | None
-    count: int
+    size: int
     step: int = 1
 
 
-@dataclass(frozen=True)
 class IdMap:
     """Users, or groups. Without entries ids are what they are."""
 
-    entries: Sequence[Entry] = ()
-    others_pass: bool = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "others_pass", all(entry.host is None for entry in self.entries))
+    def __init__(self, entries: Sequence[Entry] = ()) -> None:
+        self.entries = entries
+        self.others_pass = all(entry.host is None for entry in entries)
 
     def host(self, guest: int) -> int:
         """The host's id of a guest's. Raises EPERM for one that is forbidden, or outside of what is mapped."""
         for entry in self.entries:
-            if 0 <= guest - entry.guest < entry.count:
+            if 0 <= guest - entry.guest < entry.size:
                 if entry.host is None:
                     break
                 return entry.host + (guest - entry.guest) * entry.step
@@ -60,7 +56,7 @@ class IdMap:
     def guest(self, host: int) -> int:
         """What the guest sees of a host's id."""
         for entry in self.entries:
-            if entry.host is not None and 0 <= host - entry.host < (entry.count if entry.step else 1):
+            if entry.host is not None and 0 <= host - entry.host < (entry.size if entry.step else 1):
                 return entry.guest + (host - entry.host) * entry.step
         return host if self.others_pass else NOBODY
 
@@ -69,8 +65,7 @@ class IdMap:
         return self.guest(self.host(guest))
 
 
-@dataclass(frozen=True)
-class Identity:
+class Identity(NamedTuple):
     """Both maps of a share."""
 
     users: IdMap = IdMap()
@@ -88,7 +83,7 @@ def parse_map(text: str) -> IdMap:
     for part in text.split(",") if text else []:
         entry = _parse_entry(part.strip())
         for other in entries:
-            if entry.guest < other.guest + other.count and other.guest < entry.guest + entry.count:
+            if entry.guest < other.guest + other.size and other.guest < entry.guest + entry.size:
                 raise UserError(f"{part!r} maps guest ids that another entry maps too", "let the ranges not overlap")
         entries.append(entry)
     return IdMap(tuple(entries))

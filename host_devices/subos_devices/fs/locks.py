@@ -21,7 +21,6 @@ import os
 import struct
 from collections import deque
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 
 from subos_protocol.fuse import FUSE_FLUSH_IN, FUSE_INTERRUPT_IN, FUSE_LK_IN, FUSE_LK_OUT, FUSE_RELEASE_IN, fuse_lk_in
@@ -43,15 +42,15 @@ _KINDS = {b"READ": fcntl.F_RDLCK, b"WRITE": fcntl.F_WRLCK}
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-@dataclass
 class Owner:
     """One lock owner's open file of one node. `handle` is the guest's that it locked through last, `pid` the guest's
     process, `waiting` how many waits will leave their lock here."""
 
-    fd: int
-    handle: int
-    pid: int
-    waiting: int = 0
+    def __init__(self, fd: int, handle: int, pid: int) -> None:
+        self.fd = fd
+        self.handle = handle
+        self.pid = pid
+        self.waiting = 0
 
 
 class Locks:

@@ -9,7 +9,6 @@ import ctypes
 import errno
 import itertools
 import os
-import platform
 import struct
 from collections.abc import Callable
 
@@ -18,7 +17,7 @@ UTIME_NOW = (1 << 30) - 1  # linux/stat.h: as nanoseconds, "the current time"
 UTIME_OMIT = (1 << 30) - 2  # as nanoseconds, "leave it"
 STATX_SIZE = 256  # bytes of struct statx
 PR_GET_SECUREBITS, PR_SET_SECUREBITS = 27, 28  # linux/prctl.h
-_SYS_GETDENTS64 = {"x86_64": 217}.get(platform.machine(), 61)  # 61 where numbers are the generic ones (aarch64, riscv)
+_SYS_GETDENTS64 = {"x86_64": 217}.get(os.uname().machine, 61)  # 61 where numbers are the generic ones (aarch64, riscv)
 _MAX_HANDLE_SIZE = 128  # linux/exportfs.h, MAX_HANDLE_SZ
 SECBIT_NO_SETUID_FIXUP = 1 << 2  # linux/securebits.h
 
@@ -86,7 +85,7 @@ fstatat: Callable[[int, bytes, object, int], int] = _fstatat
 """`fstat(fd, status_pointer)`, `fstatat(fd, name, status_pointer, AT_SYMLINK_NOFOLLOW)` fill `status`; -1 with
 ctypes.get_errno() else. They take half the time of os.stat and what comes after it to take its result apart. Without
 argtypes, which would take the half of that: the caller gives them exactly int, bytes and `status_pointer`."""
-if platform.machine() == "x86_64" and hasattr(_python, "fstat"):  # glibc has had it since 2.33
+if os.uname().machine == "x86_64" and hasattr(_python, "fstat"):  # glibc has had it since 2.33
     fstat, fstatat = _python.fstat, _python.fstatat
 
 

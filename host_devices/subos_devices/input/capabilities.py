@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import NamedTuple
 
 from subos_protocol.errors import Malformed, Truncated
 from subos_protocol.input_codes import Ev, Syn
@@ -29,14 +30,13 @@ RELEASED, PRESSED = 0, 1
 _DRIVABLE = (Ev.EV_KEY, Ev.EV_REL, Ev.EV_ABS, Ev.EV_MSC)  # the other types are the guest's to send
 
 
-@dataclass(frozen=True)
-class Capabilities:
+class Capabilities(NamedTuple):
     """Identity and reach of one input device. `codes` are the codes by event type; those of EV_ABS are `axes`' keys."""
 
     name: str
     ids: virtio_input_devids
     codes: Mapping[int, frozenset[int]]
-    axes: Mapping[int, virtio_input_absinfo] = field(default_factory=dict)
+    axes: Mapping[int, virtio_input_absinfo] = MappingProxyType({})
     props: frozenset[int] = frozenset()
 
     def of(self, type_: int) -> frozenset[int]:

@@ -18,6 +18,7 @@ from ..supervisor.zygote import Zygote
 from ..vhost_user.device import Option
 from . import hotplug, qmp
 from .devices import PlannedDevice
+from .hot_disks import HotDisks
 from .hot_shares import HotShares
 from .plugged import Plugged
 from .shares import Share
@@ -80,6 +81,7 @@ class Attachment:
             "share-list": self._hot_shares.list,
             "share-add": self._last_change(self._hot_shares.add),
             "share-remove": self._last_change(self._hot_shares.remove),
+            **HotDisks(self.qmp, self._plugged.lock).handlers(),
         }
 
     def _last_change(self, change: control.Handler) -> control.Handler:

@@ -119,7 +119,7 @@ def agent_command(*arguments: str) -> tuple[list[str], dict[str, str]]:
     The guest sees this machine's files, so it is this interpreter with this installation's packages. They
     are named directly: `site` and its .pth files would double the time to start.
     """
-    folders = dict.fromkeys(_package_folder(name) for name in ("subos_agent", "subos_protocol"))
+    folders = dict.fromkeys(_package_folder(name) for name in ("subos_agent", "subos_protocol", "subos_desktop"))
     return (
         [sys.executable, "-S", "-m", "subos_agent", *(arguments or ("serve-control",))],
         {"PYTHONPATH": os.pathsep.join(folders), "PYTHONDONTWRITEBYTECODE": "1"},

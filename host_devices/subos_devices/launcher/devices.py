@@ -23,6 +23,7 @@ QEMU_DRIVERS = {
     "mouse": "vhost-user-input-pci",
     "keyboard": "vhost-user-input-pci",
     "rng": "vhost-user-rng-pci",
+    "vsock": "vhost-user-vsock-pci",
 }
 FS_QUEUE_SIZE = 1024  # descriptors; Linux sizes its requests by it, so a small one means small reads
 
@@ -74,6 +75,7 @@ def plan(
     mouse: bool = False,
     keyboard: bool = False,
     rng: bool = False,
+    vsock: bool = False,
     common: Mapping[str, Option] | None = None,
 ) -> list[PlannedDevice]:
     """The devices that a person asked for. `common` are options of all shares. Raises UserError where two devices would
@@ -85,6 +87,9 @@ def plan(
         devices.append(PlannedDevice("keyboard", "keyboard", driven=True))
     if rng:
         devices.append(PlannedDevice("rng", "rng"))
+    if vsock:
+        # One vector a queue (the event queue and the configuration have theirs, too); QEMU's default is one too few.
+        devices.append(PlannedDevice("vsock", "vsock", properties={"vectors": 4}))
     names = [device.name for device in devices]
     for name in names:
         if names.count(name) > 1:
@@ -109,6 +114,11 @@ def driver_path(folder: Path, name: str) -> Path:
     return folder / f"{name}.driver.sock"
 
 
+def vsock_path(folder: Path) -> Path:
+    """Where the host's programs reach the guest's ports; the guest reaches theirs at this path, `_` and the port."""
+    return folder / "vsock.sock"
+
+
 def serve_command(folder: Path, device: PlannedDevice) -> list[str]:
     """The `subos-devices serve` that offers `device` on its socket in `folder`."""
     command = ["subos-devices", "serve", device.kind, "--socket-path", str(socket_path(folder, device))]
@@ -117,6 +127,8 @@ def serve_command(folder: Path, device: PlannedDevice) -> list[str]:
         command += ["--readonly"] if device.options["readonly"] else []
     if device.driven:
         command += ["--driver-socket", str(driver_path(folder, device.name))]
+    if device.kind == "vsock":
+        command += ["--uds-path", str(vsock_path(folder))]
     return command
 
 
@@ -127,12 +139,18 @@ async def serve(
     for device in devices:
         with contextlib.ExitStack() as undo:
             fds: dict[str, int] = {}
+            sockets: dict[str, socket.socket] = {}
+            options = dict(device.options)
             if device.driven:
-                driver = undo.enter_context(listen(driver_path(folder, device.name), socket.SOCK_SEQPACKET))
-                fds["driver"] = driver.detach()
+                path = driver_path(folder, device.name)
+                sockets["driver"] = undo.enter_context(listen(path, socket.SOCK_SEQPACKET))
+            if device.kind == "vsock":
+                sockets["listener"] = undo.enter_context(listen(vsock_path(folder)))
+                options["uds_path"] = str(vsock_path(folder))
             if device.followed and file_events is not None:
                 fds["events"] = file_events.open(device.name)
                 undo.callback(os.close, fds["events"])
             listener = undo.enter_context(listen(socket_path(folder, device)))
             undo.pop_all()
-            await supervisor.add(DeviceSpec(device.kind, device.name, device.options, fds), listener)
+            fds |= {name: made.detach() for name, made in sockets.items()}
+            await supervisor.add(DeviceSpec(device.kind, device.name, options, fds), listener)

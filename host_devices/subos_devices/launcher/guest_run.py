@@ -85,7 +85,7 @@ def description(run: GuestRun, kernel: Kernel) -> bytes:
         f"terminal=/dev/{this_architecture().terminal}",
         f"rows={run.window[0]} columns={run.window[1]}",
         "agent() {",
-        f"\t/usr/bin/env -i PATH={shlex.quote(SYSTEM_PATH)} {shlex.join(run.agent)}" if run.agent else "\t:",
+        f"\t/usr/bin/env -i PATH={quote(SYSTEM_PATH)} {shlex.join(run.agent)}" if run.agent else "\t:",
         "}",
         "mounts() {",
         "\t:",

@@ -5,6 +5,7 @@ These are the operations share-add, share-remove and share-list of its control s
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -35,6 +36,11 @@ class HotShares:
         self._mounts = mounts
         self._common = common
         self._mounted = {share.tag for share in shares} if mounted else set[str]()
+
+    @property
+    def lock(self) -> asyncio.Lock:
+        """Held by whoever speaks to QEMU's monitor."""
+        return self._plugged.lock
 
     def handlers(self) -> dict[str, Handler]:
         return {"share-add": self.add, "share-remove": self.remove, "share-list": self.list}

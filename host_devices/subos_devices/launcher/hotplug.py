@@ -8,7 +8,7 @@ DEVICE_DELETED names it, and its chardev says "busy" until then.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ..errors import UserError
@@ -48,7 +48,8 @@ async def plug(monitor: Qmp, devices: list[VhostUserDevice]) -> None:
             backend = {"type": "socket", "data": {"addr": address, "server": False}}
             await monitor.execute("chardev-add", id=device.chardev, backend=backend)
             done.append(device)
-            await _add_device(monitor, device, wanted=len(devices) - len(done) + 1)
+            options = {"driver": device.driver, "id": device.id, "chardev": device.chardev, **device.properties}
+            await add_device(monitor, options, wanted=len(devices) - len(done) + 1)
     except BaseException:
         await unplug_all(monitor, reversed(done))
         raise
@@ -65,21 +66,24 @@ async def unplug_all(monitor: Qmp, devices: Iterable[VhostUserDevice]) -> None:
 
 async def unplug(monitor: Qmp, device: VhostUserDevice) -> None:
     """Takes one device out and waits until the guest has let go of it, if it has not before. Raises UserError."""
+    await delete_device(monitor, device.id, "is a guest running? Unmount the share in it, then detach again")
+    await monitor.execute("chardev-remove", id=device.chardev)
+
+
+async def delete_device(monitor: Qmp, name: str, hint: str) -> None:
+    """`unplug` for a device of any kind, by its id."""
     try:
         await monitor.wait_for(
-            lambda: monitor.execute("device_del", id=device.id),
+            lambda: monitor.execute("device_del", id=name),
             "DEVICE_DELETED",
-            lambda data: data.get("device") == device.id,
+            lambda data: data.get("device") == name,
             UNPLUG_TIMEOUT,
         )
     except TimeoutError:
-        raise UserError(
-            f"the guest did not let go of {device.id}", "is a guest running? Unmount the share in it, then detach again"
-        ) from None
+        raise UserError(f"the guest did not let go of {name}", hint) from None
     except QmpError as error:
         if error.kind != "DeviceNotFound":  # that is: the guest let go late, or it was never plugged
             raise
-    await monitor.execute("chardev-remove", id=device.chardev)
 
 
 async def _clear_chardev(monitor: Qmp, device: VhostUserDevice) -> None:
@@ -99,11 +103,13 @@ async def _clear_chardev(monitor: Qmp, device: VhostUserDevice) -> None:
             raise in_use from error
 
 
-async def _add_device(monitor: Qmp, device: VhostUserDevice, wanted: int) -> None:
-    """`wanted` devices are still to be plugged, this one among them."""
-    arguments = {"driver": device.driver, "id": device.id, "chardev": device.chardev, **device.properties}
+async def add_device(monitor: Qmp, options: Mapping[str, object], wanted: int = 1) -> None:
+    """device_add, where there is a place. `wanted` devices are still to be plugged, this one among them.
+
+    Raises UserError.
+    """
     try:
-        await monitor.execute("device_add", **arguments)
+        await monitor.execute("device_add", **options)
         return
     except UserError as error:
         if "hotplug" not in error.message:  # "Bus 'pcie.0' does not support hotplugging"
@@ -114,7 +120,7 @@ async def _add_device(monitor: Qmp, device: VhostUserDevice, wanted: int) -> Non
             f"the VM has {len(ports)} free slots, and {wanted} devices are to be plugged",
             "start it with one for each device: -device pcie-root-port,id=subos0,chassis=100 (then 1 and 101, …)",
         )
-    await monitor.execute("device_add", **arguments, bus=ports[0])
+    await monitor.execute("device_add", **options, bus=ports[0])
 
 
 def _free_ports(buses: list[dict[str, Any]]) -> Iterator[str]:

@@ -83,7 +83,8 @@ def module_order(kernel: Kernel) -> list[str]:
 
 def base_file(kernel: Kernel, busybox: Path) -> Path:
     """The cached `base_archive`."""
-    parts = [kernel.version, busybox, APPLETS, guest_script("init"), guest_script("boot")]
+    drivers = BOOT_DRIVERS + DEVICE_DRIVERS
+    parts = [kernel.version, busybox, APPLETS, drivers, guest_script("init"), guest_script("boot")]
     if kernel.modules is not None:
         tree = kernel.modules.folder
         parts += [tree, *(path for path in [tree / "modules.builtin"] if path.exists())]

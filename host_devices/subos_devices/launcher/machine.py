@@ -16,8 +16,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from subos_devices.errors import GuestLost
+from subos_devices.processes import die_with_parent
 from subos_devices.runtime import listen
-from subos_devices.supervisor.zygote import die_with_parent
 from subos_devices.text import printable
 
 from .qemu import MachineConfig, Port, Qemu, qemu_arguments

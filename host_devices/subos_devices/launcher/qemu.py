@@ -152,6 +152,10 @@ class DiskImage:
     format: str
 
 
+EMULATED_CPU = "max,-erms,-fsrm,-fzrm,-fsrs,-fsrc"
+"""Without the fast string instructions: TCG executes `rep movsb` a byte at a time, so the guest must copy in words."""
+
+
 @dataclass(frozen=True)
 class MachineConfig:
     """A virtual machine. `memory` is in MiB; `qmp_fd` is a listening socket's number.
@@ -169,6 +173,8 @@ class MachineConfig:
     initrd: Path | None = None
     append: str = ""
     image: DiskImage | None = None
+    media: Sequence[Path] = ()
+    """Raw images that the guest may only read, as further disks."""
     devices: Sequence[VhostUserDevice] = ()
     ports: Sequence[Port] = ()
     console_fd: int | None = None
@@ -190,7 +196,7 @@ def qemu_arguments(config: MachineConfig) -> list[str]:
         *("-name", f"{escape(config.name)},process=subos-{escape(config.name)}"),
         *("-machine", f"{config.architecture.machine},memory-backend=memory"),
         *("-accel", "tcg,thread=multi" if emulated else "kvm"),
-        *("-cpu", "max" if emulated else "host"),
+        *("-cpu", EMULATED_CPU if emulated else "host"),
         *("-smp", str(config.cpus)),
         *("-m", f"{config.memory}M"),
         # Our back ends map the guest's memory: without share=on they would see nothing, silently.
@@ -198,6 +204,8 @@ def qemu_arguments(config: MachineConfig) -> list[str]:
         *("-display", "none"),
     ]
     arguments += _boot(config)
+    for number, path in enumerate(config.media):
+        arguments += _medium(f"medium{number}", path)
     if config.qmp_fd is not None:
         arguments += ["-chardev", f"socket,id=qmp,fd={config.qmp_fd},server=on,wait=off"]
         arguments += ["-mon", "chardev=qmp,mode=control"]
@@ -231,6 +239,12 @@ def _boot(config: MachineConfig) -> list[str]:
     # Only here: an installer on a disk reboots, and goes on.
     arguments = ["-no-reboot", "-vga", "none", "-kernel", str(config.kernel), "-append", config.append]
     return [*arguments, "-initrd", str(config.initrd)] if config.initrd else arguments
+
+
+def _medium(name: str, path: Path) -> list[str]:
+    file = f"driver=file,node-name={name}-file,filename={escape(path)},read-only=on"
+    raw = f"driver=raw,node-name={name},file={name}-file,read-only=on"
+    return ["-blockdev", file, "-blockdev", raw, "-device", f"virtio-blk-pci,drive={name}"]
 
 
 def _consoles(config: MachineConfig) -> list[str]:

@@ -43,6 +43,8 @@ SHARE_SETTINGS = (
 SETTINGS = (
     Setting("name", str, "what the VM is called, here and in the guest", "NAME"),
     Setting("image", Path, "boot this disk instead of this machine's own userland", "DISK"),
+    Setting("install-agent", bool, "with --image: a further disk, SUBOS, from which the guest's agent is installed"),
+    Setting("cloud-init", bool, "with --image: a disk for cloud-init, which installs the agent at the first boot"),
     Setting("kernel", Path, "the guest's kernel", "FILE"),
     Setting("modules", Path, "the kernel's modules (default: those beside it)", "DIR"),
     Setting(
@@ -57,9 +59,17 @@ SETTINGS = (
     Setting("memory", str, "memory, such as 512M or 4G", "SIZE", default="2G"),
     Setting("accel", str, "how the guest's processor runs", default="auto", choices=ACCELERATORS),
     *SHARE_SETTINGS,
+    Setting(
+        "clipboard",
+        list,
+        "what of the clipboard may pass: off, to-guest=deny, from-guest.image=ask, both=text-only, limit=16M …; later "
+        "rules win; may be repeated",
+        "RULE",
+    ),
     Setting("mouse", bool, "an absolute mouse", default=True),
     Setting("keyboard", bool, "a keyboard, besides the terminal", default=True),
     Setting("rng", bool, "a random number generator", default=True),
+    Setting("vsock", bool, "streams between programs of the guest and of the host", default=True),
 )
 
 

@@ -18,6 +18,8 @@ from typing import Any
 
 from .. import runtime
 from ..agent import clock as guest_clock
+from ..agent.clipboard.driver import ClipboardDriver
+from ..agent.clipboard.policy import Rules
 from ..agent.file_events import FileEvents
 from ..agent.hub import BOOT_PATIENCE, PATIENCE, Hub
 from ..errors import UserError
@@ -29,6 +31,7 @@ from . import devices as device_plan
 from .control import agent_command, agent_folders
 from .devices import PlannedDevice
 from .guest_run import GuestRun, Mode, guest_environment, write_boot_files
+from .hot_disks import HotDisks
 from .hot_shares import HotShares
 from .kernel import Kernel, find_kernel
 from .machine import Machine
@@ -62,8 +65,12 @@ class VmPlan:
     devices: Sequence[PlannedDevice]
     common: Mapping[str, Option] = field(default_factory=dict)
     """Options of all shares, also of those that are added later."""
+    clipboard: Sequence[str] = ()
+    """Rules, as agent/clipboard/policy.py has them."""
     kernel: Kernel | None = None
     image: DiskImage | None = None
+    media: Mapping[str, bytes] = field(default_factory=dict)
+    """Further disks, which the guest may only read: their content by name."""
 
     @classmethod
     def from_settings(cls, settings: argparse.Namespace, progress: Progress = quiet) -> VmPlan:
@@ -75,6 +82,7 @@ class VmPlan:
             mouse=settings.mouse,
             keyboard=settings.keyboard,
             rng=settings.rng,
+            vsock=settings.vsock,
             common=common,
         )
         name = settings.name or f"vm-{os.getpid()}"
@@ -91,6 +99,7 @@ class VmPlan:
         qemu = find_qemu(architecture)
         accelerator = choose_accelerator(settings.accel)
         kernel = image = None
+        media = _media(settings)
         if settings.image is not None:
             if settings.kernel is not None or settings.modules is not None:
                 raise UserError("--image boots the disk's own kernel", "leave out --kernel and --modules")
@@ -98,7 +107,9 @@ class VmPlan:
         else:
             kernel = find_kernel(settings.kernel, settings.modules, progress)
             devices = [device_plan.root_device(), *devices]
-        return cls(name, qemu, accelerator, settings.cpus, memory, shares, devices, common, kernel, image)
+        rules = list(settings.clipboard or ())
+        Rules.parse(rules)
+        return cls(name, qemu, accelerator, settings.cpus, memory, shares, devices, common, rules, kernel, image, media)
 
     def sharing(self, folder: str) -> VmPlan:
         """This plan with one more share. Raises UserError."""
@@ -139,6 +150,9 @@ async def start(
             stack.callback(file_events.close_all)
             await device_plan.serve(supervisor, folder, plan.devices, file_events)
             hub = await stack.enter_async_context(Hub(folder, patience=BOOT_PATIENCE if plan.kernel else PATIENCE))
+            clipboard = ClipboardDriver(hub, plan.name, plan.clipboard)
+            clipboard.join()
+            stack.push_async_callback(clipboard.close)
             config = _machine_config(plan, folder)
             ports: tuple[str, ...] = ("agent",)
             if plan.kernel is not None:
@@ -171,7 +185,8 @@ async def start(
             shares = _hot_shares(vm, file_events)
             hub.welcome += [guest_clock.follow, lambda _peer: shares.mount_all(), file_events.follow]
             hub.follow_port(machine.port("agent"))
-            handlers = {"status": _status(vm, shares), **shares.handlers()}
+            disks = HotDisks(folder / "qmp.sock", shares.lock)
+            handlers = {"status": _status(vm, shares), **shares.handlers(), **disks.handlers()}
             await stack.enter_async_context(control_socket.serve(folder, handlers))
             yield vm
 
@@ -192,7 +207,22 @@ def _agent() -> list[str]:
     return [*(f"{name}={value}" for name, value in variables.items()), *argv]
 
 
+def _media(settings: argparse.Namespace) -> dict[str, bytes]:
+    """The disks by which the guest gets an agent. Raises UserError."""
+    if not settings.install_agent and not settings.cloud_init:
+        return {}
+    if settings.image is None:
+        raise UserError("the default guest has its agent already", "--install-agent and --cloud-init go with --image")
+    from ..packaging import media
+
+    disks = {"agent": media.disk()} if settings.install_agent else {}
+    return disks | ({"seed": media.seed()} if settings.cloud_init else {})
+
+
 def _machine_config(plan: VmPlan, folder: Path) -> MachineConfig:
+    media = [folder / f"{name}.iso" for name in plan.media]
+    for path, content in zip(media, plan.media.values(), strict=True):
+        path.write_bytes(content)
     return MachineConfig(
         name=plan.name,
         architecture=this_architecture(),
@@ -200,6 +230,7 @@ def _machine_config(plan: VmPlan, folder: Path) -> MachineConfig:
         cpus=plan.cpus,
         memory=plan.memory,
         image=plan.image,
+        media=media,
         devices=[device_plan.vhost_user_device(folder, device) for device in plan.devices],
     )
 
@@ -216,6 +247,7 @@ def _status(vm: RunningVm, shares: HotShares) -> control_socket.Handler:
             "name": plan.name,
             "pid": os.getpid(),
             "qemu": vm.machine.pid,
+            "image": str(plan.image.path) if plan.image else None,
             "how": f"{what}, {plan.accelerator}, {plan.cpus} cpus, {plan.memory} MiB",
             "agent": vm.agent.status(),
             "devices": shares.mark_mounted(vm.supervisor.status()),

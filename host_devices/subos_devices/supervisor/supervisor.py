@@ -1,6 +1,6 @@
 """The supervisor: owns every vhost-user connection of one VM, and the zygote that its workers are forked from.
 
-zygote = Zygote.start()                      # early, while the process is small and has one thread
+zygote = Zygote.start("rng")                 # early, so that it has loaded the device when one is asked for
 async with Supervisor(zygote) as supervisor:
     await supervisor.add(DeviceSpec("rng", "rng0"), listener)
 """

@@ -138,7 +138,7 @@ class Supervised:
 
 @contextlib.contextmanager
 def supervise() -> Iterator[Supervised]:
-    """A supervisor of this process's own, its sockets in a temporary folder. Call it while there is one thread.
+    """A supervisor of this process's own, its sockets in a temporary folder.
 
     with supervise() as supervised, FrontEnd.connect(supervised.add("rng")) as vm:
         ...

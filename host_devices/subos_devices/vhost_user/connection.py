@@ -9,8 +9,7 @@ import array
 import contextlib
 import os
 import socket
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
 
 from subos_protocol.vhost_user import HEADER, MAX_MEM_REGIONS, MAX_PAYLOAD, HeaderFlag, pack_message, vhost_user_header
 
@@ -19,14 +18,14 @@ from .errors import BadMessage
 MAX_FDS = 2 * MAX_MEM_REGIONS  # of one message; the specification needs one for each memory region
 
 
-@dataclass
 class Message:
     """One message and the descriptors that came with it, which are the receiver's to keep or close."""
 
-    request: int
-    flags: int
-    payload: bytes
-    fds: list[int] = field(default_factory=list)
+    def __init__(self, request: int, flags: int, payload: bytes, fds: Iterable[int] = ()) -> None:
+        self.request = request
+        self.flags = flags
+        self.payload = payload
+        self.fds = list(fds)
 
     @property
     def needs_reply(self) -> bool:

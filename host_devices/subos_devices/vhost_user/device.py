@@ -13,8 +13,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from types import MappingProxyType
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 from subos_protocol.virtio import DeviceId
 
@@ -25,16 +25,15 @@ STATISTICS_SIZE = 32 << 10  # bytes that a device may fill with what it counts
 Option = str | int | bool | None
 
 
-@dataclass(frozen=True)
-class DeviceSpec:
+class DeviceSpec(NamedTuple):
     """All that building a device takes, in plain data so that it can cross to another process."""
 
     kind: str
     """Which class: a name in `subos_devices.registry`, or `package.module:Class`."""
     name: str
     """Unique in its VM."""
-    options: Mapping[str, Option] = field(default_factory=dict)
-    fds: Mapping[str, int] = field(default_factory=dict)
+    options: Mapping[str, Option] = MappingProxyType({})
+    fds: Mapping[str, int] = MappingProxyType({})
     """Descriptors that the parent opened or bound for the device (a listening driver socket, say)."""
 
 
@@ -51,6 +50,9 @@ class Worker(Protocol):
         """Calls `callback` whenever `fd` is readable (level-triggered), until `unwatch`."""
 
     def unwatch(self, fd: int) -> None: ...
+
+    def alarm(self, seconds: float, callback: Callable[[], None]) -> None:
+        """Calls `callback` once, after `seconds`."""
 
     def kick(self, queue: Virtqueue) -> None:
         """Has `process` called with `queue` at once, as if its driver had kicked: for what happens in a callback."""

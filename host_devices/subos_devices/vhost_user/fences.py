@@ -8,7 +8,7 @@ holds is such an instruction, and costs 55 ns. Processors with weaker ordering g
 from __future__ import annotations
 
 import _thread
-import platform
+import os
 from contextlib import AbstractContextManager
 
 SEQ_CST = 5  # __ATOMIC_SEQ_CST
@@ -33,7 +33,7 @@ class _ThreadFence:
         pass
 
 
-STRONG = platform.machine() in ("x86_64", "i386", "i686", "AMD64")
+STRONG = os.uname().machine in ("x86_64", "i386", "i686", "AMD64")
 """True where loads are not reordered with loads, nor stores with stores (x86 TSO)."""
 
 fence: AbstractContextManager[object] = _thread.allocate_lock() if STRONG else _ThreadFence()

@@ -19,14 +19,15 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import heapq
 import json
 import mmap
 import os
 import select
 import socket
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from functools import partial
+from time import monotonic
 from typing import Any
 
 from subos_protocol.vhost_user import MAX_MEM_REGIONS, vhost_user_mem_region
@@ -90,34 +91,34 @@ class Counters:
         self._words[1] += wakeups
 
 
-@dataclass
 class Ring:
     """One ring as the supervisor described it, and its queue while it is active."""
 
-    description: dict[str, Any]
-    kick: int
-    call: int
-    enabled: bool
-    queue: Virtqueue | None = None
-    counted: int = 0
-    resumed: bool = False
+    def __init__(self, description: dict[str, Any], kick: int, call: int) -> None:
+        self.description = description
+        self.kick = kick
+        self.call = call
+        self.enabled: bool = description["enabled"]
+        self.queue: Virtqueue | None = None
+        self.counted = 0
+        self.resumed = False
 
 
-@dataclass
 class DeviceWorker:
     """Serves `device` until `control` is closed. Implements the `Worker` that the device sees."""
 
-    device: Device
-    control: socket.socket
-    counters: Counters
-    respawned: bool = False
-    memory: GuestMemory | None = None
-    rings: dict[int, Ring] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.statistics = self.counters.statistics
+    def __init__(self, device: Device, control: socket.socket, counters: Counters, respawned: bool = False) -> None:
+        self.device = device
+        self.control = control
+        self.counters = counters
+        self.respawned = respawned
+        self.memory: GuestMemory | None = None
+        self.rings: dict[int, Ring] = {}
+        self.statistics = counters.statistics
         self._epoll = select.epoll()
         self._callbacks: dict[int, Callable[[], None]] = {}
+        self._alarms: list[tuple[float, int, Callable[[], None]]] = []  # a heap; the number keeps their order
+        self._alarms_set = 0
         self._running = True
         self.watch(self.control.fileno(), self._obey)
 
@@ -130,6 +131,10 @@ class DeviceWorker:
     def unwatch(self, fd: int) -> None:
         del self._callbacks[fd]
         self._epoll.unregister(fd)
+
+    def alarm(self, seconds: float, callback: Callable[[], None]) -> None:
+        self._alarms_set += 1
+        heapq.heappush(self._alarms, (monotonic() + seconds, self._alarms_set, callback))
 
     def kick(self, queue: Virtqueue) -> None:
         for ring in self.rings.values():
@@ -153,13 +158,16 @@ class DeviceWorker:
             self.tell(op="failed", message=f"{self.device.spec.name}: {error}", hint="")
             return
         self.tell(op="ready")
-        callbacks, poll = self._callbacks, self._epoll.poll
+        callbacks, alarms, poll = self._callbacks, self._alarms, self._epoll.poll
         while self._running:
             unfinished = [ring for ring in self.rings.values() if ring.queue and ring.queue.more]
-            for fd, _events in poll(0 if unfinished else -1):
+            timeout = 0.0 if unfinished else max(0.0, alarms[0][0] - monotonic()) if alarms else -1.0
+            for fd, _events in poll(timeout):
                 callback = callbacks.get(fd)
                 if callback is not None:
                     callback()
+            while alarms and alarms[0][0] <= monotonic():
+                heapq.heappop(alarms)[2]()
             for ring in unfinished:
                 self._process(ring)
             self._count(1)
@@ -233,7 +241,7 @@ class DeviceWorker:
         running = self._drop(message["index"])
         if running is not None:
             message["base"] = running.description["base"]  # it goes on where it is
-        ring = Ring(message, fds[0], fds[1] if len(fds) > 1 else -1, message["enabled"])
+        ring = Ring(message, fds[0], fds[1] if len(fds) > 1 else -1)
         self.rings[message["index"]] = ring
         self._callbacks[ring.kick] = partial(self._process, ring)
         # Edge-triggered, so that a kick need not be read: one system call less a wake-up.

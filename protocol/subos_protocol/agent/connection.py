@@ -282,6 +282,8 @@ class Connection:
         """Each side says in `seen` whom it has heard; whoever is seen is ready. An answer is given to one who has not
         seen us, or may not know that we have seen it."""
         if self.peer is None or self.peer.instance != hello.instance:
+            if self.peer is not None and not self._shared:
+                raise Malformed("a second process on a transport of one")
             if self._streams:
                 events.append(Lost(sorted(self._streams)))
             self._streams.clear()

@@ -14,6 +14,7 @@ surrogates (`os.fsdecode`, `surrogateescape`).
 from __future__ import annotations
 
 import json
+import re
 from enum import IntEnum
 from typing import Any, Dict, NamedTuple, Optional, Tuple
 
@@ -69,6 +70,16 @@ WINDOW_SIZE = 4
 PING_SIZE = 8
 
 
+_SOME_ZEROS = re.compile(rb"\0*")
+
+
+def _end_of_zeros(data: bytearray, start: int) -> int:
+    """Without a copy of the rest, which could be asked for again and again."""
+    match = _SOME_ZEROS.match(data, start)
+    assert match is not None
+    return match.end()
+
+
 def parse(data: bytearray, start: int) -> Tuple[Optional[Frame], int]:
     """The frame at `start` and where the next one begins. None: more bytes are needed for it.
 
@@ -76,7 +87,7 @@ def parse(data: bytearray, start: int) -> Tuple[Optional[Frame], int]:
     """
     end = len(data)
     if start < end and not data[start]:
-        start = end - len(data[start:].lstrip(b"\0"))
+        start = _end_of_zeros(data, start)
     body = start + HEADER.size
     if body > end:
         return None, start
@@ -92,7 +103,7 @@ def find_hello(data: bytearray) -> Tuple[int, bool]:
     """(where a HELLO begins that has ZEROS before it, True), or (what need not be looked at again, False)."""
     start = 0
     while (start := data.find(ZEROS, start)) >= 0:
-        zeros, start = start, len(data) - len(data[start:].lstrip(b"\0"))
+        zeros, start = start, _end_of_zeros(data, start)
         if start + HEADER.size > len(data):
             return max(zeros, start - len(ZEROS)), False
         kind, _part, reserved, stream, length = HEADER.unpack_from(data, start)

@@ -39,7 +39,8 @@ class Peer(asyncio.Protocol):
     outlives its users (a virtio-serial port), so begin by filling up what one of them may have left unfinished.
 
     `on_ready` is called with this peer when the other side is known, again for each new process of it; `on_lost` once,
-    when the transport ends, with the reason (None: it was closed in order).
+    when the transport ends, with the reason: Malformed where the other side broke the protocol, None where it was
+    closed in order.
     """
 
     def __init__(
@@ -126,6 +127,9 @@ class Peer(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
+        if self._lost is not None:  # closed before it was connected
+            transport.abort()
+            return
         transport.set_write_buffer_limits(SEND_AHEAD)
         if self._shared:
             transport.write(FLUSH)
@@ -141,17 +145,21 @@ class Peer(asyncio.Protocol):
                 self.flush()
 
     def data_received(self, data: bytes) -> None:
+        if self._lost is not None:
+            return
         try:
             for event in self._core.receive(data):
-                self._take(event)
+                if self._lost is None:  # an event's taker may have hung up
+                    self._take(event)
         except Malformed as error:
             self._broken(error)
             return
         self.flush()
 
     def _broken(self, error: Malformed) -> None:
-        log.warning("the agent channel is closed: %s", error)
-        self.close(f"the other side broke the protocol: {error}")
+        self._end(ChannelLost(f"the other side broke the protocol: {error}"), error)
+        if self._transport is not None:
+            self._transport.abort()
 
     def pause_writing(self) -> None:
         self._paused = True

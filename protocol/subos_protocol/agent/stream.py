@@ -48,6 +48,11 @@ class Stream:
         self._room = asyncio.Event()
 
     @property
+    def peer(self) -> Peer:
+        """Whose stream it is."""
+        return self._peer
+
+    @property
     def is_over(self) -> bool:
         return self._over
 

@@ -100,8 +100,8 @@ def test_any_text_is_a_map_or_refused(text: str) -> None:
     except UserError:
         return
     for entry in mapped.entries:
-        assert entry.count >= 1
-        assert entry.guest + entry.count <= IDS
+        assert entry.size >= 1
+        assert entry.guest + entry.size <= IDS
 
 
 def test_flags_become_options() -> None:

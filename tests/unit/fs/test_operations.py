@@ -8,7 +8,6 @@ import os
 import stat
 import struct
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -185,7 +184,7 @@ def test_pages_are_kept_while_a_file_is_as_it_was(
     serve: Serve, root: Path, monkeypatch: pytest.MonkeyPatch, settles: int
 ) -> None:
     """`settles`: a page that a host program has mapped may change without a new time until it is written back."""
-    monkeypatch.setitem(CACHE_POLICIES, "auto", replace(CACHE_POLICIES["auto"], settles=settles))
+    monkeypatch.setitem(CACHE_POLICIES, "auto", CACHE_POLICIES["auto"]._replace(settles=settles))
     monkeypatch.setattr(CachePolicy, "forgetful", lambda policy: policy)  # the test's folder may be on a tmpfs
     guest = serve()
     file = root / "file"

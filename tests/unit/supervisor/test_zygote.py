@@ -8,12 +8,14 @@ import select
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from subos_devices.supervisor.zygote import Zygote
-from subos_devices.testing.serving import children
+from subos_devices.testing.serving import children, importable
 from subos_devices.vhost_user.device import DeviceSpec
 from subos_devices.vhost_user.worker import Counters
 from support.processes import descriptors, is_alive
@@ -125,3 +127,26 @@ def test_a_worker_holds_what_it_was_given_and_nothing_else(zygote: Zygote) -> No
         assert [name for name in held if name.endswith("/status")] == [f"/proc/{os.getpid()}/status"]
         assert {name for name in held if "memfd" in name} == {"/memfd:subos-counters (deleted)"}
         worker.control.close()
+
+
+def test_a_worker_pays_for_nothing_that_it_does_not_use() -> None:
+    # `threading`, which `logging` brings, alone dirties half a megabyte of each worker as it is forked.
+    program = "import sys; from subos_devices import registry; from subos_devices.supervisor import zygote_process"
+    program += "; list(map(registry.load, registry.KINDS)); print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-S", "-c", program], env=importable(), stdout=subprocess.PIPE, text=True, check=True
+    ).stdout.split()
+    assert "subos_devices.fs.device" in loaded
+    assert not {"argparse", "asyncio", "dataclasses", "inspect", "logging", "subprocess", "threading"} & set(loaded)
+
+
+def test_modules_are_not_taken_from_the_folder_that_one_is_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "json.py").write_text("raise SystemExit('a stranger')")
+    monkeypatch.chdir(tmp_path)
+    zygote = Zygote.start("rng")
+    try:
+        worker = Worker(zygote, "rng")
+        assert worker.said() == {"op": "ready"}
+        worker.control.close()
+    finally:
+        zygote.close()

@@ -1,0 +1,156 @@
+"""Users' sessions at the service: they connect to SOCKET, and what is of the clipboard passes between the host and the
+active one.
+
+Any user of the guest may connect; the socket says who. Only one session at a time is the active one: where logind
+knows who sits at the seat, the newest of that user, else the newest of all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import re
+import socket
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Callable, Dict, List, Optional
+
+from subos_protocol import __version__
+from subos_protocol.agent.errors import ChannelError, RemoteError
+from subos_protocol.agent.frames import Head
+from subos_protocol.agent.hello import Hello
+from subos_protocol.agent.peer import Handler, Peer
+from subos_protocol.agent.relay import relay
+from subos_protocol.agent.stream import Stream
+
+SOCKET = Path("/run/subos/session.sock")
+SEAT = Path("/run/systemd/seats/seat0")
+"""What logind writes of the first seat; ACTIVE_UID is who sits there."""
+OPERATIONS = ("clipboard.offer", "clipboard.read", "clipboard.ready")
+MAX_SESSIONS = 32
+MAX_OF_USER = 4
+_CREDENTIALS = struct.Struct("iII")  # struct ucred: pid, uid, gid
+
+log = logging.getLogger("subos-agent")
+
+
+@dataclass(frozen=True)
+class Session:
+    peer: Peer
+    uid: int
+    pid: int
+
+
+class Sessions:
+    """`host` is asked for the host's peer whenever it is wanted; None while it is not there."""
+
+    def __init__(self, host: Callable[[], Optional[Peer]], path: Path = SOCKET, seat: Path = SEAT) -> None:
+        self._host = host
+        self._path = path
+        self._seat = seat
+        self._sessions: List[Session] = []
+
+    def handlers(self) -> Dict[str, Handler]:
+        """What the host may ask of the active session."""
+        return dict.fromkeys(OPERATIONS, self._to_session)
+
+    async def serve(self) -> None:
+        """Takes sessions until it is cancelled. Raises OSError where the socket cannot be made."""
+        listener = self._listen()
+        loop = asyncio.get_running_loop()
+        try:
+            while True:
+                connection, _ = await loop.sock_accept(listener)
+                try:
+                    await self._take(connection)
+                except OSError as error:
+                    log.debug("a session went at once: %s", error)
+                    connection.close()
+        finally:
+            listener.close()
+            with contextlib.suppress(OSError):
+                self._path.unlink()
+            for session in list(self._sessions):
+                session.peer.close()
+
+    def _listen(self) -> socket.socket:
+        self._path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            self._path.unlink()
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        listener.bind(os.fspath(self._path))
+        os.chmod(self._path, 0o666)
+        listener.listen(16)
+        listener.setblocking(False)
+        return listener
+
+    async def _take(self, connection: socket.socket) -> None:
+        pid, uid, _ = _CREDENTIALS.unpack(
+            connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        )
+        of_user = sum(1 for session in self._sessions if session.uid == uid)
+        if len(self._sessions) >= MAX_SESSIONS or of_user >= MAX_OF_USER:
+            log.warning("user %d has too many sessions of the agent: the last one is closed", uid)
+            connection.close()
+            return
+        connection.setblocking(False)
+        peer = Peer(
+            Hello("subos-agent", __version__, list(OPERATIONS)),
+            dict.fromkeys(OPERATIONS, self._to_host),
+            opener=False,
+            on_lost=lambda peer, _error: self._lost(peer),
+        )
+        self._sessions.append(Session(peer, uid, pid))
+        await asyncio.get_running_loop().connect_accepted_socket(lambda: peer, connection)
+        log.debug("a session of user %d is here", uid)
+
+    def _lost(self, peer: Peer) -> None:
+        was_active = self._active() is not None and self._active_peer() is peer
+        self._sessions = [session for session in self._sessions if session.peer is not peer]
+        if was_active and self._sessions:
+            asyncio.ensure_future(self.announce())  # noqa: RUF006 (short, and nobody waits for it)
+
+    def _active(self) -> Optional[Session]:
+        seated = self._seated()
+        for session in reversed(self._sessions):
+            if seated is None or session.uid == seated:
+                return session
+        return None
+
+    def _active_peer(self) -> Optional[Peer]:
+        session = self._active()
+        return session.peer if session is not None and session.peer.hello is not None else None
+
+    def _seated(self) -> Optional[int]:
+        """Who sits at the first seat; None where nobody knows."""
+        try:
+            found = re.search(r"^ACTIVE_UID=(\d+)$", self._seat.read_text(), re.MULTILINE)
+        except OSError:
+            return None
+        return int(found[1]) if found else None
+
+    async def announce(self) -> None:
+        """Has the host say again what it offers, if there is a session to hear it."""
+        host = self._host()
+        if host is not None and self._active_peer() is not None:
+            with contextlib.suppress(ChannelError):
+                await host.ask({"op": "clipboard.ready"})
+
+    async def _to_session(self, stream: Stream) -> Optional[Head]:
+        peer = self._active_peer()
+        if peer is None:
+            raise RemoteError(
+                "no-session", "nobody's desktop session is there in the guest", "subos-agent session runs in one"
+            )
+        return await relay(stream, peer)
+
+    async def _to_host(self, stream: Stream) -> Optional[Head]:
+        active, host = self._active_peer(), self._host()
+        if active is None or stream.peer is not active:
+            raise RemoteError("inactive", "another session is the active one")
+        if host is None:
+            raise RemoteError("lost", "the host is not there")
+        return await relay(stream, host)

@@ -1,0 +1,160 @@
+"""The host's end of `cp`: trees between this machine and guests (subos_agent/copy.py), or between two guests.
+
+What comes from a guest is unpacked by names of one component each, in folders that are open: nothing lands outside of
+the target (subos_desktop.trees).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+
+from subos_desktop.trees import Piece, TreeError, Unpacker, pack
+from subos_protocol.agent.pieces import in_thread, receive_pieces, send_pieces
+from subos_protocol.agent.stream import Stream
+
+from ..errors import SubosError, UserError
+from ..text import printable
+from .caller import connected, told
+from .progress import Progress
+from .tars import TarWriter, read_tar
+
+STANDARD = "-"
+
+
+class CopyFailed(SubosError):
+    """Something could not be copied."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where something is or goes: `vm` None is this machine, and then `path` "-" is a tar archive on a stream."""
+
+    vm: str | None
+    path: str
+
+    @classmethod
+    def parse(cls, text: str) -> Place:
+        """VM:/path, a path of this machine (./a:b if it has a colon), or "-". Raises UserError."""
+        before, colon, after = text.partition(":")
+        if not colon or "/" in before or not before:
+            return cls(None, text)
+        if not after.startswith("/"):
+            raise UserError(
+                f"{text}: a path in a guest begins with /", f"write {before}:/… or, for a file here, ./{text}"
+            )
+        return cls(before, after)
+
+    @property
+    def name(self) -> str:
+        """What a copy of it is called in a folder; empty where its contents are meant (…/., /)."""
+        last = self.path.rstrip("/").rpartition("/")[2]
+        if last in ("", "."):
+            return ""
+        return os.path.basename(os.path.realpath(self.path)) if last == ".." and self.vm is None else last
+
+    def __str__(self) -> str:
+        return printable(self.path if self.vm is None else f"{self.vm}:{self.path}")
+
+
+async def copy(sources: list[Place], target: Place, progress: Progress) -> None:
+    """Copies each of the sources to `target`. Raises UserError, CopyFailed, AgentError."""
+    for source in sources:
+        with _told(target, progress):
+            if source.vm is not None and target.vm is not None:
+                await _between(source, target, progress)
+            elif source.vm is not None:
+                await _pull(source, target, progress)
+            elif target.vm is not None:
+                await _push(source, target, progress)
+            else:
+                raise UserError("neither place is in a guest", "write a guest's as VM:/path; here, cp itself does it")
+
+
+@contextlib.contextmanager
+def _told(target: Place, progress: Progress) -> Iterator[None]:
+    """What failed, in one line; where it was interrupted, what is left."""
+    try:
+        with told():
+            yield
+    except TreeError as error:
+        raise CopyFailed(printable(str(error))) from error
+    except asyncio.CancelledError:
+        progress.stop()
+        if target.path != STANDARD:
+            left = f"what had been copied stays at {target}; no file is half there"
+            print(f"subos-devices: interrupted after {progress.files} files: {left}", file=sys.stderr)
+        raise
+
+
+@contextlib.asynccontextmanager
+async def _asked(place: Place, operation: str, name: str = "") -> AsyncIterator[Stream]:
+    assert place.vm is not None
+    head = {"op": operation, "path": place.path, "name": name}
+    async with connected(place.vm) as peer, peer.call(head) as stream:
+        yield stream
+
+
+async def _pull(source: Place, target: Place, progress: Progress) -> None:
+    async with _asked(source, "get") as stream:
+        if target.path == STANDARD:
+            writer = TarWriter(sys.stdout.buffer, source.name)
+            await receive_pieces(stream, _watched(writer.take, progress))
+            await in_thread(writer.finish)
+            _warn(writer.skipped, len(writer.skipped))
+            return
+        with Unpacker(target.path, source.name) as unpacker:
+            await receive_pieces(stream, _watched(unpacker.take, progress))
+            await in_thread(unpacker.finish)
+        _warn(unpacker.skipped, unpacker.skipped_count)
+
+
+def _watched(take: Callable[[Piece], None], progress: Progress) -> Callable[[Piece], None]:
+    def take_and_tell(piece: Piece) -> None:
+        take(piece)
+        progress.saw(piece)
+
+    return take_and_tell
+
+
+async def _push(source: Place, target: Place, progress: Progress) -> None:
+    skipped: list[str] = []
+
+    def sent(piece: Piece) -> None:
+        progress.saw(piece)
+        if isinstance(piece, dict) and "skipped" in piece:
+            skipped.append(f"{piece['skipped']}: {piece['why']}")
+
+    pieces = read_tar(sys.stdin.buffer) if source.path == STANDARD else pack(source.path)
+    name = "" if source.path == STANDARD else source.name
+    async with _asked(target, "put", name) as stream:
+        await send_pieces(stream, pieces, sent)
+        stream.end()
+        await stream.result()
+    _warn(skipped, len(skipped))
+
+
+async def _between(source: Place, target: Place, progress: Progress) -> None:
+    async with _asked(source, "get") as coming, _asked(target, "put", source.name) as going:
+        while (message := await coming.receive()) is not None:
+            if isinstance(message.content, bytes):
+                await going.send(message.content)
+            else:
+                await going.event(message.content)
+            progress.saw(message.content)
+        going.end()
+        await going.result()
+
+
+def _warn(skipped: list[str], count: int) -> None:
+    """Raises CopyFailed where something was left out; all else was copied."""
+    for line in skipped[:20]:
+        print(f"subos-devices: left out: {printable(line)}", file=sys.stderr)
+    if count:
+        raise CopyFailed(
+            f"{count} could not be copied; all else was", "the guest's root, or who runs this, may not read it"
+        )

@@ -1,0 +1,153 @@
+"""The zygote's own program: see zygote.py. It imports as little as it can, since every worker is a copy of it.
+
+Above all no `logging` (with `threading`) and no `dataclasses` (with `inspect`): between them they cost each worker
+half a megabyte of its own, for what they do after a fork, and two megabytes of shared memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import os
+import select
+import signal
+import socket
+import sys
+from typing import Any
+
+from .. import registry
+from ..processes import die_with_parent, set_name
+from ..vhost_user import worker
+from ..vhost_user.connection import receive_fds
+from ..vhost_user.device import DeviceSpec
+
+MAX_PACKET = 65536
+MAX_FDS = 64
+
+
+def live() -> None:
+    """The zygote's life: fork what is asked for, reap what has ended, end when the supervisor does.
+
+    Its arguments are the number of its socket, its parent's pid, and the kinds of devices to load at once.
+    """
+    control, parent, kinds = socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2]), sys.argv[3:]
+    die_with_parent(parent)
+    set_name("subos-zygote")
+    _shed(control)
+    for kind in kinds:
+        _preload(kind)
+    wake, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+    poll = select.poll()
+    poll.register(control, select.POLLIN)
+    poll.register(wake, select.POLLIN)
+    workers: set[int] = set()
+    while True:
+        for fd, _events in poll.poll():
+            if fd == wake:
+                os.read(wake, 512)
+                _reap(control, workers)
+            elif not _obey(control, workers):
+                return
+
+
+def _shed(control: socket.socket) -> None:
+    """What came from the launcher and is not ours: descriptors, terminal, ways to take signals."""
+    kept = sorted({0, 1, 2, control.fileno()})
+    for low, high in zip(kept, [*kept[1:], 1 << 20], strict=True):
+        os.closerange(low + 1, high)
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)
+    os.dup2(2, 1)  # nothing that a worker prints may land in the launcher's output
+    os.close(null)
+    sys.stdout = sys.stderr
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the launcher's to handle
+    for number in (signal.SIGTERM, signal.SIGWINCH, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def _preload(kind: str) -> None:
+    """Loads a kind of ours before the fork, so that its workers share it. Somebody else's is loaded by its worker:
+    what it does then is its own affair."""
+    if kind in registry.KINDS:
+        with contextlib.suppress(Exception):  # whoever asks for such a kind hears why it cannot be loaded
+            registry.load(kind)
+        gc.collect()
+        gc.freeze()
+
+
+def _reap(control: socket.socket, workers: set[int]) -> None:
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if pid == 0:
+            return
+        workers.discard(pid)
+        with contextlib.suppress(OSError):
+            control.send(json.dumps({"exited": pid, "status": os.waitstatus_to_exitcode(status)}).encode())
+
+
+def _obey(control: socket.socket, workers: set[int]) -> bool:
+    """Does what the supervisor asks next. False once it is gone."""
+    try:
+        data, ancillary, _flags, _peer = control.recvmsg(
+            MAX_PACKET, socket.CMSG_SPACE(4 * MAX_FDS), socket.MSG_CMSG_CLOEXEC
+        )
+    except ConnectionError:
+        return False
+    if not data:
+        return False
+    message = json.loads(data)
+    fds = receive_fds(ancillary)
+    if "kill" in message:
+        if message["kill"] in workers:  # not reaped yet, so the number is still its own
+            os.kill(message["kill"], signal.SIGKILL)
+        return True
+    _preload(message["spec"]["kind"])
+    zygote = os.getpid()
+    pid: int | None
+    try:
+        pid = os.fork()
+    except OSError:
+        pid = None  # out of processes or memory: the worker's socket closes, and the supervisor tries again later
+    if pid == 0:
+        _run_worker(message, fds, zygote)
+    if pid is not None:
+        workers.add(pid)
+    for fd in fds:
+        os.close(fd)
+    with contextlib.suppress(OSError):  # a supervisor that has gone meanwhile: the next look at the socket says so
+        control.send(json.dumps({"pid": pid or 0}).encode())
+    return True
+
+
+def _run_worker(message: dict[str, Any], fds: list[int], zygote: int) -> None:
+    """In the new process: never returns."""
+    status = 1
+    try:
+        said = message["spec"]
+        die_with_parent(zygote)
+        set_name(f"subos-{said['kind']}")
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        kept = sorted({0, 1, 2, *fds})
+        for low, high in zip(kept, [*kept[1:], 1 << 20], strict=True):
+            os.closerange(low + 1, high)
+        control = socket.socket(fileno=fds[0])
+        counters = worker.Counters(fds[1])
+        named = dict(zip(said["fds"], fds[2:], strict=True))
+        spec = DeviceSpec(said["kind"], said["name"], said["options"], named)
+        worker.main(lambda: registry.build(spec), control, counters, message["respawned"])
+        status = 0
+    except BaseException:  # the zygote's loop must never run twice
+        import traceback
+
+        traceback.print_exc()
+        sys.stderr.flush()
+    finally:
+        os._exit(status)

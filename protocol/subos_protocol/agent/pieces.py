@@ -1,0 +1,48 @@
+"""Long streams of pieces that are made, or used up, by code that blocks: in a thread, a few at a time."""
+
+from __future__ import annotations
+
+import asyncio
+from itertools import islice
+from typing import Any, Callable, Iterator, List, TypeVar, Union
+
+from .frames import Head
+from .stream import Stream
+
+BATCH = 8
+"""Pieces that are made at a time: a thread costs more than a small piece."""
+T = TypeVar("T")
+Piece = Union[Head, bytes]
+
+
+async def send_pieces(
+    stream: Stream, pieces: Iterator[Piece], sent: Callable[[Piece], None] = lambda piece: None
+) -> None:
+    """Sends dicts as EVENTs, bytes as DATA; `sent` is told of each. Raises ChannelError, and what `pieces` raises."""
+
+    def some() -> List[Piece]:
+        return list(islice(pieces, BATCH))
+
+    while batch := await in_thread(some):
+        for piece in batch:
+            if isinstance(piece, bytes):
+                await stream.send(piece)
+            else:
+                await stream.event(piece)
+            sent(piece)
+
+
+async def receive_pieces(stream: Stream, take: Callable[[Piece], None]) -> None:
+    """Gives all that comes to `take`, up to the end. Raises ChannelError, and what `take` raises."""
+    while (message := await stream.receive()) is not None:
+        await in_thread(take, message.content)
+
+
+async def in_thread(function: Callable[..., T], *arguments: Any) -> T:
+    """Its result. Where the caller is cancelled, the thread is waited for: it may hold what the caller will close."""
+    future = asyncio.get_running_loop().run_in_executor(None, function, *arguments)
+    try:
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        await asyncio.wait({future})
+        raise
