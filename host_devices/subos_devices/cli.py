@@ -12,7 +12,11 @@ from collections.abc import Sequence
 
 from .errors import SubosError
 
-COMMANDS = ("run", "demo", "attach", "detach", "share", "exec", "status", "input", "serve", "args", "doctor")
+COMMANDS = (
+    *("run", "demo", "attach", "detach", "share", "exec", "ssh", "vsock"),
+    *("status", "input", "serve", "args", "doctor"),
+)
+
 
 DESCRIPTION = """\
 Native-feeling devices for QEMU guests: shared files, an absolute mouse, and more to come.
@@ -22,6 +26,7 @@ Native-feeling devices for QEMU guests: shared files, an absolute mouse, and mor
   subos-devices attach --qmp qmp.sock --mouse --share ~/src
                                              the devices for a QEMU that runs already
   subos-devices share add work ~/src:/work   one more folder for a guest that runs
+  subos-devices ssh work                     into its sshd, without a network
 """
 
 

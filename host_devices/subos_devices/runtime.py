@@ -84,6 +84,15 @@ def is_running(name: str) -> bool:
     return False
 
 
+def running_folder(name: str) -> Path:
+    """The folder of the VM `name`, which runs. Raises UserError."""
+    folder = vm_folder(name)
+    if not is_running(name):
+        names = ", ".join(filter(is_running, vm_names()))
+        raise UserError(f"no VM called {name!r} is running", f"there is {names}" if names else "none is running")
+    return folder
+
+
 def _lock(folder: Path) -> int:
     """Makes the folder and locks it. Raises UserError while somebody else has."""
     deadline = time.monotonic() + LOCK_PATIENCE

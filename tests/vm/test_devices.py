@@ -219,6 +219,7 @@ def test_status_lists_the_vm(guest: Guest) -> None:
         "mouse": "mouse",
         "keyboard": "keyboard",
         "rng": "rng",
+        "vsock": "vsock",
     }
     for key, row in rows.items():
         assert row["driver"], f"the guest's driver of {key} does not run"

@@ -63,10 +63,7 @@ def _find(words: list[str]) -> tuple[str, str, dict[str, Path]]:
     if not words:
         raise UserError("which VM?", "subos-devices input NAME ACTION …; subos-devices status lists the names")
     name, _, device = words[0].partition("/")
-    folder = runtime.vm_folder(name)
-    if not folder.is_dir():
-        names = ", ".join(filter(runtime.is_running, runtime.vm_names()))
-        raise UserError(f"no VM called {name!r} is running", f"there is {names}" if names else "none is running")
+    folder = runtime.running_folder(name)
     return name, device, {path.name.removesuffix(DRIVER_SUFFIX): path for path in folder.glob(f"*{DRIVER_SUFFIX}")}
 
 

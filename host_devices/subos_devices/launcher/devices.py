@@ -86,7 +86,8 @@ def plan(
     if rng:
         devices.append(PlannedDevice("rng", "rng"))
     if vsock:
-        devices.append(PlannedDevice("vsock", "vsock"))
+        # One vector a queue (the event queue and the configuration have theirs, too); QEMU's default is one too few.
+        devices.append(PlannedDevice("vsock", "vsock", properties={"vectors": 4}))
     names = [device.name for device in devices]
     for name in names:
         if names.count(name) > 1:
