@@ -142,7 +142,7 @@ class Sessions:
     def _seated(self) -> Optional[int]:
         """Who sits at the first seat; None where nobody knows."""
         try:
-            found = re.search(r"^ACTIVE_UID=(\d+)$", self._seat.read_text(), re.MULTILINE)
+            found = re.search(r"^ACTIVE_UID=(\d+)$", self._seat.read_text("utf-8", "replace"), re.MULTILINE)
         except OSError:
             return None
         return int(found[1]) if found else None

@@ -244,7 +244,6 @@ async def test_the_hosts_x_server_is_killed_in_the_middle() -> None:
 
 async def _can_be_had(made: Chain, data: bytes) -> bool:
     done = await asyncio.to_thread(subos, "clipboard", made.name, "get")
-    print(done.stdout[:50], done.stderr, await made.ask("formats"))
     return done.stdout == data
 
 

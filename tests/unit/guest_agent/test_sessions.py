@@ -102,7 +102,7 @@ async def test_the_newest_is_the_active_one_and_all_passes_both_ways(tmp_path: P
 async def test_who_says_nothing_is_not_the_active_one(tmp_path: Path) -> None:
     async with service(tmp_path) as (made, host, _peer, _seat):
         first = await come(tmp_path, "first")
-        reader, writer = await asyncio.open_unix_connection(str(tmp_path / "s" / "session.sock"))
+        _, writer = await asyncio.open_unix_connection(str(tmp_path / "s" / "session.sock"))
         await until(lambda: len(made._sessions) == 2)
         assert await host.peer.ask(OFFER) == {"who": "first"}
         writer.close()
@@ -154,11 +154,12 @@ async def test_only_so_many_of_a_user_and_of_all(tmp_path: Path, caplog: pytest.
         with pytest.raises((ChannelLost, asyncio.TimeoutError, OSError)):
             await come(tmp_path, "one more")
         assert "too many sessions" in caplog.text
-        made._sessions += [Session(ends[0].peer, 5000 + number, 1) for number in range(MAX_SESSIONS - MAX_OF_USER)]
+        other = made._sessions[0].peer
+        made._sessions += [Session(other, 5000 + number, 1) for number in range(MAX_SESSIONS - MAX_OF_USER)]
         for end in ends[1:]:
             end.peer.close()
         await until(lambda: sum(session.uid == os.geteuid() for session in made._sessions) == 1)
-        made._sessions += [Session(ends[0].peer, 6000 + number, 1) for number in range(MAX_OF_USER - 1)]
+        made._sessions += [Session(other, 6000 + number, 1) for number in range(MAX_OF_USER - 1)]
         with pytest.raises((ChannelLost, asyncio.TimeoutError, OSError)):
             await come(tmp_path, "too many of all")
         ends[0].peer.close()
