@@ -49,10 +49,10 @@ class Desktops:
             "3>/tmp/x >/dev/null 2>&1 & echo $! >/tmp/x.pid; read display </tmp/x"
         )
 
-    def begin_session(self, who: str = "", environment: str = X, backend: str = "x11") -> None:
+    def begin_session(self, environment: str = X, backend: str = "x11") -> None:
         command, variables = agent_command("session", "--backend", backend)
         words = shlex.join([f"{name}={value}" for name, value in variables.items()] + command).replace(" -S ", " ")
-        self.inside(f"{who} env {environment} {words} >/tmp/session.log 2>&1 & echo $! >/tmp/session.pid")
+        self.inside(f"env {environment} {words} >/tmp/session.log 2>&1 & echo $! >/tmp/session.pid")
 
     def copy_in_guest(self, data: bytes, target: str = TEXT) -> None:
         (self.folder / "copied").write_bytes(data)
@@ -192,14 +192,14 @@ def test_a_wlroots_compositor_in_the_guest(desktops: Desktops) -> None:
         f"for turn in $(seq 200); do test -S {run}/wayland-1 && exit; sleep 0.1; done; cat /tmp/sway.log; exit 1"
     )
     try:
-        desktops.begin_session(nobody, environment, "wayland")
+        desktops.begin_session(environment, "wayland")
         step("from the host")
         desktops.copy_on_host("nach Wayland: ä\r\n".encode())
-        desktops.paste_in_guest("nach Wayland: ä\r\n".encode(), f"{environment} {nobody} timeout 10 wl-paste -n")
+        desktops.paste_in_guest("nach Wayland: ä\r\n".encode(), f"env {environment} timeout 10 wl-paste -n")
         step("from the guest")
         data = os.urandom(MIB)
         (desktops.folder / "copied").write_bytes(data)
-        desktops.inside(f"{environment} {nobody} wl-copy --type image/png <{desktops.folder}/copied >/dev/null 2>&1")
+        desktops.inside(f"env {environment} wl-copy --type image/png <{desktops.folder}/copied >/dev/null 2>&1")
         desktops.arrives_on_host(data, PNG)
     finally:
         desktops.guest.run(
