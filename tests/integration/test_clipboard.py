@@ -66,7 +66,7 @@ async def test_what_is_too_large_is_said_and_the_next_copy_works() -> None:
                 done = await asyncio.to_thread(subos, "clipboard", made.name, "get", "--type", PNG)
                 assert done.returncode == 2
                 assert b"more than 1 MiB of image/png" in done.stderr
-            assert await paste(target, PNG, seconds=5) is None
+            await arrives(target, None, PNG)  # xclip has what it copied itself, before, for any type
             await copy(source, b"small")
             await arrives(target, b"small")
 
