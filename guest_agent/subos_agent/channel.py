@@ -67,7 +67,7 @@ async def _by_any(make: MakePeer) -> Peer:
 async def _by_vsock(make: MakePeer) -> Peer:
     if not hasattr(socket, "AF_VSOCK"):
         raise OSError(errno.EAFNOSUPPORT, "this Python knows no vsock")
-    sock = _bound_socket()
+    sock = bound_socket()
     try:
         loop = asyncio.get_running_loop()
         sock.setblocking(False)
@@ -83,7 +83,7 @@ async def _by_vsock(make: MakePeer) -> Peer:
         raise
 
 
-def _bound_socket() -> socket.socket:
+def bound_socket() -> socket.socket:
     """A vsock socket with a port of the privileged ones. Raises OSError."""
     sock = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
     try:

@@ -43,6 +43,10 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--allow-exec", action="store_true", help="commands for the host are on, whatever is configured")
     serve.set_defaults(run=_serve)
 
+    doctor = commands.add_parser("doctor", help="what works in this guest, and what it lacks")
+    doctor.add_argument("--json", action="store_true", help='print JSON: {"ok": bool, "findings": [...]}')
+    doctor.set_defaults(run=_doctor)
+
     session = commands.add_parser("session", help="a user's part, in a desktop session: shares the clipboard")
     session.add_argument("--backend", choices=("x11", "wayland", "pyperclip"), help="instead of what is found")
     session.set_defaults(run=_session)
@@ -76,6 +80,12 @@ def _serve(arguments: argparse.Namespace) -> int:
     with contextlib.suppress(asyncio.CancelledError):
         asyncio.run(Service(configuration, arguments.port).run())
     return 0
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from subos_agent import doctor
+
+    return doctor.report(arguments.json)
 
 
 def _session(arguments: argparse.Namespace) -> int:

@@ -2,7 +2,8 @@
 
     → REQUEST {"op": "exec", "argv": […], "cwd": null, "environment": {…}, "user": null,
                "terminal": null or {"rows": 24, "columns": 80, "name": "xterm"}}
-    → DATA part 0: standard input; END closes it         → EVENT {"window": [rows, columns]}, {"signal": 15}
+    → DATA part 0: standard input                        → EVENT {"window": [rows, columns]}, {"signal": 15},
+                                                               {"input_ends": true}; END too closes standard input
     ← DATA part 1 and 2: standard output and error (1 alone on a terminal)
     ← REPLY {"status": n} or {"signal": n}
 
@@ -163,11 +164,13 @@ async def _feed(stream: Stream, run: _Run, process: _Process) -> None:
             message = await stream.receive()
             if message is None:
                 run.end_input()
-                return
+                return  # END: no signal follows either
             if isinstance(message.content, bytes):
                 await run.write(message.content)
                 continue
             window, number = _window(message.content.get("window")), message.content.get("signal")
+            if message.content.get("input_ends") is True:
+                run.end_input()
             if window is not None:
                 run.resize(window)
             if type(number) is int and 0 < number < signal.NSIG:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import socket
 import struct
 import sys
@@ -43,8 +44,16 @@ def os_release() -> Dict[str, str]:
         except OSError:
             continue
         pairs = (line.partition("=") for line in lines if "=" in line and not line.startswith("#"))
-        return {name: value.strip().strip("\"'") for name, _, value in pairs}
+        return {name: _unquoted(value) for name, _, value in pairs}
     return {}
+
+
+def _unquoted(value: str) -> str:
+    """os-release(5): as a shell would read it."""
+    try:
+        return " ".join(shlex.split(value))
+    except ValueError:
+        return value.strip()
 
 
 def addresses() -> List[str]:

@@ -82,6 +82,23 @@ async def run(environment: Mapping[str, str], *command: str, stdin: bytes = b"")
     return said
 
 
+async def equal(*pastes: tuple[Mapping[str, str], tuple[str, ...]], wanted: tuple[bytes, ...]) -> bytes:
+    """What all these commands paste, once it is the same and one of the wanted."""
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            said = set(await asyncio.gather(*(_pasted(environment, command) for environment, command in pastes)))
+            if len(said) == 1 and (found := said.pop()) in wanted:
+                return found
+
+
+async def _pasted(environment: Mapping[str, str], command: tuple[str, ...]) -> bytes:
+    """Nothing where there is nothing yet."""
+    process = await asyncio.create_subprocess_exec(
+        *command, env=dict(environment), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    return (await process.communicate())[0]
+
+
 async def copy(environment: Mapping[str, str], *command: str, stdin: bytes) -> None:
     """Has a program copy its standard input; it stays in the background, where it serves that until the next."""
     process = await asyncio.create_subprocess_exec(

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 from subos_protocol import __version__
 from subos_protocol.agent.errors import ChannelError, ChannelLost, RemoteError
@@ -14,8 +15,10 @@ from subos_protocol.agent.peer import Peer
 
 from .. import runtime
 from ..errors import UserError
+from ..text import printable
 from .hub import CALLERS, AgentError
 
+MAX_FACTS = 64
 REFUSALS = ("not-started", "not-found", "refused", "no-agent", "malformed", "unknown-op", "too-large")
 """Codes of what cannot be done as it was asked for."""
 
@@ -49,3 +52,22 @@ def told() -> Iterator[None]:
         raise known from error
     except ChannelError as error:
         raise AgentError.of(error) from error
+
+
+async def facts(name: str, seconds: float) -> dict[str, Any] | None:
+    """What the agent in the VM `name` says of its guest, in printable texts; None where it does not, in that time."""
+    with contextlib.suppress(ChannelError, UserError, TimeoutError):
+        async with asyncio.timeout(seconds), connected(name) as peer:
+            return _texts(await peer.ask({"op": "facts"}))
+    return None
+
+
+def _texts(said: dict[str, Any]) -> dict[str, Any]:
+    """The guest may say anything: texts and lists of texts are kept, not too many."""
+    kept: dict[str, Any] = {}
+    for name, value in list(said.items())[:MAX_FACTS]:
+        if isinstance(value, str):
+            kept[printable(name)] = printable(value)
+        elif isinstance(value, list):
+            kept[printable(name)] = [printable(text) for text in value[:MAX_FACTS] if isinstance(text, str)]
+    return kept

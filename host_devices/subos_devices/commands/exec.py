@@ -20,6 +20,7 @@ examples, for a VM called work (subos-devices status lists the names):
   tar c . | subos-devices exec -i work -- tar x -C /srv
   subos-devices exec --env LANG=C work -- sh -c 'echo $LANG'
 
+the way out of a guest that hangs: Ctrl-] three times within a second on a terminal, else Ctrl-C three times
 exit status: the command's; 128 + N where signal N ended it; 2 when it cannot be started
 """
 

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from typing import Any
+
+FACTS_SECONDS = 2.0
+"""How long a guest may take to say what it is; one that does not answer holds up nobody."""
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -20,6 +24,7 @@ def run(args: argparse.Namespace) -> int:
 
     machines = [control.ask(args.name, "status")] if args.name else _all()
     if args.json:
+        _add_facts(machines)
         print(json.dumps(machines, indent=2))
     elif not machines:
         print("no VM is running")
@@ -43,6 +48,36 @@ def _all() -> list[dict[str, Any]]:
     return machines
 
 
+def _add_facts(machines: list[dict[str, Any]]) -> None:
+    """Each machine's "guest": what its agent says of it, None where that does not answer."""
+    import asyncio
+
+    from ..agent.caller import facts
+
+    async def ask_all() -> list[dict[str, Any] | None]:
+        return await asyncio.gather(*(facts(each["name"], FACTS_SECONDS) for each in with_agent))
+
+    with_agent = [machine for machine in machines if machine.get("agent")]
+    for machine in machines:
+        machine["guest"] = None
+    for machine, said in zip(with_agent, asyncio.run(ask_all()), strict=True):
+        machine["guest"] = said
+
+
+def _agent(agent: dict[str, Any] | None) -> str:
+    if agent is None:
+        return "no agent answers in the guest"
+    from subos_protocol import __version__
+
+    older = _numbers(agent["release"]) < _numbers(__version__)
+    age = ", older than this SubOS: some of what it could do may be missing" if older else ""
+    return f"agent: {agent['software']} {agent['release']}, over {agent['way']}{age}"
+
+
+def _numbers(release: str) -> list[int]:
+    return [int(word) for word in re.findall(r"\d{1,9}", release)]
+
+
 def _show(machine: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
@@ -61,3 +96,5 @@ def _show(machine: dict[str, Any]) -> None:
         counts = (str(device[key]) for key in ("pid", "restarts", "requests"))
         table.add_row(device["name"], device["kind"], what, driver, *counts)
     Console().print(table)
+    if "agent" in machine:  # an attached VM has none
+        Console().print(_agent(machine["agent"]), markup=False, highlight=False)

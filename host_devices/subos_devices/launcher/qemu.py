@@ -152,6 +152,10 @@ class DiskImage:
     format: str
 
 
+EMULATED_CPU = "max,-erms,-fsrm,-fzrm,-fsrs,-fsrc"
+"""Without the fast string instructions: TCG executes `rep movsb` a byte at a time, so the guest must copy in words."""
+
+
 @dataclass(frozen=True)
 class MachineConfig:
     """A virtual machine. `memory` is in MiB; `qmp_fd` is a listening socket's number.
@@ -192,7 +196,7 @@ def qemu_arguments(config: MachineConfig) -> list[str]:
         *("-name", f"{escape(config.name)},process=subos-{escape(config.name)}"),
         *("-machine", f"{config.architecture.machine},memory-backend=memory"),
         *("-accel", "tcg,thread=multi" if emulated else "kvm"),
-        *("-cpu", "max,-erms,-fsrm,-fzrm,-fsrs,-fsrc" if emulated else "host"),
+        *("-cpu", EMULATED_CPU if emulated else "host"),
         *("-smp", str(config.cpus)),
         *("-m", f"{config.memory}M"),
         # Our back ends map the guest's memory: without share=on they would see nothing, silently.

@@ -96,6 +96,20 @@ async def test_signals() -> None:
             assert await finish(s) == ({"status": 3}, b"got\n", b"")
 
 
+@on_a_loop
+async def test_signals_after_the_end_of_input() -> None:
+    async with (
+        asking() as peer,
+        peer.call({"op": "exec", "argv": ["sh", "-c", "cat; echo on; exec sleep 100"]}) as stream,
+    ):
+        await stream.send(b"in\n")
+        await stream.event({"input_ends": True})
+        await shown(stream, b"in\non\n")
+        await asyncio.sleep(0.2)
+        await stream.event({"signal": int(signal.SIGTERM)})
+        assert (await finish(stream)).result == {"signal": 15}
+
+
 @contextlib.asynccontextmanager
 async def cancelled_in_the_middle(**fields: Any) -> AsyncIterator[None]:
     """A shell with a deaf program, and one in the background, is cancelled; the block then looks for them."""

@@ -56,7 +56,7 @@ def test_the_default_guest() -> None:
     assert {
         ("-m", "512M"),
         ("-smp", "3"),
-        ("-cpu", "max"),
+        ("-cpu", "max,-erms,-fsrm,-fzrm,-fsrs,-fsrc"),
         ("-object", "memory-backend-memfd,id=memory,size=512M,share=on"),
         ("-kernel", "/k/vmlinuz"),
         ("-initrd", "/k/initrd"),

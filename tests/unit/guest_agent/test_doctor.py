@@ -1,0 +1,66 @@
+"""`subos-agent doctor`, here and where all is missing."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from typing import Any
+
+import pytest
+
+from subos_agent import cli, doctor
+
+
+def report(capsys: pytest.CaptureFixture[str]) -> tuple[int, dict[str, dict[str, Any]]]:
+    status = cli.main(["doctor", "--json"])
+    said = json.loads(capsys.readouterr().out)
+    assert said["ok"] == (status == 0)
+    return status, {finding["name"]: finding for finding in said["findings"]}
+
+
+def test_every_gap_has_a_hint(capsys: pytest.CaptureFixture[str]) -> None:
+    _, findings = report(capsys)
+    assert findings["Python"]["ok"]
+    assert {"vsock", "virtio-serial", "a way to the host", "service", "mount", "wl-clipboard"} <= findings.keys()
+    for finding in findings.values():
+        assert finding["ok"] or finding["hint"], finding
+        assert finding["detail"]
+    cli.main(["doctor"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("ok  Python: 3.")
+    assert all(line.startswith(("ok ", "NO ", "-  ", "     hint: ")) for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("release", "hint"),
+    [
+        ({"ID": "debian"}, "apt install python3-evdev"),
+        ({"ID": "linuxmint", "ID_LIKE": "ubuntu debian"}, "apt install python3-evdev"),
+        ({"ID": "fedora"}, "dnf install python3-evdev"),
+        ({"ID": "arch"}, "pacman -S python-evdev"),
+        ({"ID": "opensuse-leap", "ID_LIKE": "suse opensuse"}, "zypper install python3-evdev"),
+        ({}, "the package python3-evdev, or what this distribution calls it"),
+    ],
+)
+def test_packages_are_named_for_the_distribution(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], release: dict[str, str], hint: str
+) -> None:
+    monkeypatch.setattr(doctor, "os_release", lambda: release)
+    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(doctor.shutil, "which", lambda *_, **__: None)
+    status, findings = report(capsys)
+    assert status == 1  # there is no mount
+    assert findings["mount"]["detail"] == "there is no program mount"
+    assert findings["python3-evdev"]["hint"] == hint
+    assert not findings["xclip"]["ok"]
+
+
+def test_the_service_under_systemd(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(doctor.os.path, "isdir", lambda path: path == "/run/systemd/system")
+    for state in ("active", "failed"):
+        done = subprocess.CompletedProcess([], 0, stdout=f"{state}\n".encode())
+        monkeypatch.setattr(doctor.subprocess, "run", lambda *_, done=done, **__: done)
+        finding = doctor._service()
+        assert finding.ok == (state == "active")
+        assert finding.detail == f"subos-agent.service is {state}"
+    assert "systemctl enable --now subos-agent.service" in finding.hint
