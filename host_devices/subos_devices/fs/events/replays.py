@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from time import monotonic_ns, time
 
 from subos_protocol import file_events as kind
@@ -61,11 +61,24 @@ class FileEvents:
         self._number = monotonic_ns() % NUMBERS  # not those of the worker before
         self._awake = False
         self._own_reads = 0
-        self._gather = Timer(worker, self._changed)
-        self._again = Timer(worker, self._pump)
+        self._gather = Timer(worker, self._safely(self._changed))
+        self._again = Timer(worker, self._safely(self._pump))
         channel.setblocking(False)
-        worker.watch(channel.fileno(), self._hear)
+        worker.watch(channel.fileno(), self._safely(self._hear))
         self._send(STARTED)
+
+    def _safely(self, work: Callable[[], None]) -> Callable[[], None]:
+        """What fails here must not end the worker, which has a share to serve: it is a change that was missed."""
+
+        def run() -> None:
+            try:
+                work()
+            except OSError as error:
+                self._worker.log(f"file events: {error}")
+                self._miss()
+                self._again.start(RETRY)
+
+        return run
 
     # --- the agent
 
@@ -78,8 +91,8 @@ class FileEvents:
             except OSError:
                 packet = b""
             if not packet:
-                self._worker.unwatch(self._channel.fileno())
                 self._end()
+                self._hang_up()
                 return
             try:
                 heard = unpack_heard(packet)
@@ -93,6 +106,11 @@ class FileEvents:
             for number, status in heard.results:
                 self._done(number, status)
         self._pump()
+
+    def _hang_up(self) -> None:
+        if self._channel.fileno() >= 0:
+            self._worker.unwatch(self._channel.fileno())
+            self._channel.close()
 
     def _send(self, packet: bytes) -> bool:
         """False where it cannot be said now."""
@@ -111,7 +129,7 @@ class FileEvents:
             self._worker.log(f"the host's changes cannot be watched for: {error.strerror}")
             return
         self._wake(True)
-        self._rescan = differences(self._share, self._calm - SLACK)
+        self._rescan = differences(self._share, self._calm - SLACK, self._only)
 
     def _end(self) -> None:
         if self._watched is not None:
@@ -138,7 +156,7 @@ class FileEvents:
             self._awake = events
             if events:
                 self._own_reads = 0
-                self._worker.watch(self._watched.fd, self._changed)
+                self._worker.watch(self._watched.fd, self._safely(self._changed))
             else:
                 self._worker.unwatch(self._watched.fd)
 
@@ -243,13 +261,16 @@ class FileEvents:
         if self._watched is None:
             return
         if self._missed and not self._queue.replaying:
-            self._missed, self._rescan = False, differences(self._share, self._calm - SLACK)
+            self._missed, self._rescan = False, differences(self._share, self._calm - SLACK, self._only)
         paths: dict[int, bytes | None] = {FUSE_ROOT_ID: b""}
         replays: list[Replay] = []
         while len(self._queue.replaying) < WINDOW and self._find_next():
             self._number = (self._number + 1) % NUMBERS
             change = self._queue.take(self._number)
-            replay = self._replay(change, paths)
+            try:
+                replay = self._replay(change, paths)
+            except OSError:  # it went while we looked
+                replay = None
             if replay is not None:
                 replays.append(replay)
             elif change.retries and not self._missed:
@@ -344,3 +365,6 @@ class FileEvents:
 
     def close(self) -> None:
         self._end()
+        self._gather.close()
+        self._again.close()
+        self._hang_up()
