@@ -9,7 +9,7 @@
 # --allow-exec  let the host run commands here (subos-devices exec, cp)
 #
 # It takes the deb where there is dpkg, an rpm where there is rpm and one lies here, and else the zipapp with its unit;
-# without systemd it says how to start the agent.
+# without systemd it says how to start the agent. What is installed one way is changed in the same way.
 # Exit status: 0 done; 2 wrong usage; 3 something is missing; 4 the package manager failed.
 set -eu
 
@@ -42,7 +42,6 @@ rpm_is_installed() { has rpm && rpm -q $name >/dev/null 2>&1; }
 only() { [ $# -eq 1 ] && [ -f "$1" ] && printf '%s\n' "$1"; }
 
 install_deb() {
-    [ ! -e $program ] || remove_zipapp
     say "installing $(basename "$1") with dpkg"
     if new_enough; then
         dpkg -i "$1" || die 4 "dpkg could not install it" "its own words are above"
@@ -54,7 +53,6 @@ install_deb() {
 }
 
 install_rpm() {
-    [ ! -e $program ] || remove_zipapp
     say "installing $(basename "$1") with rpm"
     rpm -U --oldpackage --replacepkgs "$1" || die 4 "rpm could not install it" "its own words are above"
 }
@@ -80,7 +78,7 @@ install_zipapp() {
         say "there is no systemd here: let your init run, as root and again when it ends:  $program serve"
     fi
     ! systemd_runs || systemctl daemon-reload
-    restart
+    act restart
 }
 
 # copy FROM TO MODE: whole or not at all, also while the old one runs
@@ -96,20 +94,21 @@ with_program() {
     mv -f -- "$2.new" "$2"
 }
 
-# The host's own commands run in the agent's unit: a restart now would end this script half-way.
-restart() {
+# act restart|stop: at once, or five seconds later where this script is a command of the host's. It runs in the agent's
+# own unit then, and would be ended half-way.
+act() {
     systemd_runs || return 0
     if grep -q "/$name.service\$" /proc/self/cgroup 2>/dev/null; then
-        systemd-run --quiet --collect --on-active=5 systemctl restart $name.service
+        systemd-run --quiet --collect --on-active=5 systemctl "$1" $name.service
     else
-        systemctl restart $name.service
+        systemctl "$1" $name.service
     fi
 }
 
 remove_zipapp() {
     if has_systemd && [ -e $unit ]; then
         systemctl disable $name.service 2>/dev/null || true
-        ! systemd_runs || systemctl stop $name.service || true
+        act stop || true
     fi
     rm -f $program $unit $autostart $rules
     rmdir /etc/xdg/autostart 2>/dev/null || true
@@ -118,7 +117,7 @@ remove_zipapp() {
 
 allow_exec() {
     $name allow exec >/dev/null || $program allow exec >/dev/null
-    restart
+    act restart
     say "the host may run commands here"
 }
 
@@ -158,6 +157,7 @@ if [ "$action" != install ]; then
     $action
     exit
 fi
+[ ! -e $program ] || zipapp=yes
 if [ -z "$zipapp" ] && has dpkg && deb=$(only "$here"/${name}_*.deb); then
     install_deb "$deb"
 elif [ -z "$zipapp" ] && has rpm && rpm=$(only "$here"/$name-*.noarch.rpm); then

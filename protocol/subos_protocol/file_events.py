@@ -4,7 +4,7 @@ The worker announces **replays**: operations that the agent is to perform on the
 kernel tells its watchers of what the host has done. The agent performs the replay `number` with the file system group
 id `token(number)`, by which the worker knows its requests among others, and answers them without touching a file:
 
-    → {"replays": [[5, "create", "src", "new.c", 33188, 1042, 0, "", "", 0], …]}    fields of `Replay`
+    → {"replays": [[5, "create", "src", "new.c", 33188, 1042, 0, "", ""], …]}    fields of `Replay`
     ← {"done": [[5, 0], …]}                                                          number, errno
 
 A worker begins with {"started": true}. The one who connects the two answers {"attached": true} if there is an agent,
@@ -42,8 +42,8 @@ _ENVELOPE = 16  # bytes around the replays of a packet
 
 
 class Replay(NamedTuple):
-    """`directory` and `to_directory` are paths from the share's root, empty for the root. `parent`, `to_parent` and
-    `inode` are inode numbers, as far as they are known, by which watches are found; else 0."""
+    """`directory` and `to_directory` are paths from the share's root, empty for the root. `parent` and `inode` are the
+    inode numbers of the directory and of what is in it, by which watches are found; 0 where it is not known."""
 
     number: int
     kind: str
@@ -54,7 +54,6 @@ class Replay(NamedTuple):
     inode: int = 0
     to_directory: bytes = b""
     to_name: bytes = b""
-    to_parent: int = 0
 
 
 def token(number: int) -> int:
@@ -104,15 +103,15 @@ def unpack_replays(packet: bytes) -> List[Replay]:
 def _replay(item: Any) -> Replay:
     if not isinstance(item, list) or len(item) != len(Replay._fields):
         raise Malformed("a replay has other fields")
-    number, kind, directory, name, mode, parent, inode, to_directory, to_name, to_parent = item
-    numbers = (number, mode, parent, inode, to_parent)
+    number, kind, directory, name, mode, parent, inode, to_directory, to_name = item
+    numbers = (number, mode, parent, inode)
     if not all(type(each) is int and 0 <= each < 1 << 64 for each in numbers) or number >= NUMBERS or mode > 0xFFFF:
         raise Malformed("a replay's number is none")
     if kind not in KINDS:
         raise Malformed("a replay is of no kind")
     names = [_component(name), b"" if to_name == "" else _component(to_name)]
     paths = [_path(directory), _path(to_directory)]
-    return Replay(number, kind, paths[0], names[0], mode, parent, inode, paths[1], names[1], to_parent)
+    return Replay(number, kind, paths[0], names[0], mode, parent, inode, paths[1], names[1])
 
 
 def _bytes(text: Any) -> bytes:

@@ -17,9 +17,10 @@ from subos_devices import runtime
 from subos_devices.errors import UserError
 from subos_devices.launcher import devices, hotplug, qmp
 from subos_devices.launcher.attached import Attachment
+from subos_devices.packaging import media
 from subos_devices.supervisor import control
 from subos_devices.supervisor.zygote import Zygote
-from support.command import family, running, status_of, subos, wait_ended
+from support.command import family, refused, running, status_of, subos, wait_ended
 from support.fake_qemu import FakeQemu
 from support.waiting import eventually
 
@@ -234,3 +235,25 @@ def test_a_chardev_whose_device_is_still_plugged(folder: Path) -> None:
     ):
         asyncio.run(main())
     assert qemu.devices == {plug.id: plug.chardev}
+
+
+def test_the_agents_disk_comes_and_goes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def during(qemu: FakeQemu) -> None:
+        before = set(qemu.devices)
+        for _ in range(2):  # the second takes the place of the first
+            done = await asyncio.to_thread(subos, "agent", "install", "fake", check=0)
+            assert b"mount LABEL=SUBOS /mnt && sh /mnt/install.sh" in done.stdout
+            assert set(qemu.devices) - before == set(qemu.disks) == {"subos-agent"}
+        assert qemu.disks["subos-agent"] == media.disk()
+        assert not list(runtime.vm_folder("fake").glob("*.iso")), "QEMU has it open"
+        monkeypatch.setattr(hotplug, "UNPLUG_TIMEOUT", 0.1)
+        qemu.stubborn.add("subos-agent")
+        with pytest.raises(UserError, match="did not let go") as caught:
+            await ask("disk-remove", disk="subos-agent")
+        assert "unmount" in caught.value.hint
+        qemu.stubborn.clear()
+        await asyncio.to_thread(subos, "agent", "eject", "fake", check=0)
+        assert (set(qemu.devices), qemu.disks) == (before, {})
+        assert "no disk" in (await asyncio.to_thread(refused, "agent", "eject", "fake")).message
+
+    attach(folder, during)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import struct
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections import deque
 from pathlib import Path
 
 import pytest
 
 from subos_desktop.clipboard import TEXT, Disconnected, Selection, Unavailable, choose, probe, read_all
-from subos_desktop.clipboard.wayland.wire import pack
+from subos_desktop.clipboard.wayland.wire import Argument, Decoder, pack, unpack
 from support.clipboards import PATIENCE, Offers, given
 from support.desktops import background, copy, run, wayland_compositor, x_server
 
@@ -21,24 +20,68 @@ CLIPBOARD = Selection.CLIPBOARD
 COMMAND = (sys.executable, "-m", "subos_desktop.clipboard")
 
 
-@contextlib.asynccontextmanager
-async def bare_compositor(folder: Path) -> AsyncIterator[dict[str, str]]:
-    """What GNOME's is for us: it has a seat, and no data-control."""
+class Compositor:
+    """Offers these globals, {interface: version}, and notes what is bound."""
 
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(asyncio.IncompleteReadError):
-            while True:
-                target, word, made = struct.unpack("=III", await reader.readexactly(12))
-                assert target == 1
-                if word & 0xFFFF == 1:
-                    writer.write(pack(made, 0, "usu", (1, "wl_seat", 7))[0])
-                else:
-                    writer.write(pack(made, 0, "u", (1,))[0] + pack(1, 1, "u", (made,))[0])
+    def __init__(self, folder: Path, offered: dict[str, int]) -> None:
+        self.environment = {"WAYLAND_DISPLAY": "wayland-9", "XDG_RUNTIME_DIR": str(folder)}
+        self.bound: list[tuple[Argument, ...]] = []
+        self._path = folder / "wayland-9"
+        self._serving: list[asyncio.Task[None] | None] = []
+        self._offered = offered
+
+    async def __aenter__(self) -> Compositor:
+        self._server = await asyncio.start_unix_server(self._serve, self._path)
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        """Once the clients have gone."""
+        self._server.close()
+        await asyncio.gather(*filter(None, self._serving))
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._serving.append(asyncio.current_task())
+        decoder = Decoder()
+        registry = -1
+        while data := await reader.read(4096):
+            for message in decoder.feed(data):
+                if (message.object, message.opcode) == (1, 1):
+                    (registry,) = unpack("n", message.payload, deque())
+                    for number, (interface, version) in enumerate(self._offered.items()):
+                        writer.write(pack(registry, 0, "usu", (number, interface, version))[0])
+                elif (message.object, message.opcode) == (1, 0):
+                    (callback,) = unpack("n", message.payload, deque())
+                    writer.write(pack(callback, 0, "u", (1,))[0] + pack(1, 1, "u", (callback,))[0])
+                elif message.object == registry:
+                    self.bound.append(unpack("usun", message.payload, deque())[1:3])
         writer.close()
+        await writer.wait_closed()
 
-    server = await asyncio.start_unix_server(serve, folder / "wayland-9")
-    async with server:
-        yield {"WAYLAND_DISPLAY": "wayland-9", "XDG_RUNTIME_DIR": str(folder)}
+
+SEAT = {"wl_seat": 7}
+WLR, EXT = "zwlr_data_control_manager_v1", "ext_data_control_manager_v1"
+
+
+@pytest.mark.parametrize(
+    ("offered", "taken"),
+    [
+        ({WLR: 1}, f"{WLR} version 1, without the primary selection"),
+        ({WLR: 2}, f"{WLR} version 2"),
+        ({WLR: 2, EXT: 1}, f"{EXT} version 1"),
+        ({EXT: 7}, f"{EXT} version 1"),
+    ],
+)
+def test_the_best_data_control_is_taken(offered: dict[str, int], taken: str, tmp_path: Path) -> None:
+    async def test() -> None:
+        async with Compositor(tmp_path, SEAT | offered) as compositor:
+            choice = await choose(environment=compositor.environment)
+            assert choice.clipboard.detail == taken
+            name, _, version = taken.partition(",")[0].partition(" version ")
+            assert compositor.bound == [("wl_seat", 1), (name, int(version))]
+            await choice.clipboard.offer(Selection.PRIMARY, [TEXT], given({}))
+            await choice.clipboard.close()
+
+    asyncio.run(test())
 
 
 def test_wayland_comes_first() -> None:
@@ -55,8 +98,11 @@ def test_wayland_comes_first() -> None:
 
 
 def test_a_compositor_without_data_control_leads_to_x11(tmp_path: Path) -> None:
+    """As GNOME's is."""
+
     async def test(x: dict[str, str]) -> None:
-        async with bare_compositor(tmp_path) as wayland:
+        async with Compositor(tmp_path, SEAT) as compositor:
+            wayland = compositor.environment
             choice = await choose(environment=x | wayland)
             assert choice.clipboard.name == "x11"
             assert choice.reason == "wayland: the Wayland compositor offers no data-control; x11 works"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -11,11 +12,18 @@ from zipfile import ZipFile
 
 import pytest
 
+from subos_devices.packaging import media
+
 ROOT = Path(__file__).resolve().parents[2]
 CHOSEN = """
 from subos_devices import fast
 from subos_devices.vhost_user.ring import Virtqueue
 print(Virtqueue.__module__, fast.reason())
+"""
+PACKED = """
+import hashlib
+from subos_devices.packaging import media
+print(hashlib.sha256(media.seed()).hexdigest())
 """
 
 
@@ -52,6 +60,8 @@ def test_a_wheel_holds_what_could_be_compiled_and_works(name: str, environment: 
     venv.create(tmp_path / "venv")
     python = tmp_path / "venv/bin/python"
     run(sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-index", wheel)
+    built = run(python, "-c", PACKED, PYTHONSAFEPATH="1")
+    assert built.strip() == hashlib.sha256(media.seed()).hexdigest(), "a wheel packs the agent as a clone does"
     chosen = run(python, "-c", CHOSEN)
     if name == "compiled":
         assert chosen.split()[0] == "subos_devices.vhost_user._ring"

@@ -13,7 +13,7 @@ import pytest
 
 from subos_devices.testing import FrontEnd, Served, serve
 from subos_protocol.vsock import Op, Shutdown
-from support.vsock_driver import Driver, Packet
+from support.vsock_driver import BUFFERS, Driver, Packet
 from support.waiting import eventually
 
 BOTH = Shutdown.RCV | Shutdown.SEND
@@ -59,9 +59,9 @@ class Host:
 
 
 class Scene:
-    def __init__(self, served: Served, vm: FrontEnd, host: Host) -> None:
+    def __init__(self, served: Served, vm: FrontEnd, host: Host, buffers: int) -> None:
         self.served, self.vm, self.host = served, vm, host
-        self.guest = Driver(vm)
+        self.guest = Driver(vm, buffers)
 
     def to_guest(self, port: int = 5000, room: int = 1 << 20) -> tuple[socket.socket, Packet]:
         """A client of the host connected to the guest's `port`, and the guest's REQUEST for it."""
@@ -80,14 +80,14 @@ class Scene:
 
 
 @contextlib.contextmanager
-def scene(folder: Path, *, cpu_work: bool = False) -> Iterator[Scene]:
+def scene(folder: Path, buffers: int = BUFFERS) -> Iterator[Scene]:
     path = folder / "v"
     with (
         serve("vsock", "--uds-path", str(path)) as served,
         contextlib.closing(Host(path)) as host,
         FrontEnd.connect(served.path) as vm,
     ):
-        yield Scene(served, vm, host)
+        yield Scene(served, vm, host, buffers)
 
 
 @pytest.fixture

@@ -90,13 +90,6 @@ class Bridge:
                 await target.offer(offer.selection, offer.formats, provider)
                 self.passed += 1
 
-    async def rest(self) -> None:
-        """Until nothing passes any more."""
-        before = -1
-        while before != self.passed:
-            before = self.passed
-            await asyncio.sleep(0.1)
-
     async def stop(self) -> None:
         for task in self._tasks:
             task.cancel()

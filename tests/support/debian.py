@@ -42,6 +42,7 @@ chroot "$1" passwd -d root
 : >"$1/etc/machine-id"
 echo debian >"$1/etc/hostname"
 rm -f "$1/usr/sbin/policy-rc.d"
+echo force-unsafe-io >"$1/etc/dpkg/dpkg.cfg.d/99mmdebstrap"
 rm -rf "$1"/var/lib/apt/lists/*_* "$1"/var/cache/apt/*.bin "$1"/var/cache/apt/archives/*.deb
 cp "$1"/boot/vmlinuz-* OUT/vmlinuz
 cp "$1"/boot/initrd.img-* OUT/initrd.img
@@ -77,6 +78,7 @@ def _make_system(suite: str, packages: str, folder: Path) -> None:
     folder.chmod(0o777)  # who is root in a user namespace is another user here
     end = AT_THE_END.replace("OUT", str(folder)).replace("SIZE", str(ROOT_SIZE // MIB))
     command = ["nice", "mmdebstrap", "--quiet", "--variant=minbase", "--format=null", f"--include={packages}"]
+    command += ["--dpkgopt=force-unsafe-io"]
     command += [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in LEFT_OUT]
     command += [f"--essential-hook={BEFORE_KERNEL}", f"--customize-hook={end}", suite, "-"]
     done = subprocess.run(command, capture_output=True, text=True, errors="replace")

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -62,10 +63,15 @@ def wayland_compositor() -> Iterator[tuple[dict[str, str], subprocess.Popen[byte
             stderr=subprocess.DEVNULL,
         ) as compositor:
             try:
-                (socket,) = eventually(lambda: [path for path in Path(folder).glob("wayland-*") if path.is_socket()])
-                yield environment | {"WAYLAND_DISPLAY": socket.name}, compositor
+                path = eventually(lambda: next(filter(_listens, Path(folder).glob("wayland-*")), None))
+                yield environment | {"WAYLAND_DISPLAY": path.name}, compositor
             finally:
                 compositor.kill()
+
+
+def _listens(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as client:
+        return client.connect_ex(os.fspath(path)) == 0
 
 
 async def run(environment: Mapping[str, str], *command: str, stdin: bytes = b"") -> bytes:
@@ -80,6 +86,23 @@ async def run(environment: Mapping[str, str], *command: str, stdin: bytes = b"")
     said, wrong = await asyncio.wait_for(process.communicate(stdin), PATIENCE)
     assert process.returncode == 0, wrong.decode()
     return said
+
+
+async def equal(*pastes: tuple[Mapping[str, str], tuple[str, ...]], wanted: tuple[bytes, ...]) -> bytes:
+    """What all these commands paste, once it is the same and one of the wanted."""
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            said = set(await asyncio.gather(*(_pasted(environment, command) for environment, command in pastes)))
+            if len(said) == 1 and (found := said.pop()) in wanted:
+                return found
+
+
+async def _pasted(environment: Mapping[str, str], command: tuple[str, ...]) -> bytes:
+    """Nothing where there is nothing yet."""
+    process = await asyncio.create_subprocess_exec(
+        *command, env=dict(environment), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    return (await process.communicate())[0]
 
 
 async def copy(environment: Mapping[str, str], *command: str, stdin: bytes) -> None:

@@ -23,12 +23,14 @@ class Refused(Exception):
 
 
 class FakeQemu:
-    """`devices` is the chardev of each plugged device, by id; `chardevs` a connection each."""
+    """`devices` is the chardev, or the disk, of each plugged device, by id; `chardevs` a connection each."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.chardevs: dict[str, socket.socket] = {}
         self.devices: dict[str, str] = {}
+        self.disks: dict[str, bytes] = {}
+        """What can be read from each block node, by name."""
         self.aborted = False
         """Whether a connection had gone before its device, as no QEMU likes it."""
         self.stubborn: set[str] = set()
@@ -123,12 +125,21 @@ class FakeQemu:
                 if name in self.devices.values():
                     raise Refused("GenericError", f"Chardev '{name}' is busy")
                 self.chardevs.pop(name).close()
+            case "blockdev-add":
+                self.disks[arguments["node-name"]] = Path(arguments["file"]["filename"]).read_bytes()
+            case "blockdev-del":
+                if arguments["node-name"] in self.devices.values():
+                    raise Refused("GenericError", f"Node {arguments['node-name']} is in use")
+                del self.disks[arguments["node-name"]]
+            case "query-named-block-nodes":
+                return [{"node-name": node} for node in self.disks]
             case "device_add":
-                self.devices[name] = arguments["chardev"]
+                self.devices[name] = arguments.get("chardev") or arguments["drive"]
             case "device_del":
                 if name not in self.devices:
                     raise Refused("DeviceNotFound", f"Device '{name}' not found")
-                self.aborted |= gone(self.chardevs[self.devices[name]])
+                if chardev := self.chardevs.get(self.devices[name]):
+                    self.aborted |= gone(chardev)
                 if name not in self.stubborn:
                     del self.devices[name]
                     stamp = {"seconds": 0, "microseconds": 0}

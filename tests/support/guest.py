@@ -35,6 +35,7 @@ from .waiting import eventually
 
 BOOT_TIMEOUT = 120.0  # seconds; 6 under emulation on an idle machine
 MAX_BOOTS = 3  # in one session; a guest that is lost again and again would only take time
+CACHES = ("always", "metadata", "never")
 INSIDE = Path(__file__).with_name("inside")
 
 T = TypeVar("T")
@@ -42,7 +43,7 @@ T = TypeVar("T")
 
 class Guest:
     """The guest, with a share that it may write (`share`), one that it may not (`read_only`), one in which locks hold
-    on the host (`locked`), a mouse and an rng.
+    on the host (`locked`), one for each other cache mode (`caches`), a mouse and an rng.
 
     They lie under the same path on both sides. What goes wrong with the VM itself is raised as GuestLost, and from
     then on `lost` says why.
@@ -52,6 +53,7 @@ class Guest:
         self.share = share
         self.locked = locked
         self.read_only = read_only
+        self.caches: dict[str, Path] = {}
         self.lost = ""
         self.vm: RunningVm
         self._control: GuestControl
@@ -72,7 +74,12 @@ class Guest:
         chosen = argparse.Namespace(name=name, share=[f"{share}:rw", f"{read_only}:readonly:ro"])
         plan = VmPlan.from_settings(resolve(chosen, SETTINGS, None))
         plan = replace(plan, common={"locks": "host"}).sharing(f"{locked}:locked:rw")
+        caches = {mode: folder / mode for mode in CACHES}
+        for mode, path in caches.items():
+            path.mkdir()
+            plan = replace(plan, common={"cache": mode}).sharing(f"{path}:{mode}:rw")
         guest = cls(plan, Zygote.start(), share, read_only, locked)
+        guest.caches = caches
         guest._thread.start()
         try:
             guest._booted.result()
@@ -149,6 +156,10 @@ class Guest:
         return [sys.executable, "-S", str(self.share / ".inside" / program), *arguments]
 
     # --- the VM
+
+    def wait_for_agent(self) -> None:
+        """The agent comes a little later than the control channel."""
+        eventually(lambda: self.vm.agent.status(), timeout=60)
 
     def call(self, function: Callable[[], Awaitable[T]]) -> T:
         """Runs a coroutine function where the VM lives."""

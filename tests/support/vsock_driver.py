@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from subos_devices.testing import FrontEnd
+from subos_devices.testing import FrontEnd, NoAnswer
 from subos_protocol.vsock import HDR_SIZE, RXQ, TXQ, VIRTIO_VSOCK_HDR, VMADDR_CID_HOST, Type, virtio_vsock_hdr
 
 CID = 3
@@ -71,6 +71,12 @@ class Driver:
         assert packet.op == op, packet
         return packet
 
+    def expect_credit(self, request: Packet, fwd_cnt: int) -> None:
+        """Waits until the device has said that at least so many bytes were taken."""
+        packet = self.next()
+        while packet.src_port != request.src_port or packet.fwd_cnt < fwd_cnt:
+            packet = self.next()
+
     def there(self) -> Iterator[Packet]:
         """What is there, without waiting."""
         yield from self._waiting
@@ -107,6 +113,7 @@ class Driver:
         dst_cid: int = VMADDR_CID_HOST,
         length: int | None = None,
         sizes: Sequence[int] = (),
+        timeout: float | None = None,
     ) -> None:
         """One packet. `length` is what its header claims, `sizes` are its buffers' (default: the header, the rest)."""
         length = len(payload) if length is None else length
@@ -116,13 +123,16 @@ class Driver:
         for size in sizes or ((HDR_SIZE, len(payload)) if payload else (HDR_SIZE,)):
             parts.append(data[start : start + size])
             start += size
-        self.send_raw(*parts)
+        self.send_raw(*parts, timeout=timeout)
 
-    def send_raw(self, *parts: bytes) -> None:
-        """Buffers with anything in them. Waits until the device has given them back."""
+    def send_raw(self, *parts: bytes, timeout: float | None = None) -> None:
+        """Buffers with anything in them. Waits until the device has given them back, or fails."""
         pending = self.tx.add(parts)
         self.tx.kick()
-        self.tx.wait(pending)
+        try:
+            self.tx.wait(pending, timeout=timeout)
+        except NoAnswer as error:
+            raise AssertionError("the device does not take the packet") from error
 
     def reply(self, packet: Packet, op: int, payload: bytes = b"", **fields: int) -> None:
         """A packet of the connection that `packet` belongs to; `fields` as those of `send`."""

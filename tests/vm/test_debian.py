@@ -142,13 +142,24 @@ def test_the_agent_comes_from_the_disk_and_goes_without_a_trace(release: str, tm
         console.run("rmdir /srv/shared; ! grep virtiofs /proc/mounts")
         console.run("mount LABEL=SUBOS /mnt && sh /mnt/install.sh --remove && test -e /etc/subos/agent.conf")
         console.run("sh /mnt/install.sh --purge; umount /mnt")
-        eventually(lambda: control.ask(name, "status")["agent"] is None)
         assert files(console) == before
+    assert_nothing_is_left(name)
 
-        step("the one-file program, and back")
+
+@pytest.mark.by_hand
+def test_the_one_file_program_does_the_same(tmp_path: Path) -> None:
+    name, disk = "zipapp", debian.disk("bookworm", tmp_path / "disk.img")
+    with booted(name, disk, "--install-agent") as (console, _):
+        before = files(console)
         console.run("mount LABEL=SUBOS /mnt && sh /mnt/install.sh --zipapp --allow-exec")
         assert agent_of(name)["release"] == __version__
-        assert exec_in(name, "readlink", "/proc/self/exe")
+        assert exec_in(name, "sh", "-c", "command -v subos-agent") == "/usr/local/bin/subos-agent\n"
+        step("agent install keeps to it, and to the configuration")
+        configuration = exec_in(name, "cat", "/etc/subos/agent.conf")
+        exec_in(name, "rm", "/etc/udev/rules.d/60-subos-agent.rules")
+        subos("agent", "install", name, check=0, timeout=TIMEOUT)
+        assert exec_in(name, "cat", "/etc/subos/agent.conf") == configuration
+        step("purge it")
         console.run("sh /mnt/install.sh --purge; umount /mnt")
         assert files(console) == before
     assert_nothing_is_left(name)

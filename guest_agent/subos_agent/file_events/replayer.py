@@ -100,7 +100,7 @@ class Replayer:
         directory = tree.directory(replay.directory)
         silent = self._is_silent(replay)
         if replay.kind == kind.RENAME:
-            _rename(replay, directory, tree.directory(replay.to_directory), silent)
+            _rename(replay, directory, tree.directory(replay.to_directory))
             tree.forget(replay)
         elif silent:
             _refresh(directory, replay.name, looking(replay.number))
@@ -110,10 +110,13 @@ class Replayer:
                 tree.forget(replay)
 
     def _is_silent(self, replay: Replay) -> bool:
+        """Whether a look is enough. What is moved or removed is always replayed: that costs no more, and the kernel
+        then knows of the inode that lost a name, which may have others."""
         if replay.kind == kind.SYNC:
             return True
-        inodes = [inode for inode in (replay.parent, replay.inode, replay.to_parent) if inode]
-        return self._watches is not None and self._watches.nobody(*inodes)
+        if self._watches is None or replay.kind in (kind.DELETE, kind.RENAME):
+            return False
+        return self._watches.nobody(*(inode for inode in (replay.parent, replay.inode) if inode))
 
 
 class _Tree:
@@ -190,13 +193,7 @@ def _delete(replay: Replay, directory: int) -> None:
             remove(replay.name, dir_fd=directory)
 
 
-def _rename(replay: Replay, directory: int, to_directory: int, silent: bool) -> None:
-    if silent:
-        # The new name first: a directory's old name then goes with it, and not what is mounted below.
-        _refresh(to_directory, replay.to_name, looking(replay.number))
-        _refresh(directory, replay.name, looking(replay.number))
-        return
-
+def _rename(replay: Replay, directory: int, to_directory: int) -> None:
     def move() -> None:
         os.rename(replay.name, replay.to_name, src_dir_fd=directory, dst_dir_fd=to_directory)
 

@@ -6,6 +6,7 @@ import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..errors import UserError
 from ..supervisor.control import Handler
 
 if TYPE_CHECKING:
@@ -44,16 +45,21 @@ class HotDisks:
                 raise
 
     async def remove(self, request: dict[str, Any]) -> None:
-        """`disk`, as it was added. Raises UserError: the guest does not let go."""
+        """`disk`, as it was added. Raises UserError: there is none, the guest does not let go."""
         from . import qmp
 
+        name = str(request.get("disk", ""))
         async with self._lock, qmp.connected(self._qmp) as monitor:
-            await _take_out(monitor, str(request.get("disk", "")))
+            if not await _take_out(monitor, name):
+                raise UserError(f"the VM has no disk {name}", "subos-devices agent install VM plugs one")
 
 
-async def _take_out(monitor: Qmp, name: str) -> None:
+async def _take_out(monitor: Qmp, name: str) -> bool:
+    """Whether there was one. Raises UserError."""
     from . import hotplug
 
-    if any(node["node-name"] == name for node in await monitor.execute("query-named-block-nodes", flat=True)):
-        await hotplug.delete_device(monitor, name, BUSY)
-        await monitor.execute("blockdev-del", **{"node-name": name})
+    if all(node["node-name"] != name for node in await monitor.execute("query-named-block-nodes", flat=True)):
+        return False
+    await hotplug.delete_device(monitor, name, BUSY)
+    await monitor.execute("blockdev-del", **{"node-name": name})
+    return True

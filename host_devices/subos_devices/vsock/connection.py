@@ -133,9 +133,14 @@ class Connection:
     # --- from the host
 
     def forwarded(self, count: int) -> None:
-        """`count` more bytes of the guest's are done with. It is told when it may think that half its room is used."""
+        """`count` more bytes of the guest's are done with. It is told when it may think that half its room is used.
+
+        Linux (6.12.95, say) has no more on its way than its own buffer holds, whatever room it is given; so a smaller
+        buffer of the guest's counts as the room, or it would wait for good.
+        """
         self.fwd_cnt = (self.fwd_cnt + count) & MASK
-        if (self._received - self._told_fwd_cnt) & MASK >= self.room >> 1 and not self.guest_ended & SEND:
+        room = min(self.room, self._peer_room)
+        if (self._received - self._told_fwd_cnt) & MASK >= room >> 1 and not self.guest_ended & SEND:
             self._due_update = self.fwd_cnt != self._told_fwd_cnt
 
     def end(self, flags: int) -> None:

@@ -127,11 +127,10 @@ class Served:
 @pytest.fixture
 def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    folder = tmp_path / "subos" / "work"
-    folder.mkdir(parents=True)
-    served = Served(folder)
-    yield served
-    served.close()
+    with runtime.claim("work") as folder:
+        served = Served(folder)
+        yield served
+        served.close()
 
 
 def run(*words: str) -> int:

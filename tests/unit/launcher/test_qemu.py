@@ -56,7 +56,7 @@ def test_the_default_guest() -> None:
     assert {
         ("-m", "512M"),
         ("-smp", "3"),
-        ("-cpu", "max"),
+        ("-cpu", "max,-erms,-fsrm,-fzrm,-fsrs,-fsrc"),
         ("-object", "memory-backend-memfd,id=memory,size=512M,share=on"),
         ("-kernel", "/k/vmlinuz"),
         ("-initrd", "/k/initrd"),
@@ -91,6 +91,15 @@ def test_a_device_that_can_be_taken_out_has_a_root_port_of_its_own() -> None:
 def test_the_order_of_devices_is_kept() -> None:
     arguments = " ".join(qemu_arguments(default_guest()))
     assert arguments.index("id=root,") < arguments.index("id=mouse,") < arguments.index("virtserialport")
+
+
+def test_further_disks_can_only_be_read() -> None:
+    found = pairs(qemu_arguments(replace(default_guest(), media=[Path("/run/a,b/agent.iso")])))
+    assert {
+        ("-blockdev", "driver=file,node-name=medium0-file,filename=/run/a,,b/agent.iso,read-only=on"),
+        ("-blockdev", "driver=raw,node-name=medium0,file=medium0-file,read-only=on"),
+        ("-device", "virtio-blk-pci,drive=medium0"),
+    } <= found
 
 
 def test_a_disk_image_is_booted_by_its_firmware() -> None:

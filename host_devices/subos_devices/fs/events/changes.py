@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from subos_protocol import file_events as kind
 
@@ -16,18 +15,32 @@ NOWHERE: Place = (0, b"")
 _MERGED = (kind.MODIFY, kind.WRITTEN, kind.ATTRIB, kind.SYNC)
 
 
-@dataclass(slots=True, eq=False)
 class Change:
     """`kind` is of subos_protocol.file_events. `old` and `covered` are nodes with their generations, which the guest
     knew by the names `at` and `to` before: (0, 0) where it knew none."""
 
-    kind: str
-    at: Place
-    is_directory: bool = False
-    old: tuple[int, int] = (0, 0)
-    to: Place = NOWHERE
-    covered: tuple[int, int] = (0, 0)
-    number: int = 0
+    __slots__ = ("at", "covered", "is_directory", "kind", "number", "old", "retries", "to")
+
+    def __init__(
+        self,
+        kind: str,
+        at: Place,
+        is_directory: bool = False,
+        old: tuple[int, int] = (0, 0),
+        to: Place = NOWHERE,
+        covered: tuple[int, int] = (0, 0),
+        number: int = 0,
+        retries: int = 2,
+    ) -> None:
+        self.kind = kind
+        self.at = at
+        self.is_directory = is_directory
+        self.old = old
+        self.to = to
+        self.covered = covered
+        self.number = number
+        self.retries = retries
+        """How often it may be put back, since nobody has told yet what has become of what it is about."""
 
     @property
     def places(self) -> tuple[Place, ...]:
@@ -74,6 +87,11 @@ class ChangeQueue:
             if self._latest.get(place) is change:
                 del self._latest[place]
         return change
+
+    def put_back(self, change: Change) -> None:
+        """It was taken too early."""
+        del self.replaying[change.number]
+        self.waiting.appendleft(change)
 
     def end(self, number: int) -> Change | None:
         """What was replayed as `number`, if anything was."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from time import monotonic_ns, time
 
 from subos_protocol import file_events as kind
@@ -33,6 +33,8 @@ SLACK = 3.0  # seconds that a file's times may be behind ours, on file systems t
 PACKETS_AT_ONCE = 16  # of the agent's, before requests have their turn
 PATIENT_READS = 8  # of our own events only, before the next are left to gather
 PAUSE = 0.002  # seconds for which they are
+RETRY = 0.1  # seconds until what could not be said is said again
+READS_AT_ONCE = 64
 DEEPEST = 512  # directories above what a replay names
 
 
@@ -48,21 +50,35 @@ class FileEvents:
         self._only = only
         self._queue = ChangeQueue()
         self._children = Children(self._share.nodes)
-        self._tokens = Tokens(server, self._queue)
+        self._tokens = Tokens(server, self._queue, self._catch_up)
         server.first_token, server.token_operations = kind.FIRST_TOKEN, self._tokens.operations
         server.on_reset = self.reset
         self._watched: Watched | None = None
         self._rescan: Iterator[Change | None] | None = None
         self._calm = time()
         """When the guest last knew of everything."""
+        self._missed = False
         self._number = monotonic_ns() % NUMBERS  # not those of the worker before
         self._awake = False
         self._own_reads = 0
-        self._gather = Timer(worker, self._changed)
-        self._again = Timer(worker, self._pump)
+        self._gather = Timer(worker, self._safely(self._changed))
+        self._again = Timer(worker, self._safely(self._pump))
         channel.setblocking(False)
-        worker.watch(channel.fileno(), self._hear)
+        worker.watch(channel.fileno(), self._safely(self._hear))
         self._send(STARTED)
+
+    def _safely(self, work: Callable[[], None]) -> Callable[[], None]:
+        """What fails here must not end the worker, which has a share to serve: it is a change that was missed."""
+
+        def run() -> None:
+            try:
+                work()
+            except OSError as error:
+                self._worker.log(f"file events: {error}")
+                self._miss()
+                self._again.start(RETRY)
+
+        return run
 
     # --- the agent
 
@@ -75,8 +91,8 @@ class FileEvents:
             except OSError:
                 packet = b""
             if not packet:
-                self._worker.unwatch(self._channel.fileno())
                 self._end()
+                self._hang_up()
                 return
             try:
                 heard = unpack_heard(packet)
@@ -90,6 +106,11 @@ class FileEvents:
             for number, status in heard.results:
                 self._done(number, status)
         self._pump()
+
+    def _hang_up(self) -> None:
+        if self._channel.fileno() >= 0:
+            self._worker.unwatch(self._channel.fileno())
+            self._channel.close()
 
     def _send(self, packet: bytes) -> bool:
         """False where it cannot be said now."""
@@ -108,14 +129,16 @@ class FileEvents:
             self._worker.log(f"the host's changes cannot be watched for: {error.strerror}")
             return
         self._wake(True)
-        self._rescan = differences(self._share, self._calm - SLACK)
+        self._rescan = differences(self._share, self._calm - SLACK, self._only)
 
     def _end(self) -> None:
         if self._watched is not None:
-            self._calm = self._calm if len(self._queue) or self._rescan else time()
+            if not (len(self._queue) or self._rescan or self._missed):
+                self._calm = time()
             self._wake(False)
             self._watched.close()
         self._watched = self._rescan = None
+        self._missed = False
         self._queue.clear()
         self._children.clear()
 
@@ -133,7 +156,7 @@ class FileEvents:
             self._awake = events
             if events:
                 self._own_reads = 0
-                self._worker.watch(self._watched.fd, self._changed)
+                self._worker.watch(self._watched.fd, self._safely(self._changed))
             else:
                 self._worker.unwatch(self._watched.fd)
 
@@ -158,10 +181,20 @@ class FileEvents:
         elif not size:
             self._wake(True)
 
+    def _catch_up(self) -> None:
+        """Reads what is told already: why something is not where it was, say."""
+        for _ in range(READS_AT_ONCE):
+            size, events = self._watched.read() if self._watched is not None else (0, [])
+            if not size:
+                return
+            for event in events:
+                self._note(event)
+
     def _note(self, event: fanotify.Event) -> None:
         """Queues what an event says."""
         if event.mask & fanotify.OVERFLOW or self._queue.full:
-            self._missed()
+            self._miss()
+        if self._missed:
             return
         at, to = self._place(event.key, event.name), self._place(event.to_key, event.to_name)
         is_directory = bool(event.mask & fanotify.ONDIR)
@@ -215,10 +248,11 @@ class FileEvents:
             return False
         return True
 
-    def _missed(self) -> None:
-        """Too much at once: what waits is found again by a look at everything."""
+    def _miss(self) -> None:
+        """Too much at once. All that the guest knows is looked at, once the agent has caught up with what it has."""
+        self._missed = True
+        self._rescan = None
         self._queue.drop_waiting()
-        self._rescan = differences(self._share, self._calm - SLACK)
 
     # --- replays
 
@@ -226,22 +260,32 @@ class FileEvents:
         """Gives the agent as much to do as it may have."""
         if self._watched is None:
             return
+        if self._missed and not self._queue.replaying:
+            self._missed, self._rescan = False, differences(self._share, self._calm - SLACK, self._only)
         paths: dict[int, bytes | None] = {FUSE_ROOT_ID: b""}
         replays: list[Replay] = []
         while len(self._queue.replaying) < WINDOW and self._find_next():
             self._number = (self._number + 1) % NUMBERS
             change = self._queue.take(self._number)
-            replay = self._replay(change, paths)
-            if replay is None:
-                self._queue.end(change.number)
-            else:
+            try:
+                replay = self._replay(change, paths)
+            except OSError:  # it went while we looked
+                replay = None
+            if replay is not None:
                 replays.append(replay)
+            elif change.retries and not self._missed:
+                change.retries -= 1
+                self._queue.put_back(change)
+                self._again.start(PAUSE)
+                break
+            else:
+                self._queue.end(change.number)
         for packet in pack_replays(replays):
             if not self._send(packet):
-                self._missed()
-                for number in [replay.number for replay in replays]:
-                    self._queue.end(number)
-                self._again.start(PAUSE * 50)
+                for replay in replays:
+                    self._queue.end(replay.number)
+                self._miss()
+                self._again.start(RETRY)
                 return
         if not len(self._queue) and self._rescan is None:
             self._calm = time()
@@ -262,27 +306,35 @@ class FileEvents:
         return bool(self._queue.waiting)
 
     def _replay(self, change: Change, paths: dict[int, bytes | None]) -> Replay | None:
-        """What the agent is to do; None where there is nothing to do any more."""
+        """What the agent is to do; None where there is nothing to do any more, or where it is not known yet what has
+        become of it (`retries`)."""
         nodes, (parent, name) = self._share.nodes, change.at
         directory, to_directory = self._path(parent, paths), b""
         if directory is None:
+            change.retries = 0
             return None
-        mode, inode, to_name, to_parent = stat.S_IFDIR if change.is_directory else stat.S_IFREG, 0, b"", 0
+        mode, inode, to_name = stat.S_IFDIR if change.is_directory else stat.S_IFREG, 0, b""
         if change.kind == kind.RENAME:
             path = self._path(change.to[0], paths)
             if path is None:
+                change.retries = 0
                 return None
-            to_directory, to_name, to_parent = path, change.to[1], int(nodes.inos[change.to[0]])
+            to_directory, to_name = path, change.to[1]
         if change.kind in (kind.DELETE, kind.RENAME):
             inode = int(nodes.inos[change.old[0]])
         elif change.kind != kind.SYNC:
             found = self._tokens.located(change, change.at)
             if found is not None:
                 mode, inode = self._tokens.mode(*found), found[1].st_ino
-            elif change.kind != kind.CREATE or not self._queue.departs(change.at, change):
+                change.retries = 0
+            elif self._queue.departs(change.at, change):
+                change.retries = 0
+                if change.kind != kind.CREATE:
+                    return None
+            else:
                 return None
         numbers = mode & 0xFFFF, int(nodes.inos[parent]), inode
-        return Replay(change.number, change.kind, directory, name, *numbers, to_directory, to_name, to_parent)
+        return Replay(change.number, change.kind, directory, name, *numbers, to_directory, to_name)
 
     def _path(self, nodeid: int, paths: dict[int, bytes | None]) -> bytes | None:
         """Of a directory, from the root; None where the guest does not know it, or no replay can name it."""
@@ -313,3 +365,6 @@ class FileEvents:
 
     def close(self) -> None:
         self._end()
+        self._gather.close()
+        self._again.close()
+        self._hang_up()

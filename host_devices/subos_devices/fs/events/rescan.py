@@ -16,9 +16,9 @@ from .changes import Change, Place
 _AT_ONCE = 256  # nodes and names that are looked at before anything else has its turn
 
 
-def differences(share: Share, since: float) -> Iterator[Change | None]:
+def differences(share: Share, since: float, only: bytes = b"") -> Iterator[Change | None]:
     """Changes that make the guest see what is there; of what kept its name, what has changed since a time. None
-    comes now and then, when it has been busy for long enough."""
+    comes now and then, when it has been busy for long enough. `only` is the one name of a share of a single file."""
     nodes, looked, since_ns = share.nodes, 0, int(since * NS)
     for nodeid in range(FUSE_ROOT_ID, len(nodes.names)):
         looked += 1
@@ -52,10 +52,10 @@ def differences(share: Share, since: float) -> Iterator[Change | None]:
                 written = stat.S_ISREG(status.st_mode) and status.st_mtime_ns >= since_ns
                 yield Change(kind.WRITTEN if written else kind.ATTRIB, place, is_directory)
         if stat.S_ISDIR(status.st_mode) and status.st_mtime_ns >= since_ns:
-            yield from _new_names(share, nodeid, since_ns)
+            yield from _new_names(share, nodeid, since_ns, only)
 
 
-def _new_names(share: Share, directory: int, since_ns: int) -> Iterator[Change | None]:
+def _new_names(share: Share, directory: int, since_ns: int, only: bytes) -> Iterator[Change | None]:
     """Names that the guest has not seen, of what has changed since."""
     nodes = share.nodes
     known = {nodes.names[nodeid] for nodeid in nodes.children(directory)}
@@ -70,7 +70,7 @@ def _new_names(share: Share, directory: int, since_ns: int) -> Iterator[Change |
     for looked, name in enumerate(names, 1):
         if looked % _AT_ONCE == 0:
             yield None
-        if name not in known:
+        if name not in known and only in (b"", name):
             status = _status(share, (directory, name))
             if status is not None and status.st_ctime_ns >= since_ns:
                 yield Change(kind.CREATE, (directory, name), stat.S_ISDIR(status.st_mode))

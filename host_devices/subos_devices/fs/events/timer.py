@@ -18,6 +18,7 @@ class Timer:
     """Calls `callback` once, some time after `start`."""
 
     def __init__(self, worker: Worker, callback: Callable[[], None]) -> None:
+        self._worker = worker
         self._callback = callback
         self._fd = _libc.timerfd_create(_CLOCK_MONOTONIC, _NONBLOCK | _CLOEXEC)
         if self._fd < 0:
@@ -31,6 +32,10 @@ class Timer:
 
     def stop(self) -> None:
         _libc.timerfd_settime(self._fd, 0, _Times(0, 0, 0, 0), None)
+
+    def close(self) -> None:
+        self._worker.unwatch(self._fd)
+        os.close(self._fd)
 
     def _expired(self) -> None:
         with suppress(BlockingIOError):

@@ -67,12 +67,14 @@ _UNCHANGED = (
 
 
 class Tokens:
-    """`operations` answers requests with a token; `queue` knows the replays."""
+    """`operations` answers requests with a token; `queue` knows the replays. `catch_up` puts into it what was told but
+    not read yet."""
 
-    def __init__(self, server: FuseServer, queue: ChangeQueue) -> None:
+    def __init__(self, server: FuseServer, queue: ChangeQueue, catch_up: Callable[[], None]) -> None:
         self.server = server
         self.share = server.share
         self.queue = queue
+        self.catch_up = catch_up
         self._lookup, self._getattr = (server.rows[op][0] for op in (FuseOpcode.FUSE_LOOKUP, FuseOpcode.FUSE_GETATTR))
         self._scratch = memoryview(bytearray(1024))
         self._opened = int(server.cache.opened & ~FuseOpened.FOPEN_KEEP_CACHE | FuseOpened.FOPEN_NOFLUSH)
@@ -119,7 +121,15 @@ class Tokens:
     # --- what is there
 
     def located(self, change: Change, place: Place) -> tuple[Place, os.stat_result] | None:
-        """Where what has come to the place of a change is by now, and its status; None where it has gone for good."""
+        """Where what has come to the place of a change is by now, and its status; None where it has gone for good, or
+        nobody has told yet why it is not there."""
+        found = self._find(change, place)
+        if found is None and not self.queue.departs(place, change):
+            self.catch_up()
+            found = self._find(change, place)
+        return found
+
+    def _find(self, change: Change, place: Place) -> tuple[Place, os.stat_result] | None:
         for parent, name in self.queue.moves(place, change):
             try:
                 return (parent, name), os.stat(name, dir_fd=self.share.fd(parent), follow_symlinks=False)
