@@ -50,10 +50,22 @@ def open_root(tag: str) -> int:
             root = os.open(place, _DIRECTORY)
         except OSError:
             continue
-        if os.fstat(root).st_ino and _is_of(root, tag):
-            return root
+        if _is_of(root, tag):
+            return _writable(root)
         os.close(root)
     raise NotMounted(errno.ENOENT, "the share %s is not mounted" % tag)
+
+
+def _writable(root: int) -> int:
+    """The same directory, by a mount that is not read-only, where the kernel lets us (since 5.12)."""
+    if not os.fstatvfs(root).f_flag & os.ST_RDONLY:
+        return root
+    try:
+        view = system.writable(root)
+    except OSError:
+        return root
+    os.close(root)
+    return view
 
 
 def _is_of(root: int, tag: str) -> bool:
@@ -88,7 +100,7 @@ class Replayer:
             for replay in replays:
                 try:
                     self._perform(tree, replay)
-                except OSError as error:
+                except OSError as error:  # of which the host then makes a SYNC
                     results.append((replay.number, error.errno or errno.EIO))
                 else:
                     results.append((replay.number, 0))
@@ -106,8 +118,8 @@ class Replayer:
             _refresh(directory, replay.name, looking(replay.number))
         else:
             _PERFORM[replay.kind](replay, directory)
-            if replay.kind == kind.DELETE:
-                tree.forget(replay)
+        if replay.kind == kind.DELETE:
+            tree.forget(replay)
 
     def _is_silent(self, replay: Replay) -> bool:
         """Whether a look is enough. What is moved or removed is always replayed: that costs no more, and the kernel
