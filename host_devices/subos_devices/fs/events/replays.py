@@ -20,6 +20,7 @@ from subos_protocol.fuse_opcodes import FUSE_ROOT_ID
 from ...vhost_user.device import Worker
 from ..nodes import NAMELESS
 from ..server import FuseServer
+from ..statistics import MISSED, REPLAYED
 from . import fanotify
 from .changes import NOWHERE, Change, ChangeQueue, Place
 from .children import Children
@@ -251,6 +252,7 @@ class FileEvents:
     def _miss(self) -> None:
         """Too much at once. All that the guest knows is looked at, once the agent has caught up with what it has."""
         self._missed = True
+        self._share.statistics.words[MISSED] += 1
         self._rescan = None
         self._queue.drop_waiting()
 
@@ -353,7 +355,10 @@ class FileEvents:
     def _done(self, number: int, status: int) -> None:
         """A replay has ended. What it should have left is compared with what is there, unless more is to come."""
         change = self._queue.end(number)
-        if change is None or change.kind == kind.SYNC:
+        if change is None:
+            return
+        self._share.statistics.words[REPLAYED] += 1
+        if change.kind == kind.SYNC:
             return
         expected = {
             kind.DELETE: (False,),
