@@ -7,6 +7,7 @@ import os
 
 AT_SYMLINK_NOFOLLOW, AT_STATX_FORCE_SYNC = 0x100, 0x2000  # linux/fcntl.h
 FALLOC_FL_KEEP_SIZE = 1  # linux/falloc.h
+_FUSE_SUPER_MAGIC = 0x6573_5546  # linux/magic.h
 _AT_EMPTY_PATH = 0x1000  # linux/fcntl.h
 _OPEN_TREE, _FSCONFIG, _FSPICK, _MOUNT_SETATTR = 428, 431, 433, 442  # the same on every architecture
 _OPEN_TREE_CLONE, _MOUNT_ATTR_RDONLY, _CLOEXEC = 1, 1, os.O_CLOEXEC  # linux/mount.h
@@ -20,6 +21,7 @@ _NOBODY = 0xFFFF_FFFF
 _libc = ctypes.CDLL(None, use_errno=True)
 _int, _uint, _bytes, _offset = ctypes.c_int, ctypes.c_uint, ctypes.c_char_p, ctypes.c_int64
 _Times = ctypes.c_long * 4
+_libc.fstatfs.argtypes = [_int, ctypes.c_void_p]
 _libc.syscall.restype = ctypes.c_long
 _libc.setfsgid.argtypes = [_uint]
 _libc.setfsgid.restype = _uint
@@ -44,6 +46,13 @@ class AsGroup:
 
     def __exit__(self, *_: object) -> None:
         _libc.setfsgid(self._before)
+
+
+def is_fuse(fd: int) -> bool:
+    """Whether a descriptor is of a FUSE file system, as virtiofs is."""
+    buffer = (ctypes.c_long * 32)()  # struct statfs is 120 bytes, its first a long
+    _check(_libc.fstatfs(fd, buffer))
+    return buffer[0] & 0xFFFF_FFFF == _FUSE_SUPER_MAGIC
 
 
 def look(directory: int, name: bytes) -> None:
