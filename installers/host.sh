@@ -28,7 +28,8 @@ make          make                  make                     make               
 git           git                   git                      git                  git
 bootdisk      syslinux,syslinux-common,mtools syslinux,mtools syslinux,mtools      syslinux,mtools
 debian        mmdebstrap,uidmap,e2fsprogs,debian-archive-keyring
-desktop       xvfb,xclip,xsel,sway,wl-clipboard xorg-x11-server-Xvfb,xclip,xsel,sway,wl-clipboard xorg-server-xvfb,xclip,xsel,sway,wl-clipboard xorg-x11-server-Xvfb,xclip,xsel,sway,wl-clipboard
+xserver       xvfb,xclip            xorg-x11-server-Xvfb,xclip xorg-server-xvfb,xclip xorg-x11-server-Xvfb,xclip
+desktop       xsel,sway,wl-clipboard xsel,sway,wl-clipboard  xsel,sway,wl-clipboard xsel,sway,wl-clipboard
 TABLE
 }
 
@@ -43,7 +44,8 @@ why() {
         make) echo "the tests run make in the guest" ;;
         git) echo "the tests clone a repository in the guest" ;;
         bootdisk) echo "syslinux and mtools: the tests make a disk that boots" ;;
-        desktop) echo "an X server and a Wayland compositor without a screen: the tests copy and paste there" ;;
+        xserver) echo "an X server without a screen, and xclip: the demo and the tests copy and paste there" ;;
+        desktop) echo "a Wayland compositor without a screen, xsel and wl-clipboard: the tests copy and paste there" ;;
         debian) echo "mmdebstrap and mke2fs: the tests install the agent in a real Debian" ;;
         *) return 1 ;;
     esac
@@ -117,7 +119,8 @@ is_there() {
         headers) python_has_headers ;;
         make | git) command -v "$1" >/dev/null ;;
         # Only a PC boots such a disk.
-        desktop) { command -v Xvfb && command -v xclip && command -v xsel && command -v sway && command -v wl-copy; } >/dev/null ;;
+        xserver) { command -v Xvfb && command -v xclip; } >/dev/null ;;
+        desktop) { command -v xsel && command -v sway && command -v wl-copy; } >/dev/null ;;
         bootdisk) [ "$machine" != x86_64 ] || { command -v syslinux && command -v mformat && has_boot_sector; } >/dev/null ;;
         # Only apt makes such a system.
         debian)

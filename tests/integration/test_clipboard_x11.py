@@ -138,6 +138,21 @@ def test_30_mib_are_read_through_incr(tmp_path: Path) -> None:
     on_x(test)
 
 
+def test_who_is_read_in_part_goes_on_holding_it() -> None:
+    """xclip, as many a program, ends at the first error of the X server, such as for a window that has gone."""
+
+    async def test(clipboard: X11Clipboard, offers: Offers, environment: Environment) -> None:
+        await copy(environment, "xclip", "-selection", "clipboard", "-t", PNG, stdin=bytes(4 * MIB))
+        offer = await offers.next()
+        for limit in [0, 100_000, MIB] * 10:
+            with pytest.raises(TooLarge):
+                await read_all(clipboard, CLIPBOARD, PNG, limit)
+        assert await read_all(clipboard, CLIPBOARD, PNG, 4 * MIB) == bytes(4 * MIB)
+        assert clipboard.current(CLIPBOARD) is offer
+
+    on_x(test)
+
+
 def test_what_is_not_offered_is_not_asked_for() -> None:
     async def test(clipboard: X11Clipboard, offers: Offers, environment: Environment) -> None:
         with pytest.raises(NotOffered):

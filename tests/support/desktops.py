@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -62,10 +63,15 @@ def wayland_compositor() -> Iterator[tuple[dict[str, str], subprocess.Popen[byte
             stderr=subprocess.DEVNULL,
         ) as compositor:
             try:
-                (socket,) = eventually(lambda: [path for path in Path(folder).glob("wayland-*") if path.is_socket()])
-                yield environment | {"WAYLAND_DISPLAY": socket.name}, compositor
+                path = eventually(lambda: next(filter(_listens, Path(folder).glob("wayland-*")), None))
+                yield environment | {"WAYLAND_DISPLAY": path.name}, compositor
             finally:
                 compositor.kill()
+
+
+def _listens(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as client:
+        return client.connect_ex(os.fspath(path)) == 0
 
 
 async def run(environment: Mapping[str, str], *command: str, stdin: bytes = b"") -> bytes:

@@ -9,6 +9,7 @@ from typing import Any, cast
 import pytest
 
 from subos_devices import demo
+from subos_devices.demo import inputs
 from subos_devices.errors import SubosError
 
 
@@ -22,9 +23,9 @@ def test_a_worker_whose_pid_is_not_known_yet_is_killed_alone(monkeypatch: pytest
         server.restarts = 1
 
     monkeypatch.setattr(os, "kill", lambda *_: killed.append("group"))
-    monkeypatch.setattr(demo, "_play", played)
-    monkeypatch.setattr(demo, "_until_seen", played)
-    asyncio.run(demo._mouse_recovers(cast(Any, scene)))
+    monkeypatch.setattr(inputs, "_play", played)
+    monkeypatch.setattr(inputs, "_until_seen", played)
+    asyncio.run(inputs.mouse_recovers(cast(Any, scene)))
     assert killed == ["worker"]
 
 

@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ import pytest
 
 from subos_devices.launcher.devices import vsock_path
 from subos_devices.vsock import client
-from support.command import status_of, subos
+from support.command import COMMAND, status_of, subos
 from support.guest import Guest
 from support.steps import step
 from support.waiting import eventually
@@ -99,6 +100,22 @@ def test_the_command_joins_a_stream_to_its_own(guest: Guest, folder: Path) -> No
     echo.end()
     refused = subos("vsock", guest.vm.plan.name, "5001", check=2)
     assert b"nobody in the guest listens on vsock port 5001" in refused.stderr
+
+
+def test_the_command_hands_the_stream_over(guest: Guest, folder: Path) -> None:
+    """As ssh's ProxyUseFdpass wants it."""
+    echo = Echo(guest, folder, 5003)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.settimeout(60)
+        words = [*COMMAND, "vsock", "--pass-fd", guest.vm.plan.name, "5003"]
+        process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=theirs)
+        _, fds, _, _ = socket.recv_fds(ours, 16, 1)
+        assert process.wait(60) == 0
+    with socket.socket(fileno=fds[0]) as stream:
+        stream.sendall(b"handed over")
+        assert stream.recv(64) == b"handed over"
+    echo.end()
 
 
 def test_64_mib_of_the_guests(guest: Guest) -> None:

@@ -31,6 +31,16 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--keyboard", action="store_true", help="a keyboard")
     parser.add_argument("--rng", action="store_true", help="a random number generator")
     parser.add_argument("--vsock", action="store_true", help="streams between programs of the guest and of the host")
+    parser.add_argument(
+        "--agent",
+        nargs="?",
+        const="auto",
+        default="",
+        choices=("auto", "vsock", "serial"),
+        help="the way to the guest's agent (commands, clipboard, mounts): vsock, or a virtio-serial port where the "
+        "VM's memory is not shared",
+    )
+    parser.add_argument("--clipboard", action="append", default=[], metavar="RULE", help="as for run; may be repeated")
     config.add_flags(parser, SHARE_SETTINGS)
     parser.add_argument("--foreground", action="store_true", help="serve until Ctrl-C, which detaches everything")
     parser.set_defaults(run=run)
@@ -38,6 +48,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     from .. import config
+    from ..agent.clipboard.policy import Rules
     from ..errors import UserError
     from ..launcher import devices
     from ..launcher.attached import Attachment
@@ -48,12 +59,16 @@ def run(args: argparse.Namespace) -> int:
     common = share_options(config.resolve(args, SHARE_SETTINGS, None))
     wanted = {kind: getattr(args, kind) for kind in ("mouse", "keyboard", "rng", "vsock")}
     planned = devices.plan(shares, **wanted, common=common)
-    if not planned:
-        raise UserError("nothing to attach", "name at least one of --share, --mouse, --keyboard, --rng, --vsock")
-    attachment = Attachment(args.qmp.absolute(), args.name, planned, shares, common)
+    if not planned and not args.agent:
+        raise UserError(
+            "nothing to attach", "name at least one of --share, --mouse, --keyboard, --rng, --vsock, --agent"
+        )
+    Rules.parse(args.clipboard)
+    attachment = Attachment(args.qmp.absolute(), args.name, planned, shares, common, args.clipboard, args.agent)
 
     def report(name: str) -> None:
-        print(f"attached to {name}: {', '.join(device.name for device in planned)}")
+        names = [device.name for device in planned] + (["agent"] if args.agent else [])
+        print(f"attached to {name}: {', '.join(names)}")
         for share in shares:
             print(f"  in the guest: {share.mount_command()}")
 

@@ -65,6 +65,7 @@ async def _demo(plan: VmPlan, zygote: Zygote, report: dict[str, Any], as_json: b
     from pathlib import Path
 
     from .. import demo
+    from ..demo.clipboard import own_display
     from ..launcher.control import GuestControl, agent_command
     from ..launcher.guest_run import Mode
     from ..launcher.vm import start
@@ -79,7 +80,10 @@ async def _demo(plan: VmPlan, zygote: Zygote, report: dict[str, Any], as_json: b
     rows: list[demo.Row] = []
     with tempfile.TemporaryDirectory(prefix="subos-demo-") as folder:
         plan = plan.sharing(folder)
-        async with start(plan, zygote, command=command, mode=Mode.CONTROL, environment=variables) as vm:
+        async with (
+            own_display(),
+            start(plan, zygote, command=command, mode=Mode.CONTROL, environment=variables) as vm,
+        ):
             guest = GuestControl(vm.machine)
             await guest.wait_booted()
             report["boot_ms"] = round((time.monotonic() - began) * 1000)

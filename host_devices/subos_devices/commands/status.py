@@ -92,6 +92,8 @@ def _show(machine: dict[str, Any]) -> None:
         path = shared_path(options)
         what = path + (" (read-only)" if options.get("readonly") else "")
         what += f" at {device['mounted']}" if device.get("mounted") not in (None, path) else ""
+        if "vsock" in device:
+            what = f"{device['vsock']['connections']} open streams"
         driver = "running" if device["driver"] else "connected" if device["connected"] else "-"
         counts = (str(device[key]) for key in ("pid", "restarts", "requests"))
         table.add_row(device["name"], device["kind"], what, driver, *counts)

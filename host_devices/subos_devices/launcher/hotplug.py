@@ -21,10 +21,15 @@ GIB = 1 << 30
 log = logging.getLogger("subos")
 
 
+async def has_shared_memory(monitor: Qmp) -> bool:
+    """Whether vhost-user devices can work in the VM."""
+    backends = await monitor.execute("query-memdev")
+    return bool(backends) and all(backend.get("share") for backend in backends)
+
+
 async def check_shared_memory(monitor: Qmp) -> None:
     """Raises UserError, with the arguments to add, where the VM's memory is not shared with back ends."""
-    backends = await monitor.execute("query-memdev")
-    if backends and all(backend.get("share") for backend in backends):
+    if await has_shared_memory(monitor):
         return
     size = (await monitor.execute("query-memory-size-summary"))["base-memory"]
     text = f"{size // GIB}G" if size % GIB == 0 else f"{size >> 20}M"

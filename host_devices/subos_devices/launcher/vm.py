@@ -17,11 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from .. import runtime
-from ..agent import clock as guest_clock
-from ..agent.clipboard.driver import ClipboardDriver
 from ..agent.clipboard.policy import Rules
 from ..agent.file_events import FileEvents
-from ..agent.hub import BOOT_PATIENCE, PATIENCE, Hub
+from ..agent.hub import Hub
 from ..errors import UserError
 from ..supervisor import control as control_socket
 from ..supervisor.supervisor import Supervisor
@@ -31,6 +29,7 @@ from . import devices as device_plan
 from .control import agent_command, agent_folders
 from .devices import PlannedDevice
 from .guest_run import GuestRun, Mode, guest_environment, write_boot_files
+from .guest_side import guest_side
 from .hot_disks import HotDisks
 from .hot_shares import HotShares
 from .kernel import Kernel, find_kernel
@@ -146,13 +145,10 @@ async def start(
     with runtime.claim(plan.name) as folder:
         async with contextlib.AsyncExitStack() as stack:
             supervisor = await stack.enter_async_context(Supervisor(zygote))
-            file_events = FileEvents()
-            stack.callback(file_events.close_all)
-            await device_plan.serve(supervisor, folder, plan.devices, file_events)
-            hub = await stack.enter_async_context(Hub(folder, patience=BOOT_PATIENCE if plan.kernel else PATIENCE))
-            clipboard = ClipboardDriver(hub, plan.name, plan.clipboard)
-            clipboard.join()
-            stack.push_async_callback(clipboard.close)
+            guest = await stack.enter_async_context(
+                guest_side(folder, plan.name, plan.clipboard, has_agent=plan.kernel is not None)
+            )
+            await device_plan.serve(supervisor, folder, plan.devices, guest.file_events)
             config = _machine_config(plan, folder)
             ports: tuple[str, ...] = ("agent",)
             if plan.kernel is not None:
@@ -181,10 +177,10 @@ async def start(
                     qmp_socket=folder / "qmp.sock",
                 )
             )
-            vm = RunningVm(plan, folder, machine, supervisor, hub)
-            shares = _hot_shares(vm, file_events)
-            hub.welcome += [guest_clock.follow, lambda _peer: shares.mount_all(), file_events.follow]
-            hub.follow_port(machine.port("agent"))
+            vm = RunningVm(plan, folder, machine, supervisor, guest.hub)
+            shares = _hot_shares(vm, guest.file_events)
+            guest.serves(shares)
+            guest.hub.follow_port(machine.port("agent"))
             disks = HotDisks(folder / "qmp.sock", shares.lock)
             handlers = {"status": _status(vm, shares), **shares.handlers(), **disks.handlers()}
             await stack.enter_async_context(control_socket.serve(folder, handlers))

@@ -7,6 +7,7 @@ gives receive buffers of about 4 KiB, each one descriptor.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import NamedTuple
 
 from subos_protocol.vsock import HDR_SIZE, VIRTIO_VSOCK_HDR
@@ -15,6 +16,8 @@ from ..vhost_user.errors import BadChain
 from ..vhost_user.virtqueue import Virtqueue
 
 MOST_PARTS = 8  # of one receive buffer, so that system calls on several keep below IOV_MAX
+HOLD = 0.005  # seconds that transmit buffers are held
+MOST_HELD = 64 << 10  # bytes of them
 
 Header = tuple[int, ...]
 """The fields of virtio_vsock_hdr."""
@@ -42,6 +45,51 @@ def cut(buffers: list[memoryview]) -> tuple[list[memoryview], list[memoryview]]:
             rest = buffer[len(head[-1]) :]
             return head, [rest, *buffers[index + 1 :]] if rest else buffers[index + 1 :]
     return head, []
+
+
+class TransmitBuffers:
+    """The transmit queue as a supply of packets.
+
+    The driver gets its buffers back a quarter of a queue or HOLD seconds at a time, so that it is interrupted once for
+    many: it only frees them. But not for many bytes: Linux counts what it has not got back against the sender's
+    SO_SNDBUF, and while half of that is used it wakes nobody who waits for credit.
+    """
+
+    def __init__(self, queue: Virtqueue, alarm: Callable[[float, Callable[[], None]], None]) -> None:
+        self.queue = queue
+        self._alarm = alarm
+        self._heads: list[int] = []
+        self._parts = self._bytes = 0
+        self._due = False
+
+    def take(self) -> list[memoryview] | None:
+        """The buffers of the next packet, valid until `settle`; None where the driver will kick. Raises RingError."""
+        chain = self.queue.pop()
+        if chain is None:
+            return None
+        self._heads.append(chain.head)
+        self._parts += len(chain.readable)
+        self._bytes += sum(map(len, chain.readable))
+        return chain.readable
+
+    def settle(self) -> None:
+        """What was taken is served: it is given back, now or in a moment."""
+        if self._parts * 4 >= self.queue.size or self._bytes > MOST_HELD:
+            self.give_back()
+        elif self._heads and not self._due:
+            self._due = True
+            self._alarm(HOLD, self._give_back_late)
+
+    def give_back(self) -> None:
+        for head in self._heads:
+            self.queue.push(head, 0)
+        self._heads.clear()
+        self._parts = self._bytes = 0
+        self.queue.signal()
+
+    def _give_back_late(self) -> None:
+        self._due = False
+        self.give_back()
 
 
 class ReceiveBuffer(NamedTuple):

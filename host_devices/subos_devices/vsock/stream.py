@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from enum import Enum, auto
 
@@ -59,3 +60,9 @@ class Stream:
         """Where it is noted for the next worker."""
         self.waiting = Waiting.FOR_NOTHING
         self.deadline = 0.0
+
+    def shut_down(self, how: int) -> None:
+        """Ends a direction of the host's socket."""
+        if self.sock is not None:
+            with contextlib.suppress(OSError):
+                self.sock.shutdown(how)

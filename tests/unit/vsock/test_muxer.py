@@ -22,7 +22,8 @@ from subos_devices.vsock import host
 from subos_devices.vsock.buffers import cut, read
 from subos_devices.vsock.device import VsockDevice
 from subos_devices.vsock.known import MAX_CONNECTIONS, OPEN, Known, describe
-from subos_devices.vsock.muxer import MAX_RESETS, WIDE, Muxer
+from subos_devices.vsock.muxer import MAX_RESETS, Muxer
+from subos_devices.vsock.table import WIDE
 from subos_protocol.vsock import HDR_SIZE, VIRTIO_VSOCK_HDR, Op, virtio_vsock_hdr
 
 CID = 3
@@ -86,7 +87,7 @@ class Scene:
             self.worker.statistics = statistics
         self.muxer = Muxer(self.listener.fileno(), self.path, CID, limit, self.worker, Known(self.worker.statistics))
         self.worker.muxer = self.muxer
-        self.rx, self.tx = Queue(0), Queue(1)
+        self.rx, self.tx, self.sent = Queue(0), Queue(1), 0
         self.muxer.rx_started(self.rx)
         self.muxer.tx_started(self.tx)
 
@@ -106,7 +107,8 @@ class Scene:
         self.raw([VIRTIO_VSOCK_HDR.pack(virtio_vsock_hdr(*fields)), payload])
 
     def raw(self, buffers: list[bytes]) -> None:
-        self.tx.chains.append(Chain(len(self.tx.given), [memoryview(part) for part in buffers if part], []))
+        self.tx.chains.append(Chain(self.sent, [memoryview(part) for part in buffers if part], []))
+        self.sent += 1
         self.muxer.take(self.tx)
 
     def pass_time(self) -> None:
@@ -210,10 +212,8 @@ def test_any_first_line(line: bytes) -> None:
 
 PORTS = st.sampled_from([22, 5000, 5001, 1023, 40000])
 FIELD = st.one_of(st.sampled_from([0, 1, 2, 3, 4, 5, 100, 5000, 1 << 31, (1 << 32) - 1]), st.integers(0, (1 << 32) - 1))
-PACKET = st.tuples(
-    st.sampled_from([CID, CID, CID, 2]), st.sampled_from([2, 2, 2, CID]), PORTS, PORTS, FIELD, st.sampled_from([1, 1, 2]),
-    st.integers(0, 8), FIELD, FIELD, FIELD,
-)  # fmt: skip
+CIDS = st.sampled_from([CID, CID, CID, 2]), st.sampled_from([2, 2, 2, CID])
+PACKET = st.tuples(*CIDS, PORTS, PORTS, FIELD, st.sampled_from([1, 1, 2]), st.integers(0, 8), FIELD, FIELD, FIELD)
 ACTION = st.one_of(
     st.tuples(st.just("packet"), PACKET, st.integers(0, 70_000)),
     st.tuples(st.just("raw"), st.lists(st.binary(max_size=50), max_size=4), st.none()),
@@ -260,10 +260,10 @@ def test_anything_at_all(actions: list[tuple]) -> None:
             elif what == "time":
                 at.pass_time()
             at.worker.look()
-            assert len(at.muxer._all) <= 8
-            assert len(at.muxer._resets) <= MAX_RESETS + 16
-            assert len(at.muxer._turns) <= 8
-            assert sum(len(stream.backlog) for stream in at.muxer._all) <= 8 * WIDE
+            assert len(at.muxer.table) <= 8
+            assert len(at.muxer.table.resets) <= MAX_RESETS + 16
+            assert len(at.muxer.table.turns) <= 8
+            assert sum(len(stream.backlog) for stream in at.muxer.table._all) <= 8 * WIDE
 
 
 def test_options() -> None:

@@ -26,7 +26,7 @@ from ..interface import (
 from ..streams import closing
 from .atoms import Atoms
 from .connection import Connection
-from .reading import Requestor
+from .reading import Reader
 from .serving import Held, Owner
 
 MAX_TARGETS = 4 * MAX_FORMATS  # that are looked at
@@ -42,7 +42,6 @@ class X11Clipboard(Clipboard):
         self._connection: Optional[Connection] = None
         self._targets: Dict[Selection, Dict[str, str]] = {}  # of the present offer: format → target to ask for
         self._listing: Dict[Selection, asyncio.Task[None]] = {}
-        self._reads: Dict[Requestor, Selection] = {}
         self._released: Set[Selection] = set()
         self._echo = {selection: Echo() for selection in Selection}
         self._stamps: List[asyncio.Future[int]] = []
@@ -56,6 +55,7 @@ class X11Clipboard(Clipboard):
         self._lost, self._connection = None, connection
         self._atoms = Atoms(connection)
         self._owner = Owner(connection, self._atoms)
+        self._reader = Reader(connection, self._atoms)
         self._taking: Dict[int, Held] = {}  # what we hold as soon as the server says so
         self._one_taker = asyncio.Lock()
         self._released.clear()
@@ -85,8 +85,7 @@ class X11Clipboard(Clipboard):
         self._owner.close()
         for task in self._listing.values():
             task.cancel()
-        for requestor in self._reads:
-            requestor.fail(reason)
+        self._reader.fail(reason)
         for future in self._stamps:
             if not future.done():
                 future.set_exception(reason)
@@ -117,9 +116,8 @@ class X11Clipboard(Clipboard):
         if task := self._listing.pop(selection, None):
             task.cancel()
         if received.sub_code != xfixes.XFixesSetSelectionOwnerNotify:
-            for requestor, read in self._reads.items():
-                if read is selection:
-                    requestor.fail(Stalled("the program that holds it has ended"))
+            self._reader.fail(Stalled("the program that holds it has ended"), received.selection)
+        self._reader.forget_owner(received.selection)
         released = selection in self._released
         self._released.discard(selection)
         self._owner.held.pop(received.selection, None)
@@ -171,10 +169,10 @@ class X11Clipboard(Clipboard):
         return self._echo[selection].is_it(mime, bytes(data))
 
     async def _read_targets(self, selection: Selection) -> List[str]:
-        connection = self._connected()
+        self._connected()
         targets = (await self._atoms.intern(["TARGETS"]))["TARGETS"]
         data = bytearray()
-        async with _Reading(self, connection, selection) as requestor:
+        async with self._reader.requestor(self._numbers[selection]) as requestor:
             async for piece in requestor.convert(self._numbers[selection], targets):
                 if piece.bits != 32:
                     raise Malformed("its list of formats is none")
@@ -192,12 +190,12 @@ class X11Clipboard(Clipboard):
 
     async def _data(self, selection: Selection, name: str) -> AsyncIterator[bytes]:
         """What the owner has for the target of this name."""
-        connection = self._connected()
+        self._connected()
         target = (await self._atoms.intern([name])).get(name)
         if target is None:
             raise NotOffered(f"there are too many formats to ask for {name}")
         recoder = None
-        async with _Reading(self, connection, selection) as requestor:
+        async with self._reader.requestor(self._numbers[selection]) as requestor:
             async for piece in requestor.convert(self._numbers[selection], target):
                 if piece.bits != 8:
                     raise Malformed(f"what came as {name} are no bytes")
@@ -253,20 +251,3 @@ class X11Clipboard(Clipboard):
             return int(await stamp)
         finally:
             self._stamps.remove(stamp)
-
-
-class _Reading:
-    """A conversion that the clipboard can end from outside."""
-
-    def __init__(self, clipboard: X11Clipboard, connection: Connection, selection: Selection) -> None:
-        self._clipboard = clipboard
-        self._selection = selection
-        self._requestor = Requestor(connection, clipboard._atoms)
-
-    async def __aenter__(self) -> Requestor:
-        self._clipboard._reads[self._requestor] = self._selection
-        return self._requestor
-
-    async def __aexit__(self, *exception: object) -> None:
-        del self._clipboard._reads[self._requestor]
-        self._requestor.close()

@@ -1,0 +1,29 @@
+"""The demo: boots the default guest, drives each device from the host, and looks from inside the guest.
+
+A row is ok only if the guest itself saw the device work; `CHECKS` is the list of rows.
+"""
+
+from __future__ import annotations
+
+from . import channel, clipboard, entropy, files, inputs
+from .scene import Check, Row, Scene, run_check
+
+__all__ = ["CHECKS", "Row", "Scene", "run_check"]
+
+CHECKS: tuple[Check, ...] = (
+    ("fs", "this machine's root, read by the guest", files.root),
+    ("fs", "the host writes, the guest reads", files.host_writes),
+    ("fs", "the guest writes, the host reads", files.guest_writes),
+    ("fs", "the host changes files, the guest's watcher is told", files.events),
+    ("mouse", "moves to a position", inputs.mouse_moves),
+    ("mouse", "clicks and scrolls", inputs.mouse_clicks),
+    ("mouse", "its process is killed, and it clicks on", inputs.mouse_recovers),
+    ("keyboard", "types a word", inputs.keyboard_types),
+    ("rng", "the guest draws random bytes", entropy.generator),
+    ("vsock", "1 MiB there and back again", channel.echo),
+    ("agent", "the host runs a command in the guest", channel.runs_a_command),
+    ("clipboard", "text, copied here, pasted there", clipboard.text_to_guest),
+    ("clipboard", "text, copied there, pasted here", clipboard.text_from_guest),
+    ("clipboard", "HTML both ways", clipboard.html),
+    ("clipboard", "an image both ways", clipboard.image),
+)

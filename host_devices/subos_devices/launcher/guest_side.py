@@ -1,0 +1,39 @@
+"""What a VM has for its guest's agent: the hub, and those who work over it. `run` and `attach` have the same."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..agent import clock
+from ..agent.clipboard.driver import ClipboardDriver
+from ..agent.file_events import FileEvents
+from ..agent.hub import BOOT_PATIENCE, PATIENCE, Hub
+from .hot_shares import HotShares
+
+
+@dataclass(frozen=True)
+class GuestSide:
+    hub: Hub
+    file_events: FileEvents
+
+    def serves(self, shares: HotShares) -> None:
+        """Every agent that comes gets the time, the shares, and what happens in them."""
+        self.hub.welcome += [clock.follow, lambda _peer: shares.mount_all(), self.file_events.follow]
+
+
+@contextlib.asynccontextmanager
+async def guest_side(
+    folder: Path, name: str, clipboard: Sequence[str] = (), *, has_agent: bool = False
+) -> AsyncIterator[GuestSide]:
+    """For the VM `name`, in its folder; `clipboard` are its rules. `has_agent`: the guest starts one by itself."""
+    async with contextlib.AsyncExitStack() as stack:
+        file_events = FileEvents()
+        stack.callback(file_events.close_all)
+        hub = await stack.enter_async_context(Hub(folder, patience=BOOT_PATIENCE if has_agent else PATIENCE))
+        driver = ClipboardDriver(hub, name, clipboard)
+        driver.join()
+        stack.push_async_callback(driver.close)
+        yield GuestSide(hub, file_events)
