@@ -17,7 +17,7 @@ _KIND = 0o4  # S_IFDIR >> 12
 
 
 class Watched:
-    """Marks directories of `share` from now on. Raises OSError where there is no fanotify."""
+    """Marks directories of `share` from now on. Raises OSError where the kernel or the file system cannot."""
 
     def __init__(self, share: Share) -> None:
         self._share = share
@@ -28,8 +28,12 @@ class Watched:
         """Node and generation by the directory's key."""
         self._counted = share.statistics.words
         self._counted[WATCHED] = self._counted[UNWATCHED] = 0
+        try:
+            self._mark(FUSE_ROOT_ID, share.fd(FUSE_ROOT_ID))
+        except OSError:
+            self._group.close()
+            raise
         self._nodes.on_directory = self.add
-        self.add(FUSE_ROOT_ID)
         for nodeid in range(FUSE_ROOT_ID + 1, len(self._nodes.names)):
             if self._nodes.lookups[nodeid] and self._nodes.kinds[nodeid] == _KIND:
                 self.add(nodeid)
