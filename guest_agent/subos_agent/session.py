@@ -13,9 +13,10 @@ import signal
 from pathlib import Path
 from typing import Optional
 
-from subos_desktop.clipboard.bridge import AllowAll, Bridge
+from subos_desktop.clipboard.bridge import Bridge
 from subos_desktop.clipboard.choosing import choose
 from subos_desktop.clipboard.interface import Clipboard, ClipboardError
+from subos_desktop.clipboard.policy import AllowAll
 from subos_protocol import __version__
 from subos_protocol.agent.errors import ChannelLost
 from subos_protocol.agent.hello import Hello

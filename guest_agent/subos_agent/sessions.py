@@ -16,7 +16,7 @@ import socket
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Dict, List, Optional
+from typing import Any, Callable, Coroutine, Dict, List, Optional, Set
 
 from subos_protocol import __version__
 from subos_protocol.agent.errors import ChannelError, RemoteError
@@ -32,6 +32,7 @@ SEAT = Path("/run/systemd/seats/seat0")
 OPERATIONS = ("clipboard.offer", "clipboard.read", "clipboard.ready")
 MAX_SESSIONS = 32
 MAX_OF_USER = 4
+ACCEPT_RETRY = 1.0  # seconds
 _CREDENTIALS = struct.Struct("iII")  # struct ucred: pid, uid, gid
 
 log = logging.getLogger("subos-agent")
@@ -52,6 +53,9 @@ class Sessions:
         self._path = path
         self._seat = seat
         self._sessions: List[Session] = []
+        self._last: Optional[Peer] = None
+        """Which was the active one when we last looked."""
+        self._tasks: Set[asyncio.Future[None]] = set()
 
     def handlers(self) -> Dict[str, Handler]:
         """What the host may ask of the active session."""
@@ -63,7 +67,12 @@ class Sessions:
         loop = asyncio.get_running_loop()
         try:
             while True:
-                connection, _ = await loop.sock_accept(listener)
+                try:
+                    connection, _ = await loop.sock_accept(listener)
+                except OSError as error:  # too many open files
+                    log.warning("no session can be taken: %s", error)
+                    await asyncio.sleep(ACCEPT_RETRY)
+                    continue
                 try:
                     await self._take(connection)
                 except OSError as error:
@@ -75,6 +84,8 @@ class Sessions:
                 self._path.unlink()
             for session in list(self._sessions):
                 session.peer.close()
+            for task in list(self._tasks):
+                task.cancel()
 
     def _listen(self) -> socket.socket:
         self._path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -108,39 +119,44 @@ class Sessions:
         log.debug("a session of user %d is here", uid)
 
     def _lost(self, peer: Peer) -> None:
-        was_active = self._active() is not None and self._active_peer() is peer
         self._sessions = [session for session in self._sessions if session.peer is not peer]
-        if was_active and self._sessions:
-            asyncio.ensure_future(self.announce())  # noqa: RUF006 (short, and nobody waits for it)
+        if peer is self._last:
+            self._active()
 
-    def _active(self) -> Optional[Session]:
+    def _active(self) -> Optional[Peer]:
+        """The session whose clipboard is the guest's now. If that is another one than it was, both sides are told."""
         seated = self._seated()
-        for session in reversed(self._sessions):
-            if seated is None or session.uid == seated:
-                return session
-        return None
+        known = (session for session in reversed(self._sessions) if session.peer.hello is not None)
+        peer = next((session.peer for session in known if seated is None or session.uid == seated), None)
+        if peer is not self._last:
+            first, self._last = self._last is None, peer
+            if peer is not None and not first:  # the first one says itself that it is here
+                self._spawn(self.announce())
+        return peer
 
-    def _active_peer(self) -> Optional[Peer]:
-        session = self._active()
-        return session.peer if session is not None and session.peer.hello is not None else None
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def _seated(self) -> Optional[int]:
         """Who sits at the first seat; None where nobody knows."""
         try:
-            found = re.search(r"^ACTIVE_UID=(\d+)$", self._seat.read_text(), re.MULTILINE)
+            found = re.search(r"^ACTIVE_UID=(\d+)$", self._seat.read_text("utf-8", "replace"), re.MULTILINE)
         except OSError:
             return None
         return int(found[1]) if found else None
 
     async def announce(self) -> None:
-        """Has the host say again what it offers, if there is a session to hear it."""
-        host = self._host()
-        if host is not None and self._active_peer() is not None:
+        """Has the host and the active session say again what they offer, if both are there."""
+        host, session = self._host(), self._active()
+        if host is not None and session is not None:
             with contextlib.suppress(ChannelError):
                 await host.ask({"op": "clipboard.ready"})
+                await session.ask({"op": "clipboard.ready"})
 
     async def _to_session(self, stream: Stream) -> Optional[Head]:
-        peer = self._active_peer()
+        peer = self._active()
         if peer is None:
             raise RemoteError(
                 "no-session", "nobody's desktop session is there in the guest", "subos-agent session runs in one"
@@ -148,7 +164,7 @@ class Sessions:
         return await relay(stream, peer)
 
     async def _to_host(self, stream: Stream) -> Optional[Head]:
-        active, host = self._active_peer(), self._host()
+        active, host = self._active(), self._host()
         if active is None or stream.peer is not active:
             raise RemoteError("inactive", "another session is the active one")
         if host is None:

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from typing import Callable, Dict, List, Mapping, Optional
 
-from .interface import Clipboard, ClipboardError, Unavailable
+from .interface import Clipboard, ClipboardError, NoServer, Unavailable
 
 Environment = Mapping[str, str]
 
@@ -31,7 +31,7 @@ class Finding:
 
 def _wayland(environment: Environment, marker: Optional[str]) -> Clipboard:
     if not environment.get("WAYLAND_DISPLAY"):
-        raise Unavailable("WAYLAND_DISPLAY is not set", "start it from within the session")
+        raise NoServer("WAYLAND_DISPLAY is not set", "start it from within the session")
     from .wayland import WaylandClipboard
 
     return WaylandClipboard(environment["WAYLAND_DISPLAY"], environment.get("XDG_RUNTIME_DIR"), marker)
@@ -39,7 +39,7 @@ def _wayland(environment: Environment, marker: Optional[str]) -> Clipboard:
 
 def _x11(environment: Environment, marker: Optional[str]) -> Clipboard:
     if not environment.get("DISPLAY"):
-        raise Unavailable("DISPLAY is not set", "start it from within the session")
+        raise NoServer("DISPLAY is not set", "start it from within the session")
     try:
         from .x11 import X11Clipboard
     except ImportError as error:
@@ -65,6 +65,7 @@ BACKENDS: Dict[str, Callable[[Environment, Optional[str]], Clipboard]] = {
     "pyperclip": _pyperclip,
     "memory": _memory,
 }
+DISPLAY_SERVERS = 2  # of them: Wayland and X11
 BY_ITSELF = ("wayland", "x11", "pyperclip")  # in this order; memory is nobody's desktop
 
 
@@ -82,9 +83,15 @@ async def choose(
             raise Unavailable(f"there is no clipboard backend {name!r}", f"there are {', '.join(BACKENDS)}")
         return Choice(await _connected(name, environment, marker), "asked for")
     obstacles: List[str] = []
+    missing = 0
     for name in BY_ITSELF:
         try:
+            if missing == DISPLAY_SERVERS:  # pyperclip would take a server that is gone for an empty clipboard
+                raise NoServer("no display server answers", "is this a desktop session?")
             clipboard = await _connected(name, environment, marker)
+        except NoServer as error:
+            missing += 1
+            obstacles.append(f"{name}: {error.message}")
         except ClipboardError as error:
             obstacles.append(f"{name}: {error.message}")
         else:

@@ -8,6 +8,7 @@ file made anew: so there is no link in it that a later name could lead through, 
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import os
 import shutil
@@ -17,15 +18,24 @@ import tempfile
 import time
 import urllib.parse
 from pathlib import Path
-from typing import IO, AsyncIterator, Callable, Dict, Iterator, List, Optional, Tuple
+from typing import IO, Any, AsyncIterator, Callable, Dict, Iterator, List, Tuple
 
 from .interface import ClipboardError, Malformed, NotOffered
 
 FILES = "application/x-subos-files"
 """The format's name on the channel."""
+PATHS = (
+    "x-special/gnome-copied-files",
+    "x-special/mate-copied-files",
+    "application/x-kde-cutselection",
+    "application/vnd.portal.files",
+    "application/vnd.portal.filetransfer",
+)
+"""Formats that name files of this machine, beside text/uri-list: they never travel."""
 MAX_LIST = 1 << 20  # bytes of a text/uri-list
 MAX_MEMBERS = 100_000
 MAX_DEPTH = 64
+MAX_EXTENSION = 1 << 16  # bytes of what precedes a member: its long name, its attributes
 MAX_AGE = 7 * 24 * 3600.0  # seconds; older drop folders go when a new one is made
 CHUNK = 1 << 16
 
@@ -76,7 +86,11 @@ async def pack(paths: List[Path]) -> AsyncIterator[bytes]:
     def write(target: IO[bytes]) -> None:
         with tarfile.open(fileobj=target, mode="w|", format=tarfile.PAX_FORMAT) as tar:
             for name, path in _names(paths):
-                tar.add(path, name, filter=_plain)
+                parent = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                try:
+                    _add(tar, name, parent, path.name, 0)
+                finally:
+                    os.close(parent)
 
     async for chunk in _written_by_thread(write):
         yield chunk
@@ -90,13 +104,47 @@ def _names(paths: List[Path]) -> Iterator[Tuple[str, Path]]:
         yield (path.name if count == 1 else f"{path.stem} ({count}){path.suffix}"), path
 
 
-def _plain(member: tarfile.TarInfo) -> Optional[tarfile.TarInfo]:
-    """Without what only this machine knows; nothing but files and folders."""
-    if not (member.isreg() or member.isdir()):
-        return None
-    member.uid = member.gid = 0
-    member.uname = member.gname = ""
-    return member
+def _add(tar: tarfile.TarFile, name: str, parent: int, last: str, depth: int) -> None:
+    """A file, or a folder with all in it; nothing else. What is to be read is opened in a folder that is open: in a
+    shared one the guest may change names meanwhile, and no link that it puts there leads elsewhere."""
+    if stat.S_IFMT(os.stat(last, dir_fd=parent, follow_symlinks=False).st_mode) not in (stat.S_IFREG, stat.S_IFDIR):
+        return
+    descriptor = os.open(last, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
+    try:
+        found = os.fstat(descriptor)
+        member = tarfile.TarInfo(name)
+        member.mode, member.mtime = found.st_mode & 0o777, int(found.st_mtime)
+        if stat.S_ISREG(found.st_mode):
+            member.size = found.st_size
+            with open(descriptor, "rb", CHUNK, closefd=False) as source:
+                tar.addfile(member, source)
+        elif stat.S_ISDIR(found.st_mode) and depth < MAX_DEPTH:
+            member.type = tarfile.DIRTYPE
+            tar.addfile(member)
+            for each in sorted(os.listdir(descriptor)):
+                with contextlib.suppress(FileNotFoundError):  # gone since
+                    _add(tar, f"{name}/{each}", descriptor, each, depth + 1)
+    finally:
+        os.close(descriptor)
+
+
+_EXTENSIONS = (
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+)
+
+
+class _Member(tarfile.TarInfo):
+    """What precedes a member is read into memory, so it has a limit. A sparse file would be larger than what is sent:
+    its zeros fill the disk."""
+
+    def _proc_member(self, tar: tarfile.TarFile) -> Any:
+        if self.type == tarfile.GNUTYPE_SPARSE or (self.type in _EXTENSIONS and self.size > MAX_EXTENSION):
+            raise Malformed("a header of a kind that no copy has")
+        return super()._proc_member(tar)  # type: ignore[misc] # a hook for such classes, says tarfile.py
 
 
 async def unpack(chunks: AsyncIterator[bytes], folder: Path) -> List[Path]:
@@ -106,17 +154,19 @@ async def unpack(chunks: AsyncIterator[bytes], folder: Path) -> List[Path]:
         return sorted(folder.iterdir())
     except BaseException as error:
         shutil.rmtree(folder, ignore_errors=True)
-        if isinstance(error, (OSError, tarfile.TarError, ValueError)):
+        if isinstance(error, Exception) and not isinstance(error, ClipboardError):  # tarfile raises a lot
             raise ClipboardError(f"the files could not be pasted: {error}") from error
         raise
 
 
 def _extract(source: IO[bytes], folder: Path) -> None:
-    with tarfile.open(fileobj=source, mode="r|") as tar:
+    with tarfile.open(fileobj=source, mode="r|", tarinfo=_Member) as tar:
         for count, member in enumerate(tar):
             if count >= MAX_MEMBERS:
                 raise Malformed(f"more than {MAX_MEMBERS} files")
             path = folder.joinpath(*_checked_parts(member.name))
+            if member.issparse():
+                raise Malformed("a file with holes")
             if member.isdir():
                 path.mkdir(mode=0o755, parents=True, exist_ok=True)
             elif member.isreg():
@@ -144,6 +194,9 @@ def _write_file(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> No
 
 # --- tarfile blocks, so it runs in a thread behind a pipe
 
+_THREADS = concurrent.futures.ThreadPoolExecutor(16, "clipboard-files")
+"""Not asyncio's own few: whoever takes nothing holds up one of these, and nobody else's work."""
+
 
 async def _written_by_thread(write: Callable[[IO[bytes]], None]) -> AsyncIterator[bytes]:
     """What `write` writes, in a thread that waits while nobody takes it."""
@@ -154,7 +207,7 @@ async def _written_by_thread(write: Callable[[IO[bytes]], None]) -> AsyncIterato
         with open(write_end, "wb", CHUNK) as target:
             write(target)
 
-    work = loop.run_in_executor(None, run)
+    work = loop.run_in_executor(_THREADS, run)
     reader = asyncio.StreamReader()
     pipe = open(read_end, "rb", 0)  # noqa: SIM115 (the transport closes it)
     transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), pipe)
@@ -166,10 +219,7 @@ async def _written_by_thread(write: Callable[[IO[bytes]], None]) -> AsyncIterato
         raise ClipboardError(f"the copied files cannot be read: {error}") from error
     finally:
         transport.close()  # a thread that still writes gets EPIPE
-        if not work.done():
-            await asyncio.wait({work}, timeout=1.0)
-        if work.done() and not work.cancelled():
-            work.exception()
+        work.add_done_callback(lambda work: work.cancelled() or work.exception())
 
 
 async def _read_by_thread(chunks: AsyncIterator[bytes], read: Callable[[IO[bytes]], None]) -> None:
@@ -183,13 +233,17 @@ async def _read_by_thread(chunks: AsyncIterator[bytes], read: Callable[[IO[bytes
             while source.read(CHUNK):  # what follows the archive's end
                 pass
 
-    work = loop.run_in_executor(None, run)
+    work = loop.run_in_executor(_THREADS, run)
+    writing = None
     try:
         async for chunk in chunks:
-            await loop.run_in_executor(None, _write_all, write_end, chunk)
+            writing = loop.run_in_executor(_THREADS, _write_all, write_end, chunk)
+            await asyncio.shield(writing)
     except BrokenPipeError:
         pass  # `read` has given up, and says why
     finally:
+        if writing is not None:  # the descriptor is its own until then
+            await asyncio.wait({writing})
         os.close(write_end)
         await asyncio.wait({work})
     await work

@@ -2,6 +2,7 @@
 
 ClipboardError
 ├── Unavailable      this desktop gives no such access
+│   └── NoServer     there is no display server, or none that answers
 ├── Disconnected     the server has gone; connect() may be called again
 ├── NotOffered       nothing of that format is there (any more)
 ├── Stalled          the program that holds the data does not go on
@@ -38,6 +39,10 @@ class ClipboardError(Exception):
 
 class Unavailable(ClipboardError):
     """This desktop gives no such access."""
+
+
+class NoServer(Unavailable):
+    """There is no display server, or none that answers."""
 
 
 class Disconnected(ClipboardError):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ examples, for a VM called work (subos-devices status lists the names):
   date | subos-devices clipboard work set               from here on to be pasted in the guest
   subos-devices clipboard work set --type image/png <shot.png
   subos-devices clipboard work formats                  the types that the guest offers
-  subos-devices clipboard work watch --json             a line at each change
+  subos-devices clipboard work watch                    a line at each change, and how far transfers are
   subos-devices clipboard work off                      nothing passes; on again: on
   subos-devices clipboard work policy both=text-only from-guest.text=ask limit=1M
   subos-devices clipboard work yes                      what is being asked may pass; or no
@@ -63,21 +64,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 async def _run(args: argparse.Namespace) -> int:
-    from subos_protocol.agent.errors import ChannelError, RemoteError
-
-    from ..agent.caller import connected
-    from ..agent.hub import AgentError
-    from ..errors import UserError
+    from ..agent.caller import connected, told
 
     work = {"get": _get, "set": _set, "formats": _formats, "watch": _watch, "yes": _answer, "no": _answer}
     async with connected(args.name) as peer:
-        try:
+        with told():
             await work.get(args.action, _policy)(args, peer)
-        except RemoteError as error:
-            known = AgentError.of(error)
-            raise UserError(known.message, known.hint) from error
-        except ChannelError as error:
-            raise AgentError.of(error) from error
     return 0
 
 
@@ -126,16 +118,26 @@ async def _formats(args: argparse.Namespace, peer: Peer) -> None:
 
 
 async def _watch(args: argparse.Namespace, peer: Peer) -> None:
-    from ..text import printable
-
+    before: dict[str, Any] = {}
     async with peer.call(_head(args, "watch")) as stream:
         while (message := await stream.receive()) is not None:
             if args.json:
                 print(json.dumps(message.content), flush=True)
             elif isinstance(message.content, dict):
-                for selection, formats in message.content.items():
-                    print(f"{selection}: {printable(', '.join(map(str, formats)) or 'nothing')}", flush=True)
+                for line in _changes(before, message.content):
+                    print(line, flush=True)
+                before = message.content
         await stream.result()
+
+
+def _changes(before: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
+    from ..text import printable
+
+    for selection in ("clipboard", "primary"):
+        if now.get(selection, []) != before.get(selection, []) or (not before and selection in now):
+            yield f"{selection}: {printable(', '.join(map(str, now.get(selection, []))) or 'nothing')}"
+    for transfer in now.get("transfers", []):
+        yield _transfer(transfer)
 
 
 async def _policy(args: argparse.Namespace, peer: Peer) -> None:
@@ -159,3 +161,10 @@ def _size(size: int) -> str:
 
 async def _answer(args: argparse.Namespace, peer: Peer) -> None:
     await peer.ask(_head(args, "answer", yes=args.action == "yes"))
+
+
+def _transfer(transfer: dict[str, Any]) -> str:
+    from ..text import printable
+
+    mib = transfer["bytes"] / (1 << 20)
+    return f"passing {transfer['direction']}: {printable(str(transfer['type']))}, {mib:.1f} MiB so far"

@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 
 from subos_desktop.clipboard import files
-from subos_desktop.clipboard.bridge import AllowAll, Bridge
+from subos_desktop.clipboard.bridge import Bridge
 from subos_desktop.clipboard.formats import HTML, PNG, TEXT, URI_LIST
 from subos_desktop.clipboard.interface import ClipboardError, NotOffered, Selection, TooLarge
 from subos_desktop.clipboard.memory import MemoryClipboard
+from subos_desktop.clipboard.policy import AllowAll
 from subos_protocol.agent.hello import Hello
 from subos_protocol.agent.peer import Peer
 
@@ -148,7 +149,7 @@ async def test_both_copy_at_once_and_end_with_the_same() -> None:
         before = -1
         while before != host.bridge._serial + guest.bridge._serial:  # until nobody says anything more: no loop
             before = host.bridge._serial + guest.bridge._serial
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.6)
         assert before <= 200
         seen = []
         for side in (host, guest):
@@ -173,10 +174,10 @@ class Only:
     def limit(self, mime: str) -> int:
         return 10
 
-    async def approve(self, direction: str, mime: str) -> bool:
+    async def approve(self, direction: str, mime: str, copy: int) -> bool:
         return self.yes
 
-    def record(self, direction: str, mime: str, size: int, digest: str) -> None:
+    def record(self, direction: str, mime: str, size: int, digest: str, complete: bool) -> None:
         self.passed.append((direction, mime, size))
 
 

@@ -9,7 +9,7 @@ import os
 import socket
 from typing import Callable, Deque, Dict, List, Optional, Tuple
 
-from ..interface import PATIENCE, Disconnected, Unavailable
+from ..interface import PATIENCE, Disconnected, NoServer
 from .protocol import CALLBACK, DISPLAY, Interface
 from .wire import Argument, Decoder, Message, WireError, pack, unpack
 
@@ -67,7 +67,7 @@ class Connection:
     # --- opening and closing -----------------------------------------------------------------------------------
 
     async def open(self, path: str) -> None:
-        """Raises Unavailable."""
+        """Raises NoServer."""
         loop = asyncio.get_running_loop()
         opened = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         opened.setblocking(False)
@@ -76,7 +76,7 @@ class Connection:
         except (OSError, asyncio.TimeoutError) as error:
             opened.close()
             reason = getattr(error, "strerror", None) or "it does not answer"
-            raise Unavailable(
+            raise NoServer(
                 f"no connection to the Wayland compositor at {path}: {reason}", "is WAYLAND_DISPLAY right?"
             ) from error
         self._socket = opened

@@ -18,7 +18,7 @@ from Xlib.error import DisplayError, XauthError, XError, xerror_class
 from Xlib.ext import xfixes
 from Xlib.protocol import display, event, request, rq
 
-from ..interface import PATIENCE, Disconnected, Unavailable
+from ..interface import PATIENCE, Disconnected, NoServer, Unavailable
 
 RECEIVE = 1 << 20  # bytes read at once
 MAX_UNSENT = 64 << 20  # bytes; a server that takes nothing any more is given up
@@ -89,7 +89,7 @@ class Connection:
             if getattr(self._display, "socket", None) is not None:
                 self._display.socket.close()
             reason = "it does not answer" if isinstance(error, socket.timeout) else str(error).strip()
-            raise Unavailable(f"no connection to the X server: {reason}", "is DISPLAY set, and XAUTHORITY?") from error
+            raise NoServer(f"no connection to the X server: {reason}", "is DISPLAY set, and XAUTHORITY?") from error
         self._display.set_error_handler(self._failed)
         self._socket = self._display.socket
         self._socket.setblocking(False)

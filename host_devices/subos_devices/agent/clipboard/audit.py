@@ -20,8 +20,8 @@ def path() -> Path:
     return Path(state, "subos", "clipboard.log")
 
 
-def record(vm: str, direction: str, mime: str, size: int, digest: str) -> None:
-    """Adds a line. Raises OSError."""
+def record(vm: str, direction: str, mime: str, size: int, digest: str, complete: bool) -> None:
+    """Adds a line. What was broken off (not `complete`) is there too: so much of it has passed. Raises OSError."""
     file = path()
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     line = {
@@ -31,6 +31,7 @@ def record(vm: str, direction: str, mime: str, size: int, digest: str) -> None:
         "type": mime,
         "size": size,
         "sha256": digest,
+        "complete": complete,
     }
     descriptor = os.open(file, os.O_CREAT | os.O_APPEND | os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:

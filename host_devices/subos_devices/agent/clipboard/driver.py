@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import socket
 import sys
+from collections import deque
 from collections.abc import Sequence
+from time import monotonic
 
 from subos_protocol import __version__
 from subos_protocol.agent.errors import ChannelLost, RemoteError
@@ -25,6 +28,12 @@ FROM_AGENT = ("clipboard.offer", "clipboard.read", "clipboard.ready")
 FROM_COMMANDS = tuple(f"host-clipboard.{word}" for word in ("get", "set", "formats", "watch", "policy", "answer"))
 START_SECONDS = 15.0
 END_SECONDS = 2.0
+MAX_OF_GUEST = 32
+"""Requests at once: of what the process takes, half stays for commands (`subos-devices clipboard VM off`)."""
+STARTS, STARTS_SECONDS = 5, 60.0
+"""How often the process is started in so many seconds: a guest that knows how to end it shall not keep us at that."""
+
+log = logging.getLogger("subos")
 
 
 class ClipboardDriver:
@@ -36,12 +45,15 @@ class ClipboardDriver:
         self._rules = list(rules)
         self._peer: Peer | None = None
         self._process: asyncio.subprocess.Process | None = None
-        self._starting = asyncio.Lock()
+        self._starting: asyncio.Future[Peer] | None = None
+        self._started: deque[float] = deque(maxlen=STARTS)
+        self._of_guest = 0
+        self._closed = False
 
     def join(self) -> None:
         """The hub passes on to us what is of the clipboard."""
         for operation in FROM_AGENT:
-            self._hub.handlers[operation] = self._pass_on
+            self._hub.handlers[operation] = self._from_guest
         for operation in FROM_COMMANDS:
             self._hub.own[operation] = self._command
 
@@ -52,18 +64,35 @@ class ClipboardDriver:
             self._rules += [rule for rule in rules if isinstance(rule, str)]  # the next process begins with them
         return reply
 
+    async def _from_guest(self, stream: Stream) -> Head | None:
+        if self._of_guest >= MAX_OF_GUEST:
+            log.warning("the guest %s: it wants more than %d things of the clipboard at once", self._vm, MAX_OF_GUEST)
+            raise RemoteError("busy", f"{MAX_OF_GUEST} requests are under way")
+        self._of_guest += 1
+        try:
+            return await self._pass_on(stream)
+        finally:
+            self._of_guest -= 1
+
     async def _pass_on(self, stream: Stream) -> Head | None:
         return await relay(stream, await self._ready())
 
     async def _ready(self) -> Peer:
-        async with self._starting:
-            if self._peer is None or self._peer.is_lost:
-                await self._start()
-            assert self._peer is not None
+        if self._peer is not None and not self._peer.is_lost:
             return self._peer
+        if self._starting is None or self._starting.done():
+            self._starting = asyncio.ensure_future(self._start())
+        return await asyncio.shield(self._starting)  # whoever asked may give up; others wait too
 
-    async def _start(self) -> None:
+    async def _start(self) -> Peer:
         await self._end()
+        if self._closed:
+            raise RemoteError("lost", "the VM has ended")
+        if len(self._started) == STARTS and monotonic() - self._started[0] < STARTS_SECONDS:
+            raise RemoteError("failed", "the host's clipboard process has died too often: it is left alone for a while")
+        if self._started:
+            log.warning("the guest %s: the host's clipboard process has died, and is started again", self._vm)
+        self._started.append(monotonic())
         ours, theirs = socket.socketpair()
         handlers: dict[str, Handler] = dict.fromkeys(FROM_AGENT, self._to_agent)
         peer = Peer(Hello("subos-devices", __version__, sorted(handlers)), handlers, opener=False)
@@ -80,11 +109,14 @@ class ClipboardDriver:
                 )
             await connect(peer, ours)
             await asyncio.wait_for(peer.ready(), START_SECONDS)
-        except (OSError, TimeoutError, ChannelLost) as error:
+        except BaseException as error:
             peer.close()
             ours.close()
-            raise RemoteError("failed", f"the host's clipboard process does not start: {error}") from error
+            if isinstance(error, (OSError, TimeoutError, ChannelLost)):
+                raise RemoteError("failed", f"the host's clipboard process does not start: {error}") from error
+            raise
         self._peer = peer
+        return peer
 
     async def _to_agent(self, stream: Stream) -> Head | None:
         agent = self._hub.peer
@@ -94,6 +126,10 @@ class ClipboardDriver:
 
     async def close(self) -> None:
         """Ends the process."""
+        self._closed = True
+        if self._starting is not None:
+            self._starting.cancel()
+            await asyncio.gather(self._starting, return_exceptions=True)
         if self._peer is not None:
             self._peer.close("the VM has ended")
         await self._end()

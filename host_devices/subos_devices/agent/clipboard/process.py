@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import logging
 import shutil
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator
+from typing import Any
 
-from subos_desktop.clipboard.bridge import OUT, Bridge
+from subos_desktop.clipboard.bridge import Bridge, Remote
 from subos_desktop.clipboard.choosing import choose
 from subos_desktop.clipboard.formats import is_mime
-from subos_desktop.clipboard.interface import Clipboard, ClipboardError, Selection
+from subos_desktop.clipboard.interface import Clipboard, ClipboardError, Selection, TooLarge
+from subos_desktop.clipboard.policy import OUT
+from subos_desktop.clipboard.streams import closing
 from subos_protocol import __version__
 from subos_protocol.agent.errors import ChannelLost, RemoteError
 from subos_protocol.agent.frames import Head
@@ -28,9 +31,12 @@ from subos_protocol.agent.stream import Stream
 
 from ...errors import UserError
 from . import audit
-from .policy import FROM_GUEST, TO_GUEST, Rules
+from .policy import FROM_GUEST, TO_GUEST, Rules, type_of
 
-RETRY = 5.0  # seconds until a desktop that has gone is looked for again
+FIRST_RETRY, LAST_RETRY = 1.0, 60.0
+"""Seconds until a desktop that is not there, or has gone, is looked for again."""
+PROGRESS_SECONDS = 0.5
+"""How often those who watch are told how far transfers are."""
 ANSWER_SECONDS = 60.0
 """How long a person may think about whether something may pass."""
 
@@ -46,6 +52,7 @@ class HostPolicy:
         self.question: tuple[str, str] | None = None
         self._answer: asyncio.Future[bool] | None = None
         self._asking = asyncio.Lock()
+        self._asked: dict[tuple[str, str, int], asyncio.Future[bool | None]] = {}
 
     def allows(self, direction: str, mime: str) -> bool:
         return self.rules.action(_way(direction), mime) != "deny"
@@ -53,11 +60,21 @@ class HostPolicy:
     def limit(self, mime: str) -> int:
         return self.rules.limit(mime)
 
-    async def approve(self, direction: str, mime: str) -> bool:
-        action = self.rules.action(_way(direction), mime)
-        return action == "allow" or (action == "ask" and await self._ask(_way(direction), mime))
+    async def approve(self, direction: str, mime: str, copy: int) -> bool:
+        """An answer holds for what was copied, so programs that paste it again and again do not ask each time."""
+        way = _way(direction)
+        if self.rules.action(way, mime) == "ask":
+            key = (way, type_of(mime), copy)
+            asked = self._asked.get(key)
+            if asked is None or (asked.done() and asked.result() is None):
+                self._asked = {old: future for old, future in self._asked.items() if old[0] != way or old[2] == copy}
+                asked = self._asked[key] = asyncio.ensure_future(self._ask(way, mime))
+            if not await asyncio.shield(asked):
+                return False
+        return self.rules.action(way, mime) != "deny"
 
-    async def _ask(self, way: str, mime: str) -> bool:
+    async def _ask(self, way: str, mime: str) -> bool | None:
+        """What a person says; None: nobody did."""
         async with self._asking:
             self.question, self._answer = (way, mime), asyncio.get_running_loop().create_future()
             text = f"may {mime} pass {way} in {self.vm}? subos-devices clipboard {self.vm} yes (or no)"
@@ -69,7 +86,7 @@ class HostPolicy:
             try:
                 return await asyncio.wait_for(self._answer, ANSWER_SECONDS)
             except TimeoutError:
-                return False
+                return None
             finally:
                 self.question = self._answer = None
 
@@ -79,9 +96,9 @@ class HostPolicy:
             raise RemoteError("not-found", "nothing is being asked")
         self._answer.set_result(yes)
 
-    def record(self, direction: str, mime: str, size: int, digest: str) -> None:
+    def record(self, direction: str, mime: str, size: int, digest: str, complete: bool) -> None:
         try:
-            audit.record(self.vm, _way(direction), mime, size, digest)
+            audit.record(self.vm, _way(direction), mime, size, digest, complete)
         except OSError as error:
             log.warning("the clipboard's log cannot be written: %s", error)
 
@@ -111,13 +128,18 @@ class Commands:
     async def _get(self, stream: Stream) -> Head:
         selection, mime = _selection(stream.head), stream.head.get("type")
         formats = self._bridge.remote[selection].formats if selection in self._bridge.remote else ()
+        if not formats:
+            hint = "what was copied here, or given by set, is not the guest's" if self._bridge.local else ""
+            raise RemoteError("not-found", f"the guest has nothing in {selection.value} that may be had", hint)
         if not isinstance(mime, str):
-            mime = next(iter(formats), "")
+            mime = formats[0]
         try:
-            async for chunk in self._bridge.fetch(selection, mime):
-                await stream.send(chunk)
+            async with closing(self._bridge.fetch(selection, mime)) as chunks:
+                async for chunk in chunks:
+                    await stream.send(chunk)
         except ClipboardError as error:
-            raise RemoteError("not-found", error.message, f"it offers {', '.join(formats) or 'nothing'}") from error
+            code = "too-large" if isinstance(error, TooLarge) else "not-found"
+            raise RemoteError(code, error.message, error.hint or f"it offers {', '.join(formats)}") from error
         return {"type": mime}
 
     async def _set(self, stream: Stream) -> Head:
@@ -141,30 +163,48 @@ class Commands:
         return {"size": len(data)}
 
     async def _formats(self, stream: Stream) -> Head:
-        return self._offered() | {"question": self._policy.question, "desktop": self.desktop}
-
-    def _offered(self) -> Head:
-        return {
-            selection.value: list(remote.formats)
-            for selection, remote in sorted(self._bridge.remote.items(), key=lambda item: item[0].value)
+        return self._offered() | {
+            "question": self._policy.question,
+            "desktop": self.desktop,
+            "transfers": self._transfers(),
         }
 
+    def _offered(self) -> Head:
+        nothing = Remote()
+        return {each.value: list(self._bridge.remote.get(each, nothing).formats) for each in Selection}
+
     async def _watch(self, stream: Stream) -> Head:
-        while True:
-            await stream.event(self._offered())
-            self._bridge.changed.clear()
-            await self._bridge.changed.wait()
+        told: Head = {}
+        async for _ in self._bridge.changes():
+            while True:
+                transfers = self._transfers()
+                if told != (told := self._offered() | {"transfers": transfers}):
+                    await stream.event(told)
+                if not transfers:
+                    break
+                await asyncio.sleep(PROGRESS_SECONDS)
+        raise AssertionError("changes do not end")
+
+    def _transfers(self) -> list[Head]:
+        """Those under way: a short one is over before anybody sees it."""
+        return [
+            {"direction": _way(transfer.direction), "type": transfer.mime, "bytes": transfer.done}
+            for transfer in self._bridge.transfers
+        ]
 
     async def _change_policy(self, stream: Stream) -> Head:
+        """All of the rules, or none where one of them is none."""
         texts = stream.head.get("rules", [])
+        rules = copy.deepcopy(self._policy.rules)
         try:
             for text in texts if isinstance(texts, list) else []:
-                self._policy.rules.apply(str(text))
+                rules.apply(str(text))
         except UserError as error:
             raise RemoteError("malformed", error.message, error.hint) from error
         if texts:
-            await self._bridge.announce()
-        return self._policy.rules.table()
+            self._policy.rules = rules
+            await self._bridge.review()
+        return rules.table()
 
     async def _answer(self, stream: Stream) -> Head:
         self._policy.answer(stream.head.get("yes") is True)
@@ -187,43 +227,54 @@ async def run(channel: socket.socket, vm: str, rules: Rules) -> None:
     peer = Peer(Hello("subos-devices", __version__, sorted(table)), table, opener=True)
     await asyncio.get_running_loop().connect_accepted_socket(lambda: peer, channel)
     sharing = asyncio.ensure_future(_share(bridge, peer, commands))
-    await peer.lost()
-    sharing.cancel()
-    await asyncio.gather(sharing, return_exceptions=True)
+    gone = asyncio.ensure_future(peer.lost())
+    await asyncio.wait({sharing, gone}, return_when=asyncio.FIRST_COMPLETED)
+    for task in (sharing, gone):
+        task.cancel()
+    failed, _ = await asyncio.gather(sharing, gone, return_exceptions=True)
+    peer.close()
+    if isinstance(failed, Exception) and not isinstance(failed, ChannelLost):
+        raise failed  # this process is of no more use; the launcher starts another one
 
 
 async def _share(bridge: Bridge, peer: Peer, commands: Commands) -> None:
-    """With a desktop while there is one; without one commands alone use the clipboard."""
+    """With a desktop while there is one; without one commands alone use the clipboard. Until the hub hangs up."""
     await peer.ready()
+    clipboard = await _desktop(commands)
+    while not peer.is_lost:
+        bridge.use(clipboard)
+        work: list[asyncio.Future[Any]] = [asyncio.ensure_future(bridge.run(peer, announce=True))]
+        if clipboard is None:
+            work.append(asyncio.ensure_future(_appears(commands)))
+        try:
+            await asyncio.wait(work, return_when=asyncio.FIRST_COMPLETED)
+            clipboard = next((task.result() for task in work if task.done()), None)
+        except ClipboardError as error:
+            commands.desktop = f"none: {error.message}"
+            clipboard = None
+        finally:
+            for task in work:
+                task.cancel()
+            await asyncio.gather(*work, return_exceptions=True)
+
+
+async def _appears(commands: Commands) -> Clipboard:
+    wait = FIRST_RETRY
     while True:
-        async with _desktop(commands) as clipboard:
-            bridge.use(clipboard)
-            try:
-                async with asyncio.timeout(None if clipboard else RETRY):
-                    await bridge.run(peer, announce=True)
-            except ClipboardError as error:
-                log.info("the desktop has gone: %s", error.message)
-            except (TimeoutError, ChannelLost):
-                pass
-            if peer.is_lost:
-                return
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(wait)
+        if (clipboard := await _desktop(commands)) is not None:
+            return clipboard
+        wait = min(2 * wait, LAST_RETRY)
 
 
-@contextlib.asynccontextmanager
-async def _desktop(commands: Commands) -> AsyncIterator[Clipboard | None]:
+async def _desktop(commands: Commands) -> Clipboard | None:
     try:
         choice = await choose()
     except ClipboardError as error:
         commands.desktop = f"none: {error.message}"
-        yield None
-        return
+        return None
     commands.desktop = choice.reason
-    try:
-        yield choice.clipboard
-    finally:
-        with contextlib.suppress(ClipboardError):
-            await choice.clipboard.close()
+    return choice.clipboard
 
 
 def main() -> int:
