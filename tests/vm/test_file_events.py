@@ -54,8 +54,8 @@ def watching(guest: Guest, *paths: Path, recursive: bool = False) -> Iterator[He
     """Within it, somebody in the guest watches. The list is filled at the end of the block."""
     output = guest.share / f"heard-{time.monotonic_ns()}"
     options = ["-r"] if recursive else []
-    begun = guest.begin(guest.inside_command("watcher.py", str(output), *options, *map(str, paths)), timeout=120)
-    eventually(lambda: output.exists() and output.read_text(), timeout=60)
+    begun = guest.begin(guest.inside_command("watcher.py", str(output), *options, *map(str, paths)), timeout=400)
+    eventually(lambda: output.exists() and output.read_text(), timeout=120)
     heard: Heard = []
     yield heard
     end(paths[0])
@@ -217,6 +217,7 @@ def test_names_of_any_bytes(guest: Guest, always: Path) -> None:
         assert of(heard, name)[:1] == ["CREATE"], name
 
 
+@pytest.mark.timeout(600)
 def test_a_thousand_files_are_checked_out(guest: Guest, always: Path) -> None:
     git = ["git", "-c", "user.name=n", "-c", "user.email=e@e", "-c", "gc.auto=0"]
     step("make a repository with two branches")

@@ -125,11 +125,11 @@ class Replayer:
             tree.forget(replay)
 
     def _is_silent(self, replay: Replay) -> bool:
-        """Whether a look is enough. What is moved or removed is always replayed: that costs no more, and the kernel
-        then knows of the inode that lost a name, which may have others."""
+        """Whether a look is enough. Names that come and go are always replayed: that costs no more, and the kernel then
+        knows that the directory has changed, and which inode lost a name, of which it may have others."""
         if replay.kind == kind.SYNC:
             return True
-        if self._watches is None or replay.kind in (kind.DELETE, kind.RENAME):
+        if self._watches is None or replay.kind in (kind.CREATE, kind.DELETE, kind.RENAME):
             return False
         return self._watches.nobody(*(inode for inode in (replay.parent, replay.inode) if inode))
 
@@ -180,9 +180,10 @@ def _look_up(directory: int, name: bytes) -> None:
 
 
 def _refresh(directory: int, name: bytes, gid: int) -> None:
-    """The name, and what it names, as they are now."""
+    """The name, what it names and its directory, as they are now."""
     with system.AsGroup(gid):
         _look_up(directory, name)
+        system.look(directory)
         with contextlib.suppress(FileNotFoundError):
             system.look(directory, name)
 
@@ -209,15 +210,10 @@ def _delete(replay: Replay, directory: int) -> None:
 
 
 def _rename(replay: Replay, directory: int, to_directory: int) -> None:
-    def move() -> None:
-        os.rename(replay.name, replay.to_name, src_dir_fd=directory, dst_dir_fd=to_directory)
-
+    """What the kernel has cached by the old name may be another file by now, or nothing: it is looked up first."""
     with system.AsGroup(token(replay.number)):
-        try:
-            move()
-        except FileNotFoundError:
-            _look_up(directory, replay.name)
-            move()
+        _look_up(directory, replay.name)
+        os.rename(replay.name, replay.to_name, src_dir_fd=directory, dst_dir_fd=to_directory)
 
 
 def _written(replay: Replay, directory: int) -> None:

@@ -55,9 +55,10 @@ def is_fuse(fd: int) -> bool:
     return buffer[0] & 0xFFFF_FFFF == _FUSE_SUPER_MAGIC
 
 
-def look(directory: int, name: bytes) -> None:
-    """Has the kernel ask the file system for the attributes of `name`."""
-    _check(_libc.statx(directory, name, AT_SYMLINK_NOFOLLOW | AT_STATX_FORCE_SYNC, STATX_BASIC_STATS, _buffer))
+def look(directory: int, name: bytes = b"") -> None:
+    """Has the kernel ask the file system for the attributes of `name`, or of the directory itself."""
+    flags = AT_SYMLINK_NOFOLLOW | AT_STATX_FORCE_SYNC | (0 if name else _AT_EMPTY_PATH)
+    _check(_libc.statx(directory, name, flags, STATX_BASIC_STATS, _buffer))
 
 
 def touch(directory: int, name: bytes, *, content: bool) -> None:

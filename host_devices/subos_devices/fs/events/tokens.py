@@ -231,7 +231,7 @@ class Tokens:
                 raise error(errno.ENOENT)
             return self._ghost(stat.S_IFDIR if change.is_directory else stat.S_IFREG)
         entry = self.truth(found[0])
-        if found[0] != place:
+        if found[0] != place or self.queue.departs(place, change):
             entry[_VALID] = entry[_ATTR_VALID] = bytes(8)
         return entry
 
