@@ -37,7 +37,7 @@ from .transfer import GIVE_SECONDS, TAKE_SECONDS, Transfer, patience
 
 OFFER_SECONDS = 10.0
 RELEASE_SECONDS = 2.0
-CHUNK = 1 << 15
+CHUNK = 1 << 17
 LAST_SERIAL = 1 << 53
 """What every JSON reader keeps exactly."""
 MAX_FILE_TRANSFERS = 4

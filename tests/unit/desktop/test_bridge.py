@@ -164,6 +164,8 @@ async def test_both_copy_at_once_and_end_with_the_same() -> None:
 class Only:
     """A policy that lets text go out, up to ten bytes."""
 
+    logs = True
+
     def __init__(self) -> None:
         self.passed: list[tuple[str, str, int]] = []
         self.yes = True

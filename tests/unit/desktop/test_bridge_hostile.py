@@ -93,35 +93,27 @@ async def test_numbers_and_formats_that_are_none() -> None:
 
 
 @run
-async def test_a_thousand_reads_at_once() -> None:
+async def test_thousands_of_reads_at_once() -> None:
     async with joined() as (host, guest):
         host.bridge._policy = AllowAll(1 << 40)
         endless = Endless()
         host.clipboard.copy_from(CLIPBOARD, [PNG], endless)
         await until(lambda: guest.clipboard.formats(CLIPBOARD))
-        streams = [guest.peer.call(read(host.bridge.local[CLIPBOARD].serial, PNG)) for _ in range(1000)]
-        await asyncio.sleep(0.5)
+        serial = host.bridge.local[CLIPBOARD].serial
+        streams = []
+        for _ in range(20):  # at once they would be more than a connection takes: it would be hung up on
+            streams += [guest.peer.call(read(serial, PNG)) for _ in range(100)]
+            await asyncio.sleep(0.01)
+        await until(lambda: sum(stream.is_over for stream in streams) == 2000 - 64)
+        await asyncio.sleep(0.3)
         assert len(host.bridge.transfers) == 64
         assert all(transfer.done < 2 << 20 for transfer in host.bridge.transfers), "it runs ahead of who does not read"
-        assert sum(stream.is_over for stream in streams) == 1000 - 64
         for stream in streams:
             stream.cancel()
         await until(lambda: not host.bridge.transfers)
         host.clipboard.copy(CLIPBOARD, {TEXT: b"next"})
         await until(lambda: TEXT in guest.clipboard.formats(CLIPBOARD))
         assert await guest.paste() == b"next"
-
-
-@run
-async def test_ten_thousand_reads_at_once_end_the_connection() -> None:
-    async with joined() as (host, guest):
-        host.clipboard.copy_from(CLIPBOARD, [PNG], Endless())
-        await until(lambda: guest.clipboard.formats(CLIPBOARD))
-        for _ in range(10_000):
-            guest.peer.call(read(host.bridge.local[CLIPBOARD].serial, PNG))
-        await asyncio.wait_for(guest.peer.lost(), 10)
-        await until(lambda: not host.bridge.transfers)
-        assert host.peer.is_lost
 
 
 @run

@@ -46,6 +46,8 @@ log = logging.getLogger("subos.clipboard")
 class HostPolicy:
     """Rules, the questions that they make a person answer, and the log of what has passed."""
 
+    logs = True
+
     def __init__(self, vm: str, rules: Rules) -> None:
         self.vm = vm
         self.rules = rules
