@@ -99,7 +99,8 @@ with_program() {
 act() {
     systemd_runs || return 0
     if grep -q "/$name.service\$" /proc/self/cgroup 2>/dev/null; then
-        systemd-run --quiet --collect --on-active=5 systemctl "$1" $name.service
+        systemd-run --quiet --collect --on-active=5 --timer-property=AccuracySec=100ms \
+            systemctl "$1" $name.service
     else
         systemctl "$1" $name.service
     fi

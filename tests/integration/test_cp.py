@@ -89,6 +89,13 @@ async def test_into_a_guest_out_of_it_and_between_two(tree: Path, tmp_path: Path
         assert sorted(os.listdir(tmp_path / "guest")) == ["big", "sub", "tree"]
 
 
+class Archive(io.BytesIO):
+    """In place of standard input."""
+
+    def give_up(self) -> None:
+        raise AssertionError("nobody interrupts it")
+
+
 @on_a_loop
 async def test_tar_archives_on_the_streams(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with vm():
@@ -105,12 +112,12 @@ async def test_tar_archives_on_the_streams(tree: Path, tmp_path: Path, monkeypat
         with tarfile.open(fileobj=data, mode="w:gz") as tar:
             tar.add(tree, "a/b/tree")
             tar.add(tree / "sub" / "link", "z/link")
-        monkeypatch.setattr(copying.sys, "stdin", io.TextIOWrapper(io.BytesIO(data.getvalue())))
+        monkeypatch.setattr(copying, "StandardInput", lambda: Archive(data.getvalue()))
         (tmp_path / "into").mkdir()
         await cp("-", f"vm:{tmp_path}/into")
         same(tree, tmp_path / "into/a/b/tree")
         assert os.readlink(tmp_path / "into/z/link") == "../big"
-        monkeypatch.setattr(copying.sys, "stdin", io.TextIOWrapper(io.BytesIO(b"no tar" * 1000)))
+        monkeypatch.setattr(copying, "StandardInput", lambda: Archive(b"no tar" * 1000))
         with pytest.raises(CopyFailed, match="no tar archive"):
             await cp("-", f"vm:{tmp_path}/into")
 
@@ -181,6 +188,36 @@ async def test_a_guest_that_sends_nonsense(tmp_path: Path) -> None:
             await cp("vm:/x", tmp_path / "there")
     assert os.listdir(tmp_path) == ["there"]
     assert os.listdir(tmp_path / "there") == []
+
+
+@on_a_loop
+async def test_what_never_ends_can_be_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A guest's file of an exabyte of zeros, and a standard input on which nothing comes."""
+
+    async def get(stream: Stream) -> Head:
+        await stream.event({"file": "", "size": 1 << 60})
+        await stream.event({"hole": 1 << 60})
+        return {}
+
+    (tmp_path / "into").mkdir()
+    reader, writer = os.pipe()
+    before = os.dup(0)
+    os.dup2(reader, 0)
+    try:
+        async with vm(table={**handlers(ALL_ON), "get": get}):
+            with open(os.devnull, "wb") as nowhere:
+                monkeypatch.setattr(copying.sys, "stdout", io.TextIOWrapper(nowhere, write_through=True))
+                for words in (("vm:/zeros", "-"), ("-", f"vm:{tmp_path}/into")):
+                    task = asyncio.create_task(cp(*words))
+                    await asyncio.sleep(0.5)
+                    assert not task.done()
+                    task.cancel()
+                    with pytest.raises(asyncio.CancelledError):
+                        await asyncio.wait_for(task, 10)
+    finally:
+        os.dup2(before, 0)
+        for descriptor in (before, reader, writer):
+            os.close(descriptor)
 
 
 def test_a_disk_that_is_full(tmp_path: Path) -> None:

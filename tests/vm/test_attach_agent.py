@@ -42,6 +42,7 @@ def portless() -> Iterator[Path]:
         assert status_of(name)["agent"]["way"] == "virtio-serial"
         monitor = runtime.vm_folder(name) / "qmp.sock"
         asyncio.run(take_port_out(monitor))
+        eventually(lambda: status_of(name)["agent"] is None, BOOT)  # noticed, though no port tells its end
         yield monitor
 
 

@@ -107,7 +107,7 @@ def test_the_agent_comes_from_the_disk_and_goes_without_a_trace(release: str, tm
         step("install the agent, as the launcher says")
         console.run(command[1])
         agent = agent_of(name)
-        assert (agent["software"], agent["release"]) == ("subos-agent", __version__)
+        assert (agent["software"], agent["release"], agent["way"]) == ("subos-agent", __version__, "vsock")
         console.run("umount /mnt; systemctl is-enabled subos-agent; systemctl is-active subos-agent")
 
         step("a share is mounted as soon as it is added")
@@ -116,7 +116,7 @@ def test_the_agent_comes_from_the_disk_and_goes_without_a_trace(release: str, tm
         assert "the host was here" in console.run("cat /srv/shared/from-host")
 
         step("commands are refused until the guest allows them")
-        assert "commands for the host are off" in refused("exec", name, "--", "true").message
+        assert "for the host are off in this guest" in refused("exec", name, "--", "true").message
         console.run("subos-agent allow exec && systemctl restart subos-agent")
         eventually(lambda: subos("exec", name, "--", "true").returncode == 0, timeout=TIMEOUT)
         done = subos("exec", name, "--", "sh", "-c", "echo out; echo err >&2; exit 7", check=7, timeout=TIMEOUT)
@@ -142,6 +142,7 @@ def test_the_agent_comes_from_the_disk_and_goes_without_a_trace(release: str, tm
         console.run("rmdir /srv/shared; ! grep virtiofs /proc/mounts")
         console.run("mount LABEL=SUBOS /mnt && sh /mnt/install.sh --remove && test -e /etc/subos/agent.conf")
         console.run("sh /mnt/install.sh --purge; umount /mnt")
+        eventually(lambda: control.ask(name, "status")["agent"] is None)
         assert files(console) == before
     assert_nothing_is_left(name)
 
@@ -177,5 +178,5 @@ def test_cloud_init_installs_the_agent_at_the_first_boot(release: str, tmp_path:
         assert agent_of(name)["release"] == __version__
         console.run("cloud-init status --wait || cat /var/log/cloud-init-output.log")
         assert "the host was here" in console.run("cat /srv/code/from-host")
-        assert "commands for the host are off" in refused("exec", name, "--", "true").message
+        assert "for the host are off in this guest" in refused("exec", name, "--", "true").message
         assert console.run("cat /etc/hostname").strip() == "debian"

@@ -23,19 +23,60 @@ _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _ESCAPE = re.compile(r"\\([0-7]{3})")
 
 
-class NotMounted(OSError):
-    """The share is mounted nowhere in this guest."""
+class Mount:
+    """Where the share `tag` is mounted in this guest."""
+
+    def __init__(self, tag: str) -> None:
+        self._tag = tag
+        self._place = ""
+        self._device = -1
+
+    def open_root(self) -> int:
+        """The share's root, by a mount that is not read-only, where the kernel lets us (since 5.12). Raises OSError
+        where it is mounted nowhere."""
+        root = self._open(self._place) if self._place else -1
+        if root < 0:
+            root = self._find()
+        if not os.fstatvfs(root).f_flag & os.ST_RDONLY:
+            return root
+        try:
+            view = system.writable(root)
+        except OSError:
+            return root
+        os.close(root)
+        return view
+
+    def _find(self) -> int:
+        for device, place in _mounts(self._tag):
+            self._place, self._device = place, device
+            root = self._open(place)
+            if root >= 0:
+                return root
+        self._place = ""
+        raise FileNotFoundError(errno.ENOENT, "the share is not mounted", self._tag)
+
+    def _open(self, place: str) -> int:
+        """The directory there, or -1 if something else is there (by now, or mounted over it)."""
+        try:
+            root = os.open(place, _DIRECTORY)
+        except OSError:
+            return -1
+        if os.fstat(root).st_dev == self._device and system.is_fuse(root):
+            return root
+        os.close(root)
+        return -1
 
 
-def mount_points(tag: str) -> List[str]:
-    """Where the root of the share is mounted (mountinfo(5)), the newest mount first."""
+def _mounts(tag: str) -> List[Tuple[int, str]]:
+    """The device number of the share's file system and where its root is mounted (mountinfo(5)); the newest first."""
     found = []
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
         for line in lines:
             before, _, after = line.partition(" - ")
             fields, source = before.split(" "), after.split(" ")
             if source[0] == "virtiofs" and _unescape(source[1]) == tag and fields[3] == "/":
-                found.append(_unescape(fields[4]))
+                major, _, minor = fields[2].partition(":")
+                found.append((os.makedev(int(major), int(minor)), _unescape(fields[4])))
     return found[::-1]
 
 
@@ -43,44 +84,18 @@ def _unescape(text: str) -> str:
     return _ESCAPE.sub(lambda match: chr(int(match[1], 8)), text)
 
 
-def open_root(tag: str) -> int:
-    """The share's root. Raises NotMounted."""
-    for place in mount_points(tag):
-        try:
-            root = os.open(place, _DIRECTORY)
-        except OSError:
-            continue
-        if os.fstat(root).st_ino and _is_of(root, tag):
-            return root
-        os.close(root)
-    raise NotMounted(errno.ENOENT, "the share %s is not mounted" % tag)
-
-
-def _is_of(root: int, tag: str) -> bool:
-    """Whether the directory is the share's, and not that of what was mounted over it."""
-    device = os.fstat(root).st_dev
-    wanted = "%d:%d" % (os.major(device), os.minor(device))
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
-        for line in lines:
-            before, _, after = line.partition(" - ")
-            if before.split(" ")[2] == wanted:
-                source = after.split(" ")
-                return source[0] == "virtiofs" and _unescape(source[1]) == tag
-    return False
-
-
 class Replayer:
     """Replays on the share `tag`. `watches` None: everything is taken for watched."""
 
     def __init__(self, tag: str, watches: Optional[Watches] = None) -> None:
-        self._tag = tag
+        self._mount = Mount(tag)
         self._watches = watches
 
     def perform(self, replays: Sequence[Replay]) -> List[Tuple[int, int]]:
         """Performs them in order. Returns (number, errno) of each. The share is held only meanwhile, so that it can be
         unmounted."""
         try:
-            tree = _Tree(open_root(self._tag))
+            tree = _Tree(self._mount.open_root())
         except OSError as error:
             return [(replay.number, error.errno or errno.EIO) for replay in replays]
         results = []
@@ -88,7 +103,7 @@ class Replayer:
             for replay in replays:
                 try:
                     self._perform(tree, replay)
-                except OSError as error:
+                except OSError as error:  # of which the host then makes a SYNC
                     results.append((replay.number, error.errno or errno.EIO))
                 else:
                     results.append((replay.number, 0))
@@ -106,15 +121,15 @@ class Replayer:
             _refresh(directory, replay.name, looking(replay.number))
         else:
             _PERFORM[replay.kind](replay, directory)
-            if replay.kind == kind.DELETE:
-                tree.forget(replay)
+        if replay.kind == kind.DELETE:
+            tree.forget(replay)
 
     def _is_silent(self, replay: Replay) -> bool:
-        """Whether a look is enough. What is moved or removed is always replayed: that costs no more, and the kernel
-        then knows of the inode that lost a name, which may have others."""
+        """Whether a look is enough. Names that come and go are always replayed: that costs no more, and the kernel then
+        knows that the directory has changed, and which inode lost a name, of which it may have others."""
         if replay.kind == kind.SYNC:
             return True
-        if self._watches is None or replay.kind in (kind.DELETE, kind.RENAME):
+        if self._watches is None or replay.kind in (kind.CREATE, kind.DELETE, kind.RENAME):
             return False
         return self._watches.nobody(*(inode for inode in (replay.parent, replay.inode) if inode))
 
@@ -165,9 +180,10 @@ def _look_up(directory: int, name: bytes) -> None:
 
 
 def _refresh(directory: int, name: bytes, gid: int) -> None:
-    """The name, and what it names, as they are now."""
+    """The name, what it names and its directory, as they are now."""
     with system.AsGroup(gid):
         _look_up(directory, name)
+        system.look(directory)
         with contextlib.suppress(FileNotFoundError):
             system.look(directory, name)
 
@@ -194,15 +210,10 @@ def _delete(replay: Replay, directory: int) -> None:
 
 
 def _rename(replay: Replay, directory: int, to_directory: int) -> None:
-    def move() -> None:
-        os.rename(replay.name, replay.to_name, src_dir_fd=directory, dst_dir_fd=to_directory)
-
+    """What the kernel has cached by the old name may be another file by now, or nothing: it is looked up first."""
     with system.AsGroup(token(replay.number)):
-        try:
-            move()
-        except FileNotFoundError:
-            _look_up(directory, replay.name)
-            move()
+        _look_up(directory, replay.name)
+        os.rename(replay.name, replay.to_name, src_dir_fd=directory, dst_dir_fd=to_directory)
 
 
 def _written(replay: Replay, directory: int) -> None:

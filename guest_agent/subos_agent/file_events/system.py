@@ -7,6 +7,12 @@ import os
 
 AT_SYMLINK_NOFOLLOW, AT_STATX_FORCE_SYNC = 0x100, 0x2000  # linux/fcntl.h
 FALLOC_FL_KEEP_SIZE = 1  # linux/falloc.h
+_FUSE_SUPER_MAGIC = 0x6573_5546  # linux/magic.h
+_AT_EMPTY_PATH = 0x1000  # linux/fcntl.h
+_OPEN_TREE, _FSCONFIG, _FSPICK, _MOUNT_SETATTR = 428, 431, 433, 442  # the same on every architecture
+_OPEN_TREE_CLONE, _MOUNT_ATTR_RDONLY, _CLOEXEC = 1, 1, os.O_CLOEXEC  # linux/mount.h
+_FSPICK_CLOEXEC, _FSPICK_EMPTY_PATH = 1, 8
+_FSCONFIG_SET_FLAG, _FSCONFIG_CMD_RECONFIGURE = 0, 7
 UTIME_NOW, UTIME_OMIT = (1 << 30) - 1, (1 << 30) - 2  # linux/stat.h
 STATX_BASIC_STATS = 0x7FF
 _STATX_SIZE = 256
@@ -15,6 +21,8 @@ _NOBODY = 0xFFFF_FFFF
 _libc = ctypes.CDLL(None, use_errno=True)
 _int, _uint, _bytes, _offset = ctypes.c_int, ctypes.c_uint, ctypes.c_char_p, ctypes.c_int64
 _Times = ctypes.c_long * 4
+_libc.fstatfs.argtypes = [_int, ctypes.c_void_p]
+_libc.syscall.restype = ctypes.c_long
 _libc.setfsgid.argtypes = [_uint]
 _libc.setfsgid.restype = _uint
 _libc.statx.argtypes = [_int, _bytes, _int, _uint, ctypes.c_void_p]
@@ -40,9 +48,17 @@ class AsGroup:
         _libc.setfsgid(self._before)
 
 
-def look(directory: int, name: bytes) -> None:
-    """Has the kernel ask the file system for the attributes of `name`."""
-    _check(_libc.statx(directory, name, AT_SYMLINK_NOFOLLOW | AT_STATX_FORCE_SYNC, STATX_BASIC_STATS, _buffer))
+def is_fuse(fd: int) -> bool:
+    """Whether a descriptor is of a FUSE file system, as virtiofs is."""
+    buffer = (ctypes.c_long * 32)()  # struct statfs is 120 bytes, its first a long
+    _check(_libc.fstatfs(fd, buffer))
+    return buffer[0] & 0xFFFF_FFFF == _FUSE_SUPER_MAGIC
+
+
+def look(directory: int, name: bytes = b"") -> None:
+    """Has the kernel ask the file system for the attributes of `name`, or of the directory itself."""
+    flags = AT_SYMLINK_NOFOLLOW | AT_STATX_FORCE_SYNC | (0 if name else _AT_EMPTY_PATH)
+    _check(_libc.statx(directory, name, flags, STATX_BASIC_STATS, _buffer))
 
 
 def touch(directory: int, name: bytes, *, content: bool) -> None:
@@ -54,6 +70,35 @@ def touch(directory: int, name: bytes, *, content: bool) -> None:
 def allocate(fd: int) -> None:
     """Reserves the first byte of a file, which changes nothing that can be seen (IN_MODIFY)."""
     _check(_libc.fallocate64(fd, FALLOC_FL_KEEP_SIZE, 0, 1))
+
+
+def writable(root: int) -> int:
+    """The directory `root` of a file system that is mounted read-only, as by a mount of our own that is not, and that
+    ends with the descriptor. What others have mounted stays read-only.
+
+    Nothing can be written by it that the share's server does not let us; but the kernel would replay nothing else.
+    """
+    picked = _syscall(_FSPICK, root, b"", _FSPICK_CLOEXEC | _FSPICK_EMPTY_PATH)
+    try:
+        _syscall(_FSCONFIG, picked, _FSCONFIG_SET_FLAG, b"rw", None, 0)
+        _syscall(_FSCONFIG, picked, _FSCONFIG_CMD_RECONFIGURE, None, None, 0)
+    finally:
+        os.close(picked)
+    tree = _syscall(_OPEN_TREE, root, b"", _OPEN_TREE_CLONE | _CLOEXEC | _AT_EMPTY_PATH)
+    try:
+        attributes = (ctypes.c_uint64 * 4)(0, _MOUNT_ATTR_RDONLY, 0, 0)  # struct mount_attr: set, clear
+        _syscall(_MOUNT_SETATTR, tree, b"", _AT_EMPTY_PATH, attributes, ctypes.sizeof(attributes))
+    except OSError:
+        os.close(tree)
+        raise
+    return tree
+
+
+def _syscall(number: int, *arguments: object) -> int:
+    converted = [ctypes.c_long(argument) if isinstance(argument, int) else argument for argument in arguments]
+    result: int = _libc.syscall(ctypes.c_long(number), *converted)
+    _check(result)
+    return result
 
 
 def _check(result: int) -> None:

@@ -21,7 +21,7 @@ from ..errors import SubosError, UserError
 from ..text import printable
 from .caller import connected, told
 from .progress import Progress
-from .tars import TarWriter, read_tar
+from .tars import StandardInput, TarWriter, read_tar
 
 STANDARD = "-"
 
@@ -103,9 +103,9 @@ async def _pull(source: Place, target: Place, progress: Progress) -> None:
     async with _asked(source, "get") as stream:
         if target.path == STANDARD:
             writer = TarWriter(sys.stdout.buffer, source.name)
-            await receive_pieces(stream, _watched(writer.take, progress))
-            await in_thread(writer.finish)
-            _warn(writer.skipped, len(writer.skipped))
+            await receive_pieces(stream, _watched(writer.take, progress), writer.give_up)
+            await in_thread(writer.finish, give_up=writer.give_up)
+            _warn(writer.skipped, writer.skipped_count)
             return
         with Unpacker(target.path, source.name) as unpacker:
             await receive_pieces(stream, _watched(unpacker.take, progress))
@@ -129,10 +129,11 @@ async def _push(source: Place, target: Place, progress: Progress) -> None:
         if isinstance(piece, dict) and "skipped" in piece:
             skipped.append(f"{piece['skipped']}: {piece['why']}")
 
-    pieces = read_tar(sys.stdin.buffer) if source.path == STANDARD else pack(source.path)
+    archive = StandardInput()
+    pieces = read_tar(archive) if source.path == STANDARD else pack(source.path)
     name = "" if source.path == STANDARD else source.name
     async with _asked(target, "put", name) as stream:
-        await send_pieces(stream, pieces, sent)
+        await send_pieces(stream, pieces, sent, archive.give_up)
         stream.end()
         await stream.result()
     _warn(skipped, len(skipped))

@@ -44,6 +44,8 @@ SERIAL_RETRY = 1.0
 """Seconds until the virtio-serial port is listened to again, after its agent has gone or broken the protocol."""
 RENEWALS, RENEWAL_SECONDS = 20, 10.0
 """How often an agent may be followed by another one in so many seconds: a guest that boots or crashes stays below."""
+SIGN_SECONDS = 3.0
+SERIAL = "virtio-serial"
 PATIENCE = 5.0
 BOOT_PATIENCE = 120.0
 """Seconds; where the guest is known to start an agent by itself: it is up when the guest is, which takes its time."""
@@ -109,6 +111,7 @@ class Hub:
 
     async def agent(self) -> Peer:
         """The agent's peer; waits `patience` for one. Raises UserError."""
+        await self.look()
         try:
             async with asyncio.timeout(self.patience):
                 while self._peer is None:
@@ -119,6 +122,12 @@ class Hub:
                 "does it run there? subos-agent doctor says, inside the guest; the default guest starts it by itself",
             ) from None
         return self._peer
+
+    async def look(self) -> None:
+        """Notices an agent that has gone without a word: a virtio-serial port does not tell."""
+        peer = self._peer
+        if peer is not None and self._way == SERIAL and not await peer.answers(SIGN_SECONDS):
+            peer.close("it gives no sign of life")
 
     @property
     def peer(self) -> Peer | None:
@@ -152,7 +161,7 @@ class Hub:
     async def serve_port(self, port: socket.socket) -> None:
         """Speaks to agents behind a virtio-serial port, until it ends. Who breaks the protocol gets a fresh start."""
         while not self._closed:
-            peer = self._new_peer("virtio-serial", shared=True)
+            peer = self._new_peer(SERIAL, shared=True)
             try:
                 await connect(peer, port.dup())
             except OSError:

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import os
+import select
 import tarfile
 from collections.abc import Iterator
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from subos_desktop.trees import Piece, TreeError
 from subos_desktop.trees.packing import CHUNK
-from subos_desktop.trees.pieces import Attributes, is_name, number, original, target
+from subos_desktop.trees.pieces import MAX_DEPTH, Attributes, is_name, number, original, target
 
 _ZEROS = bytes(CHUNK)
+LOOK_SECONDS = 0.2
 
 
-def read_tar(source: IO[bytes]) -> Iterator[Piece]:
+def read_tar(source: IO[bytes] | StandardInput) -> Iterator[Piece]:
     """The pieces of an archive's members, in one nameless folder. Raises TreeError."""
     yield {"folder": ""}
     inside: list[str] = []
     try:
-        with tarfile.open(fileobj=source, mode="r|*") as tar:
+        with tarfile.open(fileobj=cast(IO[bytes], source), mode="r|*") as tar:
             for member in tar:
                 names = _names(member.name)
                 if not names:
@@ -69,6 +72,22 @@ def _fields(member: tarfile.TarInfo) -> dict[str, int]:
     return Attributes(member.mode & 0o7777, int(member.mtime * 10**9), member.uid, member.gid).fields()
 
 
+class StandardInput:
+    """Standard input as a file object whose reader can be given up, from another thread."""
+
+    def __init__(self) -> None:
+        self._given_up = False
+
+    def read(self, size: int) -> bytes:
+        while not select.select([0], [], [], LOOK_SECONDS)[0]:
+            if self._given_up:
+                raise TreeError("interrupted")
+        return os.read(0, size)
+
+    def give_up(self) -> None:
+        self._given_up = True
+
+
 class TarWriter:
     """Writes the pieces of a tree as an archive, whose topmost name is `name` ("" for none). Raises TreeError."""
 
@@ -76,6 +95,8 @@ class TarWriter:
         self.files = 0
         self.bytes = 0
         self.skipped: list[str] = []
+        self.skipped_count = 0
+        self._given_up = False
         self._target = target
         self._top = name or "."
         self._inside: list[str] = []
@@ -89,11 +110,16 @@ class TarWriter:
         elif "hole" in piece:
             self._zeros(number(piece, "hole"))
         elif "skipped" in piece:
-            self.skipped.append(f"{piece['skipped']}: {piece.get('why')}"[:600])
-            del self.skipped[20:]
+            self.skipped_count += 1
+            if len(self.skipped) < 20:
+                self.skipped.append(f"{piece['skipped']}: {piece.get('why')}"[:600])
         else:
             self._finish_file()
             self._entry(piece)
+
+    def give_up(self) -> None:
+        """What a hostile guest calls a file may take years to fill up; from another thread."""
+        self._given_up = True
 
     def finish(self) -> None:
         """The archive's end."""
@@ -111,8 +137,8 @@ class TarWriter:
         if kind is None:
             return
         name = piece[kind]
-        if self._inside and not is_name(name):
-            raise TreeError("the guest sends a name that is none")
+        if (self._inside and not is_name(name)) or len(self._inside) > MAX_DEPTH:
+            raise TreeError("the guest sends a name that is none, or too deep")
         member = tarfile.TarInfo("/".join([*self._inside, name] if self._inside else [self._top]))
         member.type = _TYPES[kind]
         self._describe(member, kind, piece)
@@ -145,7 +171,7 @@ class TarWriter:
         if size > self._rest:
             raise TreeError("the guest sends more than it has announced")
         self._rest -= size
-        while size:
+        while size and not self._given_up:
             size -= self._target.write(_ZEROS[: min(size, len(_ZEROS))])
 
     def _finish_file(self) -> None:

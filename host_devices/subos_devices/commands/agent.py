@@ -82,24 +82,25 @@ def _install(args: argparse.Namespace) -> int:
         raise UserError(f"{args.name} is the default guest, which has its agent already", "this is for other guests")
     if status.get("agent") and not args.disk:
         try:
-            return _by_channel(args.name)
+            done = _by_channel(args.name)
         except UserError as error:
             print(f"{error.message}; so it is brought by a disk")
+        else:
+            if done == 0:
+                _wait_for_agent(args.name)
+            return done
     _by_disk(args.name)
     return 0
 
 
 def _by_channel(name: str) -> int:
-    """Its agent runs install.sh. Raises UserError where it may not."""
+    """install.sh's exit status: the guest's agent runs it. Raises UserError where it may not."""
     from .. import signals
     from ..agent import execute
     from ..packaging import media
 
     head: dict[str, Any] = {"op": "exec", "argv": ["sh", "-c", UNPACK], "cwd": "/"}
-    status = signals.run(execute.run(name, head, stdin=True, content=media.archive()))
-    if status == 0:
-        _wait_for_agent(name)
-    return status
+    return signals.run(execute.run(name, head, stdin=True, content=media.archive()))
 
 
 def _wait_for_agent(name: str) -> None:

@@ -13,7 +13,8 @@ from subos_protocol.fuse_opcodes import FuseOpcode
 OPCODES = 64
 REQUESTS, ERRORS = 0, OPCODES
 BYTES_READ, BYTES_WRITTEN, NODES, NODES_OPEN, FILES, DIRECTORIES = range(2 * OPCODES, 2 * OPCODES + 6)
-TIMES = 2 * OPCODES + 8
+WATCHED, UNWATCHED, REPLAYED, MISSED = range(2 * OPCODES + 6, 2 * OPCODES + 10)
+TIMES = 2 * OPCODES + 10
 BUCKETS = 48
 SIZE = 8 * (TIMES + OPCODES * BUCKETS)  # bytes
 SAMPLED = 8
@@ -25,7 +26,7 @@ class Statistics:
 
     def __init__(self, memory: memoryview | None = None) -> None:
         self.words = (memory or memoryview(bytearray(SIZE)))[:SIZE].cast("Q")
-        for gauge in (NODES, NODES_OPEN, FILES, DIRECTORIES):
+        for gauge in (NODES, NODES_OPEN, FILES, DIRECTORIES, WATCHED, UNWATCHED):
             self.words[gauge] = 0  # an earlier worker's
 
     def took(self, opcode: int, nanoseconds: int) -> None:
@@ -85,4 +86,8 @@ def describe(memory: memoryview) -> dict[str, Any]:
         "inodes_open": words[NODES_OPEN],
         "files_open": words[FILES],
         "directories_open": words[DIRECTORIES],
+        "directories_watched": words[WATCHED],
+        "directories_unwatched": words[UNWATCHED],
+        "changes_told": words[REPLAYED],
+        "changes_missed": words[MISSED],
     }

@@ -131,6 +131,7 @@ class Attachment:
         return handle
 
     async def _status(self, _request: dict[str, Any]) -> dict[str, Any]:
+        await self._hub.look()
         return {
             "name": self._name,
             "pid": os.getpid(),

@@ -238,6 +238,7 @@ def _with_kernel(config: MachineConfig, kernel: Path, initrd: Path) -> MachineCo
 def _status(vm: RunningVm, shares: HotShares) -> control_socket.Handler:
     async def status(_request: dict[str, Any]) -> dict[str, Any]:
         plan = vm.plan
+        await vm.agent.look()
         what = f"image {plan.image.path}" if plan.image else f"Linux {plan.kernel.version}" if plan.kernel else ""
         return {
             "name": plan.name,

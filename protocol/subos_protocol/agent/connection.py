@@ -154,6 +154,11 @@ class Connection:
         self._control = deque(frame for frame in self._control if frame.type != FrameType.HELLO)
         self._say(FrameType.HELLO, 0, pack_head(self.hello.head(None)))
 
+    def ping(self) -> None:
+        """Asks for a sign of life, unless that waits to be sent already."""
+        if not any(frame.type == FrameType.PING for frame in self._control):
+            self._say(FrameType.PING, 0, bytes(PING_SIZE))
+
     def request(self, head: Head) -> int:
         """Opens a stream. Raises NotReady, Malformed (too long)."""
         if not self._ready:

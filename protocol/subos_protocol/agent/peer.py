@@ -66,6 +66,7 @@ class Peer(asyncio.Protocol):
         self._streams: Dict[int, Stream] = {}
         self._tasks: Set[asyncio.Future[None]] = set()
         self._changed = asyncio.Event()
+        self._heard = asyncio.Event()
         self._repeat: Optional[asyncio.TimerHandle] = None
         self._lost: Optional[ChannelLost] = None
 
@@ -111,6 +112,17 @@ class Peer(asyncio.Protocol):
         self.flush()
         return stream
 
+    async def answers(self, patience: float) -> bool:
+        """Whether the other side gives a sign of life within `patience` seconds: not every transport tells its end."""
+        self._heard.clear()
+        self._core.ping()
+        self.flush()
+        try:
+            await asyncio.wait_for(self._heard.wait(), patience)
+        except asyncio.TimeoutError:
+            return False
+        return self._lost is None
+
     async def ask(self, head: Head) -> Head:
         """The result of a request without data. Raises ChannelError."""
         async with self.call(head) as stream:
@@ -147,6 +159,7 @@ class Peer(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._lost is not None:
             return
+        self._heard.set()
         try:
             for event in self._core.receive(data):
                 if self._lost is None:  # an event's taker may have hung up

@@ -145,7 +145,8 @@ class ChangeQueue:
         )
 
     def moves(self, place: Place, after: Change) -> Iterator[Place]:
-        """Where what was at the place went since: the place, and then whereto it was renamed, one by one."""
+        """Where what was at the place went since: the place, and then whereto it was renamed, one by one, as long as
+        nothing has removed or covered it."""
         yield place
         if self._touched[place] <= 1:
             return
@@ -153,3 +154,5 @@ class ChangeQueue:
             if other.kind == kind.RENAME and other.at == place:
                 place = other.to
                 yield place
+            elif place in (other.to, other.at if other.kind == kind.DELETE else NOWHERE):
+                return

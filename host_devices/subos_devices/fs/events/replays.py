@@ -20,6 +20,7 @@ from subos_protocol.fuse_opcodes import FUSE_ROOT_ID
 from ...vhost_user.device import Worker
 from ..nodes import NAMELESS
 from ..server import FuseServer
+from ..statistics import MISSED, REPLAYED
 from . import fanotify
 from .changes import NOWHERE, Change, ChangeQueue, Place
 from .children import Children
@@ -126,7 +127,9 @@ class FileEvents:
         try:
             self._watched = Watched(self._share)
         except OSError as error:
-            self._worker.log(f"the host's changes cannot be watched for: {error.strerror}")
+            self._worker.log(
+                f"the guest is not told of the host's changes, which cannot be watched for: {error.strerror}"
+            )
             return
         self._wake(True)
         self._rescan = differences(self._share, self._calm - SLACK, self._only)
@@ -192,6 +195,8 @@ class FileEvents:
 
     def _note(self, event: fanotify.Event) -> None:
         """Queues what an event says."""
+        if not self._server.flags:  # nobody has it mounted
+            return
         if event.mask & fanotify.OVERFLOW or self._queue.full:
             self._miss()
         if self._missed:
@@ -251,6 +256,7 @@ class FileEvents:
     def _miss(self) -> None:
         """Too much at once. All that the guest knows is looked at, once the agent has caught up with what it has."""
         self._missed = True
+        self._share.statistics.words[MISSED] += 1
         self._rescan = None
         self._queue.drop_waiting()
 
@@ -258,7 +264,7 @@ class FileEvents:
 
     def _pump(self) -> None:
         """Gives the agent as much to do as it may have."""
-        if self._watched is None:
+        if self._watched is None or not self._server.flags:
             return
         if self._missed and not self._queue.replaying:
             self._missed, self._rescan = False, differences(self._share, self._calm - SLACK, self._only)
@@ -353,14 +359,15 @@ class FileEvents:
     def _done(self, number: int, status: int) -> None:
         """A replay has ended. What it should have left is compared with what is there, unless more is to come."""
         change = self._queue.end(number)
-        if change is None or change.kind == kind.SYNC:
+        if change is None:
             return
-        expected = {
-            kind.DELETE: (False,),
-            kind.RENAME: (False, True),
-        }.get(change.kind, (True,))
-        for place, there in zip(change.places, expected, strict=True):
-            if not self._queue.touches(place) and (status or self._exists(place) != there):
+        self._share.statistics.words[REPLAYED] += 1
+        if change.kind == kind.SYNC:
+            return
+        expected = {kind.DELETE: (False,), kind.RENAME: (False, True)}.get(change.kind, (True,))
+        left = [place for place in zip(change.places, expected, strict=True) if not self._queue.touches(place[0])]
+        if status or any(self._exists(place) != there for place, there in left):
+            for place, _there in left:
                 self._queue.add(Change(kind.SYNC, place, change.is_directory))
 
     def close(self) -> None:

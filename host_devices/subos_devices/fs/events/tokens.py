@@ -231,7 +231,7 @@ class Tokens:
                 raise error(errno.ENOENT)
             return self._ghost(stat.S_IFDIR if change.is_directory else stat.S_IFREG)
         entry = self.truth(found[0])
-        if found[0] != place:
+        if found[0] != place or self.queue.departs(place, change):
             entry[_VALID] = entry[_ATTR_VALID] = bytes(8)
         return entry
 
@@ -244,10 +244,12 @@ class Tokens:
     def getattr(
         self, change: Change, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data
     ) -> int:
-        """The truth, but for a bit of the time of writing where content may have changed within the clock's tick: so
-        the guest's kernel drops its pages of the file. It is told to ask again, and then hears the time as it is."""
+        """The truth, but for a bit of the time of writing where content may have changed within the clock's tick, and
+        no opening follows: so the guest's kernel drops its pages of the file. It is told to ask again, and then hears
+        the time as it is."""
         written = self._getattr(header, mem, a, n, o, room, data)
-        if written > 0 and change.kind in (kind.MODIFY, kind.SYNC):
+        opens = change.kind == kind.WRITTEN and not header[5] & 1
+        if written > 0 and change.kind != kind.ATTRIB and not opens:
             mem[_MTIMENSEC + o] ^= 1
             mem[o : o + 8] = bytes(8)
         return written
@@ -318,6 +320,8 @@ class Tokens:
     ) -> int:
         if change.kind != kind.WRITTEN or header[5] & 1 or self.share.nodes.kind(header[3]) != stat.S_IFREG:
             raise error(errno.EPERM)
+        if self.server.cache.writeback:
+            raise error(errno.ETXTBSY)  # the guest's kernel would write back by any handle that may write
         FUSE_OPEN_OUT.pack_into(mem, o, DUMMY, self._opened, 0)
         return FUSE_OPEN_OUT.size
 

@@ -8,6 +8,7 @@ from contextlib import suppress
 from subos_protocol.fuse_opcodes import FUSE_ROOT_ID
 
 from ..share import Share
+from ..statistics import UNWATCHED, WATCHED
 from .fanotify import Event, Fanotify
 
 MOST = 1 << 16  # directories: a kernel inode each, which the mark holds
@@ -16,7 +17,7 @@ _KIND = 0o4  # S_IFDIR >> 12
 
 
 class Watched:
-    """Marks directories of `share` from now on. Raises OSError where there is no fanotify."""
+    """Marks directories of `share` from now on. Raises OSError where the kernel or the file system cannot."""
 
     def __init__(self, share: Share) -> None:
         self._share = share
@@ -25,10 +26,14 @@ class Watched:
         self.fd = self._group.fd
         self._known: dict[bytes, tuple[int, int]] = {}
         """Node and generation by the directory's key."""
-        self.unwatched = 0
-        """Directories that could not be watched."""
+        self._counted = share.statistics.words
+        self._counted[WATCHED] = self._counted[UNWATCHED] = 0
+        try:
+            self._mark(FUSE_ROOT_ID, share.fd(FUSE_ROOT_ID))
+        except OSError:
+            self._group.close()
+            raise
         self._nodes.on_directory = self.add
-        self.add(FUSE_ROOT_ID)
         for nodeid in range(FUSE_ROOT_ID + 1, len(self._nodes.names)):
             if self._nodes.lookups[nodeid] and self._nodes.kinds[nodeid] == _KIND:
                 self.add(nodeid)
@@ -42,7 +47,7 @@ class Watched:
         if nodes.devices[nodeid]:
             return
         if len(self._known) >= MOST:
-            self.unwatched += 1
+            self._counted[UNWATCHED] += 1
             return
         try:
             if nodes.fds[nodeid]:
@@ -55,10 +60,11 @@ class Watched:
             finally:
                 os.close(directory)
         except OSError:
-            self.unwatched += 1
+            self._counted[UNWATCHED] += 1
 
     def _mark(self, nodeid: int, directory: int) -> None:
         self._known[self._group.add(directory)] = nodeid, int(self._nodes.generations[nodeid])
+        self._counted[WATCHED] = len(self._known)
 
     def node(self, key: bytes) -> int:
         """The directory's node, 0 where the guest has forgotten it."""
@@ -73,5 +79,6 @@ class Watched:
 
     def close(self) -> None:
         self._nodes.on_directory = None
+        self._counted[WATCHED] = self._counted[UNWATCHED] = 0
         with suppress(OSError):
             self._group.close()

@@ -106,7 +106,22 @@ def test_names_that_were_swapped_back_and_forth_are_looked_at_again(share: Follo
     replays = share.replays()
     assert {replay.kind for replay in replays} == {"rename"}
     share.done(*replays)
-    assert {("sync", b"", b"a"), ("sync", b"", b"b")} & {*told(share.replays())} or len(replays) == 3
+    if len(replays) == 2:
+        assert {*told(share.replays())} == {("sync", b"", b"a"), ("sync", b"", b"b")}
+
+
+def test_names_that_were_exchanged(share: Followed) -> None:
+    """The guest's kernel can only do one after the other, by which one name is lost on the way."""
+    (share.root / "a").write_text("1")
+    (share.root / "b").write_text("2")
+    share.guest.lookup(b"a")
+    share.guest.lookup(b"b")
+    exchange = "import ctypes; assert not ctypes.CDLL(None).renameat2(-100, b'a', -100, b'b', 2)"
+    share.host(exchange)
+    replays = share.replays()
+    assert told(replays) == [("rename", b"", b"a"), ("rename", b"", b"b")]
+    share.done(*replays)
+    assert {*told(share.replays())} == {("sync", b"", b"a"), ("sync", b"", b"b")}
 
 
 def test_what_the_agent_could_not_do_is_looked_at(share: Followed) -> None:

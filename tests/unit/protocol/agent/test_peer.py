@@ -258,3 +258,20 @@ async def test_a_port_that_outlives_its_users() -> None:
         assert await again.result() == {"size": 100}
     second.close()
     host.close()
+
+
+@run
+async def test_a_sign_of_life() -> None:
+    ours, theirs = socket.socketpair()
+    one = await attach(ours, Peer(Hello("one", "1"), {}, opener=True))
+    two = await attach(theirs, Peer(Hello("two", "1"), {}, opener=False))
+    await asyncio.gather(one.ready(), two.ready())
+    assert await one.answers(5)
+    assert two._transport is not None
+    two._transport.pause_reading()  # as a process that hangs
+    assert not await one.answers(0.1)
+    two._transport.resume_reading()
+    assert await one.answers(5)
+    one.close()
+    assert not await one.answers(0.1)
+    two.close()
