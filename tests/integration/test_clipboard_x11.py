@@ -31,7 +31,7 @@ from subos_desktop.clipboard import (
     closing,
     read_all,
 )
-from subos_desktop.clipboard.x11 import X11Clipboard, connection, reading
+from subos_desktop.clipboard.x11 import X11Clipboard, atoms, connection, reading, serving
 from support.clipboards import PATIENCE, Bridge, Endless, Offers, Waiting, given
 from support.desktops import background, copy, equal, kill_all, run, x_server
 
@@ -179,6 +179,35 @@ def test_an_owner_that_ends_leaves_nothing() -> None:
     on_x(test)
 
 
+def test_what_a_password_manager_holds_is_not_offered() -> None:
+    async def test(clipboard: X11Clipboard, offers: Offers, environment: Environment) -> None:
+        await copy(environment, "xclip", "-selection", "clipboard", stdin=b"before")
+        assert (await offers.next()).formats == (TEXT,)
+        async with owner(environment, "secret"):
+            assert await run(environment, *PASTE, "-t", "UTF8_STRING") == b"secret"
+            assert (await offers.next()).formats == ()
+            with pytest.raises(NotOffered):
+                await read_all(clipboard, CLIPBOARD, TEXT, 1000)
+
+    on_x(test)
+
+
+def test_invented_names_do_not_use_up_those_that_are_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(atoms, "MAX_MADE", len(atoms.USUAL) + 10)
+
+    async def test(clipboard: X11Clipboard, offers: Offers, environment: Environment) -> None:
+        await clipboard.offer(CLIPBOARD, [f"image/x{number}" for number in range(100)], given({}))
+        data = {TEXT: b"text", PNG: bytes(2 * MIB)}
+        await clipboard.offer(CLIPBOARD, list(data), given(data))
+        assert await run(environment, *PASTE, "-t", "UTF8_STRING") == b"text"
+        assert await run(environment, *PASTE, "-t", PNG) == data[PNG]
+        await copy(environment, "xclip", "-selection", "clipboard", "-t", HTML, stdin=b"<b>")
+        await offers.of(HTML)
+        assert await read_all(clipboard, CLIPBOARD, HTML, 1000) == b"<b>"
+
+    on_x(test)
+
+
 # --- to other programs -----------------------------------------------------------------------------------------
 
 
@@ -227,6 +256,35 @@ def test_several_targets_are_pasted_at_once() -> None:
             HTML: 2 * MIB,
             "MULTIPLE": None,
         }
+
+    on_x(test)
+
+
+def test_where_one_of_several_fails_the_others_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The program takes the HTML, and waits for more of it; it never takes the image, which is given up."""
+    monkeypatch.setattr(serving, "PATIENCE", 1.0)
+
+    async def test(clipboard: X11Clipboard, offers: Offers, environment: Environment) -> None:
+        waits, closed = asyncio.Event(), asyncio.Event()
+
+        async def provide(mime: str) -> AsyncIterator[bytes]:
+            try:
+                yield bytes(MIB)
+                if mime == HTML:
+                    waits.set()
+                    await asyncio.Event().wait()
+            finally:
+                if mime == HTML:
+                    closed.set()
+
+        failed: list[object] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _loop, context: failed.append(context))
+        await clipboard.offer(CLIPBOARD, [HTML, PNG], provide)
+        async with background(environment, sys.executable, str(SUPPORT / "x_multiple.py"), HTML, PNG):
+            await asyncio.wait_for(waits.wait(), PATIENCE)
+            await asyncio.wait_for(closed.wait(), PATIENCE)
+            await asyncio.sleep(0.1)
+        assert not failed
 
     on_x(test)
 

@@ -118,6 +118,13 @@ def numbers(owner: Owner) -> None:
             owner.give(asked, Xatom.CARDINAL, 32, [1, 2, 3])
 
 
+def secret(owner: Owner) -> None:
+    """A password manager: text that is not to be kept or passed on."""
+    for asked in owner.requests():
+        if not owner.list(asked, "UTF8_STRING", "x-kde-passwordManagerHint"):
+            owner.give(asked, asked.target, 8, b"secret")
+
+
 def no_list(owner: Owner) -> None:
     """Its list of formats is text."""
     for asked in owner.requests():
@@ -174,7 +181,7 @@ def manager(owner: Owner) -> None:
 
 HOW = {
     function.__name__: function
-    for function in (silent, mute, endless, half, flood, numbers, no_list, many, forger, manager)
+    for function in (silent, mute, endless, half, flood, numbers, secret, no_list, many, forger, manager)
 }
 
 if __name__ == "__main__":

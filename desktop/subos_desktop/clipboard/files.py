@@ -167,10 +167,11 @@ def _extract(source: IO[bytes], folder: Path) -> None:
             path = folder.joinpath(*_checked_parts(member.name))
             if member.issparse():
                 raise Malformed("a file with holes")
+            if not path.parent.is_dir():  # made for it, one member would count for as many folders as its name has
+                raise Malformed("something in a folder that was not sent")
             if member.isdir():
-                path.mkdir(mode=0o755, parents=True, exist_ok=True)
+                path.mkdir(mode=0o755, exist_ok=True)
             elif member.isreg():
-                path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
                 _write_file(tar, member, path)
             else:
                 raise Malformed("something that is neither a file nor a folder")

@@ -21,6 +21,10 @@ BMP = "image/bmp"
 TIFF = "image/tiff"
 URI_LIST = "text/uri-list"
 
+SECRET = "x-kde-passwordManagerHint"
+"""A target of no MIME type, by which password managers say that what they have copied is not to be kept or passed on
+(KeePassXC, Bitwarden, `wl-copy --sensitive`). Its only value in use is "secret", so the value is not asked for."""
+
 MAX_FORMATS = 100  # of an offer; LibreOffice has about 40
 MAX_NAME = 255
 
@@ -57,7 +61,10 @@ def canonical(target: str) -> Optional[str]:
 
 
 def from_targets(targets: Iterable[str]) -> Dict[str, str]:
-    """{MIME type: the target to ask for}, in the order of the targets, at most MAX_FORMATS."""
+    """{MIME type: the target to ask for}, in the order of the targets, at most MAX_FORMATS; none of what is SECRET."""
+    targets = list(targets)
+    if SECRET in targets:
+        return {}
     found: Dict[str, str] = {}
     for target in targets:
         mime = canonical(target)

@@ -45,6 +45,9 @@ def archive(*members: tuple[str, bytes, bytes]) -> bytes:
         ("device", tarfile.CHRTYPE),
         ("/".join("d" * 70), tarfile.DIRTYPE),
         ("good", tarfile.REGTYPE),  # a second time
+        ("new/x", tarfile.REGTYPE),  # in a folder that was not sent
+        ("new/x", tarfile.DIRTYPE),
+        ("good/x", tarfile.REGTYPE),
     ],
 )
 def test_what_is_not_plain_is_refused_and_nothing_stays(bad: tuple[str, bytes], tmp_path: Path) -> None:

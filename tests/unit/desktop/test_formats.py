@@ -109,3 +109,10 @@ def test_latin1_is_given_where_it_is_asked_for() -> None:
 @given(st.sampled_from(["STRING", "COMPOUND_TEXT", "UTF8_STRING"]), st.lists(st.binary()))
 def test_a_reader_takes_any_bytes(kind: str, chunks: list[bytes]) -> None:
     assert recoded(formats.reader(kind), chunks) == recoded(formats.reader(kind), [b"".join(chunks)])
+
+
+def test_what_a_password_manager_calls_secret_has_no_formats() -> None:
+    keepassxc = ["TIMESTAMP", "TARGETS", "text/plain", "UTF8_STRING", "x-kde-passwordManagerHint"]
+    assert formats.from_targets(keepassxc) == {}
+    assert formats.from_targets(keepassxc[:-1])
+    assert formats.from_targets([*(f"image/x{number}" for number in range(300)), "x-kde-passwordManagerHint"]) == {}

@@ -24,7 +24,7 @@ from ..interface import (
     Unavailable,
 )
 from ..streams import closing
-from .atoms import Atoms
+from .atoms import USUAL, Atoms
 from .connection import Connection
 from .reading import Reader
 from .serving import Held, Owner
@@ -60,7 +60,7 @@ class X11Clipboard(Clipboard):
         self._one_taker = asyncio.Lock()
         self._released.clear()
         try:
-            known = await self._atoms.intern(["CLIPBOARD", "PRIMARY", "_SUBOS_TIME"])
+            known = await self._atoms.intern(USUAL)
             self._numbers = {Selection.CLIPBOARD: known["CLIPBOARD"], Selection.PRIMARY: known["PRIMARY"]}
             self._selections = {number: selection for selection, number in self._numbers.items()}
             self._time_property = known["_SUBOS_TIME"]

@@ -8,8 +8,15 @@ from typing import Dict, Iterable, List, Optional
 from Xlib.error import XError
 from Xlib.protocol import request
 
+from ..formats import ALIASES
 from .connection import Connection
 
+USUAL = (
+    *("CLIPBOARD", "PRIMARY", "TARGETS", "TIMESTAMP", "MULTIPLE", "ATOM_PAIR", "INCR"),
+    *("_SUBOS_TIME", "_SUBOS_SELECTION"),
+    *dict.fromkeys(alias for aliases in ALIASES.values() for alias in aliases),
+)
+"""Made at the beginning, as our marker is with the first offer: whoever invents names cannot use up what these need."""
 MAX_MADE = 4096  # names that we have a server keep
 MAX_KNOWN = 8192  # names that we remember
 

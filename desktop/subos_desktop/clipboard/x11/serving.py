@@ -69,17 +69,22 @@ class Owner:
                 task.cancel()
 
         transfers: List[_Incremental] = []
+        running: List[asyncio.Future[None]] = []
         self._connection.watch(asked.requestor, vanished)
         try:
             # Old clients name no property, and mean the target's name.
             property = asked.property or asked.target
             done = await self._convert(held, asked.requestor, asked.target, property, transfers)
             self._notify(asked, property if done else X.NONE)
-            await asyncio.gather(*(transfer.run() for transfer in transfers))
+            running += [asyncio.ensure_future(transfer.run()) for transfer in transfers]
+            await asyncio.gather(*running)
         except (ClipboardError, OSError, XError) as error:
             # There is no way to tell it in the middle of a transfer: an end here would look like the data's.
             log.warning("a paste was broken off: %s", error)
         finally:
+            for each in running:  # where one of a MULTIPLE has failed, the others go on until they are cancelled
+                each.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
             for transfer in transfers:
                 await transfer.close()
             self._connection.unwatch(asked.requestor, vanished)
