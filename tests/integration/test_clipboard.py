@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from subos_desktop.clipboard import HTML, PNG, TEXT, files
+from subos_desktop.clipboard import HTML, PNG, TEXT, Selection, files
 from subos_devices.agent.clipboard import process as host_process
+from subos_devices.agent.clipboard import questions
 from subos_protocol.agent.errors import RemoteError
 from support.agents import on_a_loop
 from support.clipboard_chain import (
@@ -35,7 +36,7 @@ MIB = 1 << 20
 
 @on_a_loop
 async def test_text_html_images_and_what_is_marked_both_ways() -> None:
-    async with chain() as made:
+    async with chain(["primary=both"]) as made:
         for source, target in ((made.guest, made.host), (made.host, made.guest)):
             text = os.urandom(8).hex().encode() + "ä\r\nb\nc\r".encode()
             await copy(source, text)
@@ -53,7 +54,24 @@ async def test_text_html_images_and_what_is_marked_both_ways() -> None:
         for way in ("from-guest", "to-guest"):
             assert (way, PNG, 30 * MIB, True) in passed
             assert (way, HTML, len(b"<b>bold</b>"), True) in passed
-        assert b"bold" not in Path(os.environ["XDG_STATE_HOME"], "subos", "clipboard.log").read_bytes()
+        assert b"bold" not in Path(os.environ["XDG_STATE_HOME"], "subos", "clipboard-clip.log").read_bytes()
+
+
+@on_a_loop
+async def test_what_is_marked_on_the_host_is_not_the_guests_unless_a_rule_says_so() -> None:
+    async with chain() as made:
+        await copy(made.host, b"marked", selection="primary")
+        await copy(made.host, b"copied")
+        await arrives(made.guest, b"copied")
+        assert await paste(made.guest, selection="primary") is None
+        await copy(made.guest, b"marked there", selection="primary")
+        await arrives(made.host, b"marked there", selection="primary")
+        await made.policy("primary=both")
+        await copy(made.host, b"marked again", selection="primary")
+        await arrives(made.guest, b"marked again", selection="primary")
+        await made.policy("primary=off")
+        await arrives(made.guest, None, selection="primary")
+        assert await paste(made.guest) == b"copied"
 
 
 @on_a_loop
@@ -106,12 +124,15 @@ def asked(answer: str | None) -> Callable[[Chain], Coroutine[Any, Any, bytes | N
         await watch_until(made, offers_text)
         pasted = asyncio.ensure_future(paste(made.host, seconds=20))
 
-        async def question() -> object:
+        async def question() -> Any:
             return (await made.ask("formats"))["question"]
 
         await until_true(question)
         if answer is not None:
-            await asyncio.to_thread(subos, "clipboard", made.name, answer, check=0)
+            number = (await question())["number"]
+            said = (await asyncio.to_thread(subos, "clipboard", made.name, "formats", check=0)).stdout.decode()
+            assert f"subos-devices clipboard {made.name} yes {number} (or no {number})" in said
+            await asyncio.to_thread(subos, "clipboard", made.name, answer, number, check=0)
         return await pasted
 
     return ask
@@ -134,15 +155,15 @@ async def test_a_person_is_asked_once_for_each_copy() -> None:
 def test_nobody_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     async def test() -> None:
         policy = host_process.HostPolicy("vm", host_process.Rules.parse(["both=ask"]))
-        assert not await policy.approve("in", TEXT, 1)
-        assert policy.question is None
-        again = asyncio.ensure_future(policy.approve("in", TEXT, 1))  # nobody has said no
-        while policy.question is None:
+        assert not await policy.approve("in", Selection.CLIPBOARD, TEXT, 1)
+        assert policy.questions.shown is None
+        again = asyncio.ensure_future(policy.approve("in", Selection.CLIPBOARD, TEXT, 1))  # nobody has said no
+        while policy.questions.shown is None:
             await asyncio.sleep(0)
-        policy.answer(True)
+        policy.questions.answer(True, policy.questions.shown.number)
         assert await again
 
-    monkeypatch.setattr(host_process, "ANSWER_SECONDS", 0.05)
+    monkeypatch.setattr(questions, "ANSWER_SECONDS", 0.05)
     monkeypatch.setattr("shutil.which", lambda _name: None)
     asyncio.run(test())
 

@@ -74,7 +74,7 @@ class Chain:
         import json
 
         with contextlib.suppress(FileNotFoundError):
-            return [json.loads(line) for line in audit.path().read_text().splitlines()]
+            return [json.loads(line) for line in audit.path(self.name).read_text().splitlines()]
         return []
 
 

@@ -20,7 +20,7 @@ import asyncio
 import contextlib
 import logging
 from dataclasses import dataclass, replace
-from typing import Any, AsyncIterator, Coroutine, Dict, Iterable, List, Optional, Set, Tuple
+from typing import Any, AsyncIterator, Coroutine, Dict, Iterable, List, Optional, Set, Tuple, Union
 
 from subos_protocol.agent.errors import ChannelError, ChannelLost, RemoteError
 from subos_protocol.agent.frames import Head
@@ -40,6 +40,8 @@ RELEASE_SECONDS = 2.0
 CHUNK = 1 << 17
 LAST_SERIAL = 1 << 53
 """What every JSON reader keeps exactly."""
+TAKE_OVERS, TAKE_OVERS_A_SECOND = 50, 4.0
+"""How often the other side may take our clipboard over, losing what lay there: at once, and then."""
 MAX_FILE_TRANSFERS = 4
 """At once in each direction: each takes a thread."""
 
@@ -83,7 +85,7 @@ class Bridge:
         """Held while a selection changes hands: an offer of ours is made before or after that, and knows of it."""
         self._newest: Dict[Selection, Stream] = {}
         self._unsaid: Set[Selection] = set()
-        self._pace = Pace()
+        self._pace = Pace(TAKE_OVERS, TAKE_OVERS_A_SECOND)
         self._file_turns = {way: asyncio.Semaphore(MAX_FILE_TRANSFERS) for way in (IN, OUT)}
         self._tasks: Set[asyncio.Future[None]] = set()
         self._watchers: Set[asyncio.Event] = set()
@@ -101,8 +103,11 @@ class Bridge:
         Raises Disconnected where the desktop goes, ChannelLost where the peer does.
         """
         self._peer = peer
-        self.local = {selection: mine for selection, mine in self.local.items() if mine.data is not None}
-        self.remote = {selection: remote for selection, remote in self.remote.items() if remote.peer is peer}
+        for selection in Selection:
+            if self.local.get(selection, Local()).data is None:
+                self._drop(self.local, selection)
+            if self.remote.get(selection, Remote()).peer is not peer:
+                self._drop(self.remote, selection)
         try:
             if announce:
                 await self._tell({"op": "clipboard.ready"})
@@ -131,7 +136,7 @@ class Bridge:
         for selection in Selection:
             async with self._turns[selection]:
                 theirs = self.remote.get(selection, Remote())
-                allowed = self._allowed(IN, theirs.offered)
+                allowed = self._allowed(IN, selection, theirs.offered)
                 if allowed != theirs.formats:
                     self.remote[selection] = theirs = replace(theirs, formats=allowed)
                     self._has_changed()
@@ -185,15 +190,24 @@ class Bridge:
         travelling = [files.FILES if name == URI_LIST else name for name in formats if name not in files.PATHS]
         self._serial += 1
         self._copies += 1
-        self.local[selection] = Local(self._serial, self._allowed(OUT, travelling), offer, data, self._copies)
+        self._drop(self.local, selection)
+        allowed = self._allowed(OUT, selection, travelling)
+        self.local[selection] = Local(self._serial, allowed, offer, data, self._copies)
         asked = self._say(selection)
         if selection in self.remote:  # what was copied there is over; that we have seen it still counts
+            self._policy.over(self.remote[selection].copy)
             self.remote[selection] = replace(self.remote[selection], offered=(), formats=())
             self._has_changed()
         return asked
 
-    def _allowed(self, direction: str, names: Iterable[str]) -> Tuple[str, ...]:
-        return tuple(name for name in names if self._policy.allows(direction, name))[:MAX_FORMATS]
+    def _drop(self, held: Union[Dict[Selection, Local], Dict[Selection, Remote]], selection: Selection) -> None:
+        """What was copied there or here is over."""
+        dropped = held.pop(selection, None)
+        if dropped is not None:
+            self._policy.over(dropped.copy)
+
+    def _allowed(self, direction: str, selection: Selection, names: Iterable[str]) -> Tuple[str, ...]:
+        return tuple(name for name in names if self._policy.allows(direction, selection, name))[:MAX_FORMATS]
 
     def _say(self, selection: Selection) -> Optional[Stream]:
         mine, theirs = self.local[selection], self.remote.get(selection, Remote())
@@ -247,11 +261,11 @@ class Bridge:
         mine = self.local.get(selection, Local())
         if stream.head.get("serial") != mine.serial or not isinstance(mime, str) or mime not in mine.formats:
             raise RemoteError("gone", "something else has been copied since")
-        if not await self._policy.approve(OUT, mime, mine.copy):
+        if not await self._policy.approve(OUT, selection, mime, mine.copy):
             raise RemoteError("refused", f"{mime} may not leave this side")
         if self.local.get(selection) is not mine:
             raise RemoteError("gone", "something else has been copied since")
-        transfer = self._begin(OUT, mime)
+        transfer = self._begin(OUT, selection, mime, mine.copy)
         try:
             async with closing(_pieces(self._read_local(selection, mine, mime))) as pieces:
                 async for chunk in pieces:
@@ -304,9 +318,10 @@ class Bridge:
             if self._wins and seen < self.local.get(selection, Local()).serial:
                 return {"accepted": False}
             self._copies += 1
-            allowed = self._allowed(IN, offered)
+            self._drop(self.remote, selection)
+            self._drop(self.local, selection)
+            allowed = self._allowed(IN, selection, offered)
             self.remote[selection] = remote = Remote(serial, offered, allowed, stream.peer, self._copies)
-            self.local.pop(selection, None)
             self._has_changed()
             try:
                 await self._hold(selection, remote)
@@ -340,7 +355,7 @@ class Bridge:
         for selection in Selection:
             async with self._turns[selection]:
                 await self._release(selection)
-                self.remote.pop(selection, None)
+                self._drop(self.remote, selection)
         self._has_changed()
 
     async def _release(self, selection: Selection) -> None:
@@ -364,10 +379,13 @@ class Bridge:
         remote = remote or self.remote.get(selection, Remote())
         if remote.peer is None or mime not in remote.formats:
             raise NotOffered(f"the other side holds nothing of the type {mime}")
-        if not await self._policy.approve(IN, mime, remote.copy):
+        now = self.remote.get(selection, Remote())
+        if now.copy != remote.copy or mime not in now.formats:
+            raise NotOffered("something else has been copied since")
+        if not await self._policy.approve(IN, selection, mime, remote.copy):
             raise NotOffered(f"{mime} may not come to this side")
         head: Head = {"op": "clipboard.read", "selection": selection.value, "serial": remote.serial, "type": mime}
-        transfer = self._begin(IN, mime)
+        transfer = self._begin(IN, selection, mime, remote.copy)
         try:
             async with remote.peer.call(head) as stream:
                 while True:
@@ -389,8 +407,8 @@ class Bridge:
 
     # --- both
 
-    def _begin(self, direction: str, mime: str) -> Transfer:
-        transfer = Transfer(self._policy, direction, mime)
+    def _begin(self, direction: str, selection: Selection, mime: str, copy: int) -> Transfer:
+        transfer = Transfer(self._policy, direction, selection, mime, copy)
         self.transfers.append(transfer)
         self._has_changed()
         return transfer

@@ -9,8 +9,8 @@ from typing import Iterator
 
 from subos_protocol.agent.stream import Stream
 
-from .interface import NotOffered, TooLarge
-from .policy import Policy
+from .interface import NotOffered, Selection, TooLarge
+from .policy import Passed, Policy
 
 TAKE_SECONDS = 60.0
 """Until the other side, which was asked for data and sends none, is given up: its programs have much less time."""
@@ -21,9 +21,11 @@ GIVE_SECONDS = 300.0
 class Transfer:
     """`done` bytes so far, in the direction OUT or IN. The policy is told at the end, also where it was broken off."""
 
-    def __init__(self, policy: Policy, direction: str, mime: str) -> None:
+    def __init__(self, policy: Policy, direction: str, selection: Selection, mime: str, copy: int) -> None:
         self.direction = direction
+        self.selection = selection
         self.mime = mime
+        self.copy = copy
         self.done = 0
         self.complete = False
         self._policy = policy
@@ -31,7 +33,7 @@ class Transfer:
 
     def count(self, chunk: bytes) -> None:
         """Before it goes on. Raises TooLarge, or NotOffered where the policy has changed meanwhile."""
-        if not self._policy.allows(self.direction, self.mime):
+        if not self._policy.allows(self.direction, self.selection, self.mime):
             raise NotOffered(f"{self.mime} may not pass any more")
         limit = self._policy.limit(self.mime)
         if self.done + len(chunk) > limit:
@@ -45,7 +47,8 @@ class Transfer:
     def end(self) -> None:
         """Nothing more passes."""
         if self.done or self.complete:
-            self._policy.record(self.direction, self.mime, self.done, self._digest.hexdigest(), self.complete)
+            what = (self.direction, self.selection, self.mime, self.copy)
+            self._policy.record(Passed(*what, self.done, self._digest.hexdigest(), self.complete))
 
 
 def _size(size: int) -> str:

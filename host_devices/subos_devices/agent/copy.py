@@ -21,7 +21,8 @@ from ..errors import SubosError, UserError
 from ..text import printable
 from .caller import connected, told
 from .progress import Progress
-from .tars import StandardInput, TarWriter, read_tar
+from .standard import StandardInput
+from .tars import TarWriter, read_tar
 
 STANDARD = "-"
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import select
 import tarfile
 from collections.abc import Iterator
 from typing import IO, Any, cast
@@ -12,8 +10,9 @@ from subos_desktop.trees import Piece, TreeError
 from subos_desktop.trees.packing import CHUNK
 from subos_desktop.trees.pieces import MAX_DEPTH, Attributes, is_name, number, original, target
 
+from .standard import GivenUp, StandardInput
+
 _ZEROS = bytes(CHUNK)
-LOOK_SECONDS = 0.2
 
 
 def read_tar(source: IO[bytes] | StandardInput) -> Iterator[Piece]:
@@ -35,6 +34,8 @@ def read_tar(source: IO[bytes] | StandardInput) -> Iterator[Piece]:
                 inside = folder
                 if not member.isdir():
                     yield from _member(tar, member, names[-1])
+    except GivenUp as error:
+        raise TreeError(str(error)) from error
     except tarfile.TarError as error:
         raise TreeError(f"standard input is no tar archive: {error}") from error
     yield from ({"leave": True} for _ in inside)
@@ -70,22 +71,6 @@ def _common(one: list[str], other: list[str]) -> int:
 
 def _fields(member: tarfile.TarInfo) -> dict[str, int]:
     return Attributes(member.mode & 0o7777, int(member.mtime * 10**9), member.uid, member.gid).fields()
-
-
-class StandardInput:
-    """Standard input as a file object whose reader can be given up, from another thread."""
-
-    def __init__(self) -> None:
-        self._given_up = False
-
-    def read(self, size: int) -> bytes:
-        while not select.select([0], [], [], LOOK_SECONDS)[0]:
-            if self._given_up:
-                raise TreeError("interrupted")
-        return os.read(0, size)
-
-    def give_up(self) -> None:
-        self._given_up = True
 
 
 class TarWriter:

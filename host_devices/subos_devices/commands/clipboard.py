@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -24,11 +25,14 @@ examples, for a VM called work (subos-devices status lists the names):
   subos-devices clipboard work watch                    a line at each change, and how far transfers are
   subos-devices clipboard work off                      nothing passes; on again: on
   subos-devices clipboard work policy both=text-only from-guest.text=ask limit=1M
-  subos-devices clipboard work yes                      what is being asked may pass; or no
+  subos-devices clipboard work policy primary=both      what is marked with the mouse passes to the guest, too
+  subos-devices clipboard work yes 7                    what question 7 asks for may pass; or no 7
 
-rules: DIRECTION[.TYPE]=ACTION and limit[.TYPE]=SIZE; directions: to-guest, from-guest, both; types: text, html, image,
-files, other; actions: allow, deny, ask, text-only. Without rules, policy shows them. What has passed is logged in
-~/.local/state/subos/clipboard.log: when, type, size and hash, never what it was.
+rules: DIRECTION[.TYPE]=ACTION, limit[.TYPE]=SIZE and primary=DIRECTION; directions: to-guest, from-guest, both, and for
+primary off; types: text, html, image, files, other; actions: allow, deny, ask, text-only. Without rules, policy shows
+them. A guest may read what it is offered at once, without a paste. What is marked passes only from the guest by
+default, and what a password manager says is secret never does. What has passed is logged in
+~/.local/state/subos/clipboard-VM.log: when, type, size and hash, never what it was.
 """
 
 TEXT = "text/plain;charset=utf-8"
@@ -45,7 +49,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument("name", metavar="VM", help="as subos-devices status lists it")
     parser.add_argument("action", choices=ACTIONS, help="see the examples")
-    parser.add_argument("rules", nargs="*", metavar="RULE", help="for policy")
+    parser.add_argument("rules", nargs="*", metavar="RULE", help="for policy; for yes and no: the question's number")
     parser.add_argument(
         "--type", metavar="MIME", help=f"the format (default for set: {TEXT}; for get: text, or the first)"
     )
@@ -58,7 +62,10 @@ def run(args: argparse.Namespace) -> int:
     from .. import signals
     from ..errors import UserError
 
-    if args.rules and args.action != "policy":
+    if args.action in ("yes", "no"):
+        if len(args.rules) > 1 or not all(re.fullmatch("[0-9]{1,9}", number) for number in args.rules):
+            raise UserError(f"{args.action} takes the number of a question", "formats shows what is being asked")
+    elif args.rules and args.action != "policy":
         raise UserError(f"{args.action} takes no {args.rules[0]!r}", "rules are for policy")
     return signals.run(_run(args))
 
@@ -80,27 +87,46 @@ def _head(args: argparse.Namespace, operation: str, **fields: object) -> dict[st
 
 async def _get(args: argparse.Namespace, peer: Peer) -> None:
     import asyncio
-    import sys
+    import os
+
+    from ..agent.standard import StandardOutput
+    from ..errors import UserError
+    from ..text import Shown
 
     offered = await peer.ask(_head(args, "formats"))
-    there = offered.get("primary" if args.primary else "clipboard") or []
-    wanted = args.type or (TEXT if TEXT in there else None)
-    async with peer.call(_head(args, "get", type=wanted)) as stream:
-        while (message := await stream.receive()) is not None:
-            if isinstance(message.content, bytes):
-                await asyncio.to_thread(sys.stdout.buffer.write, message.content)
-        await stream.result()
+    there = [str(name) for name in offered.get("primary" if args.primary else "clipboard") or [TEXT]]
+    wanted = args.type or (TEXT if TEXT in there else there[0])
+    shown = Shown() if os.isatty(1) else None
+    if shown is not None and not wanted.startswith("text/"):
+        raise UserError(f"{wanted} is nothing for a terminal", "write it to a file: … get >FILE")
+    target = StandardOutput()
+    try:
+        async with peer.call(_head(args, "get", type=wanted)) as stream:
+            while (message := await stream.receive()) is not None:
+                if isinstance(message.content, bytes):
+                    data = message.content if shown is None else shown.feed(message.content)
+                    await asyncio.to_thread(target.write, data)
+            await stream.result()
+        if shown is not None:
+            await asyncio.to_thread(target.write, shown.feed(b"", last=True))
+    finally:
+        target.give_up()
 
 
 async def _set(args: argparse.Namespace, peer: Peer) -> None:
     import asyncio
-    import os
 
-    async with peer.call(_head(args, "set", type=args.type or TEXT)) as stream:
-        while data := await asyncio.to_thread(os.read, 0, 1 << 16):
-            await stream.send(data)
-        stream.end()
-        await stream.result()
+    from ..agent.standard import StandardInput
+
+    source = StandardInput()
+    try:
+        async with peer.call(_head(args, "set", type=args.type or TEXT)) as stream:
+            while data := await asyncio.to_thread(source.read, 1 << 16):
+                await stream.send(data)
+            stream.end()
+            await stream.result()
+    finally:
+        source.give_up()
 
 
 async def _formats(args: argparse.Namespace, peer: Peer) -> None:
@@ -113,8 +139,9 @@ async def _formats(args: argparse.Namespace, peer: Peer) -> None:
     for name in offered.get("primary" if args.primary else "clipboard") or []:
         print(printable(str(name)))
     if offered.get("question"):
-        way, mime = offered["question"]
-        print(f"being asked: may {printable(str(mime))} pass {way}? subos-devices clipboard {args.name} yes (or no)")
+        number, way, mime = (offered["question"][name] for name in ("number", "direction", "type"))
+        answer = f"subos-devices clipboard {args.name} yes {number} (or no {number})"
+        print(f"being asked: may {printable(str(mime))} pass {way}? {answer}")
 
 
 async def _watch(args: argparse.Namespace, peer: Peer) -> None:
@@ -149,6 +176,7 @@ async def _policy(args: argparse.Namespace, peer: Peer) -> None:
         print("on" if table["on"] else "off: nothing passes")
         for way in ("to-guest", "from-guest"):
             print(f"{way}: " + ", ".join(f"{kind} {action}" for kind, action in table[way].items()))
+        print(f"what is marked: {'neither way' if table['primary'] == 'off' else table['primary']}")
         print("limits: " + ", ".join(f"{kind} {_size(size)}" for kind, size in table["limits"].items()))
 
 
@@ -160,7 +188,8 @@ def _size(size: int) -> str:
 
 
 async def _answer(args: argparse.Namespace, peer: Peer) -> None:
-    await peer.ask(_head(args, "answer", yes=args.action == "yes"))
+    number = {"number": int(args.rules[0])} if args.rules else {}
+    await peer.ask(_head(args, "answer", yes=args.action == "yes", **number))
 
 
 def _transfer(transfer: dict[str, Any]) -> str:

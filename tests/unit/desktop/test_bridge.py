@@ -18,7 +18,7 @@ from subos_desktop.clipboard.bridge import Bridge
 from subos_desktop.clipboard.formats import HTML, PNG, TEXT, URI_LIST
 from subos_desktop.clipboard.interface import ClipboardError, NotOffered, Selection, TooLarge
 from subos_desktop.clipboard.memory import MemoryClipboard
-from subos_desktop.clipboard.policy import AllowAll
+from subos_desktop.clipboard.policy import AllowAll, Passed
 from subos_protocol.agent.hello import Hello
 from subos_protocol.agent.peer import Peer
 
@@ -169,18 +169,22 @@ class Only:
     def __init__(self) -> None:
         self.passed: list[tuple[str, str, int]] = []
         self.yes = True
+        self.ended: list[int] = []
 
-    def allows(self, direction: str, mime: str) -> bool:
+    def allows(self, direction: str, selection: Selection, mime: str) -> bool:
         return mime == TEXT
 
     def limit(self, mime: str) -> int:
         return 10
 
-    async def approve(self, direction: str, mime: str, copy: int) -> bool:
+    async def approve(self, direction: str, selection: Selection, mime: str, copy: int) -> bool:
         return self.yes
 
-    def record(self, direction: str, mime: str, size: int, digest: str, complete: bool) -> None:
-        self.passed.append((direction, mime, size))
+    def over(self, copy: int) -> None:
+        self.ended.append(copy)
+
+    def record(self, passed: Passed) -> None:
+        self.passed.append((passed.direction, passed.mime, passed.size))
 
 
 @run
@@ -207,6 +211,29 @@ async def test_the_policy_hides_limits_and_records() -> None:
         assert len(policy.passed) == 1
         assert not host.bridge.transfers
         assert not guest.bridge.transfers
+
+
+@run
+async def test_the_policy_is_told_which_copies_are_over() -> None:
+    policy = Only()
+    async with joined(policy) as (host, guest):
+        host.clipboard.copy(CLIPBOARD, {TEXT: b"one"})
+        await until(lambda: guest.clipboard.formats(CLIPBOARD))
+        first = host.bridge.local[CLIPBOARD].copy
+        host.clipboard.copy(Selection.PRIMARY, {TEXT: b"marked"})
+        await until(lambda: guest.clipboard.formats(Selection.PRIMARY))
+        assert first not in policy.ended
+        guest.clipboard.copy(CLIPBOARD, {TEXT: b"two"})
+        await until(lambda: host.clipboard.formats(CLIPBOARD))
+        assert first in policy.ended
+        second, late = host.bridge.remote[CLIPBOARD].copy, host.clipboard._held[CLIPBOARD][1]
+        assert second not in policy.ended
+        host.clipboard.copy(CLIPBOARD, {TEXT: b"three"})
+        await until(lambda: guest.clipboard.formats(CLIPBOARD))
+        assert second in policy.ended
+        assert host.bridge.local[CLIPBOARD].copy not in policy.ended
+        with pytest.raises(NotOffered, match="since"):
+            [chunk async for chunk in late(TEXT)]  # nobody is asked whether something may pass that is over
 
 
 @run

@@ -13,14 +13,16 @@ import pytest
 from subos_desktop.clipboard import bridge as module
 from subos_desktop.clipboard import files
 from subos_desktop.clipboard.formats import MAX_FORMATS, PNG, TEXT
-from subos_desktop.clipboard.interface import MARKER, Stalled
-from subos_desktop.clipboard.pace import BURST, Pace
-from subos_desktop.clipboard.policy import AllowAll
+from subos_desktop.clipboard.interface import MARKER, Selection, Stalled
+from subos_desktop.clipboard.pace import Pace
+from subos_desktop.clipboard.policy import AllowAll, Passed
 from subos_protocol.agent.errors import RemoteError
 from subos_protocol.agent.frames import Head
 from support.clipboards import Endless
 
 from .test_bridge import CLIPBOARD, joined, run, until
+
+BURST = 50
 
 
 def offer(serial: int, formats: list[str], seen: int = 0) -> Head:
@@ -33,7 +35,7 @@ def read(serial: int, mime: str) -> Head:
 
 def test_the_pace_of_taking_over() -> None:
     now = 0.0
-    pace = Pace(lambda: now)
+    pace = Pace(BURST, 4.0, lambda: now)
     assert [pace.take() for _ in range(BURST)] == [0.0] * BURST
     assert not pace.slow
     assert pace.take() == pytest.approx(0.25)
@@ -162,14 +164,14 @@ class Switch(AllowAll):
         self.on = True
         self.passed: list[tuple[str, int, bool]] = []
 
-    def allows(self, direction: str, mime: str) -> bool:
+    def allows(self, direction: str, selection: Selection, mime: str) -> bool:
         return self.on
 
-    async def approve(self, direction: str, mime: str, copy: int) -> bool:
+    async def approve(self, direction: str, selection: Selection, mime: str, copy: int) -> bool:
         return self.on
 
-    def record(self, direction: str, mime: str, size: int, digest: str, complete: bool) -> None:
-        self.passed.append((direction, size, complete))
+    def record(self, passed: Passed) -> None:
+        self.passed.append((passed.direction, passed.size, passed.complete))
 
 
 @run

@@ -22,6 +22,7 @@ from subos_protocol.agent.stream import Stream
 
 from ...processes import die_with_parent
 from ..hub import Hub, connect
+from .policy import Rules
 
 PROGRAM = "subos_devices.agent.clipboard.process"
 FROM_AGENT = ("clipboard.offer", "clipboard.read", "clipboard.ready")
@@ -37,12 +38,15 @@ log = logging.getLogger("subos")
 
 
 class ClipboardDriver:
-    """`vm` is the VM's name; `rules` its policy. A VM whose guest has no desktop session never has the process."""
+    """`vm` is the VM's name; `rules` its policy. Raises UserError for what is no rule.
+
+    A VM has the process from when a session of its guest first says something of a clipboard, or a command asks.
+    """
 
     def __init__(self, hub: Hub, vm: str, rules: Sequence[str]) -> None:
         self._hub = hub
         self._vm = vm
-        self._rules = list(rules)
+        self._rules = Rules.parse(rules)
         self._peer: Peer | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._starting: asyncio.Future[Peer] | None = None
@@ -61,7 +65,8 @@ class ClipboardDriver:
         reply = await self._pass_on(stream)
         rules = stream.head.get("rules")
         if stream.head.get("op") == "host-clipboard.policy" and isinstance(rules, list):
-            self._rules += [rule for rule in rules if isinstance(rule, str)]  # the next process begins with them
+            for rule in rules:  # the next process begins with what they make
+                self._rules.apply(str(rule))
         return reply
 
     async def _from_guest(self, stream: Stream) -> Head | None:
@@ -101,7 +106,7 @@ class ClipboardDriver:
         try:
             with theirs:
                 self._process = await asyncio.create_subprocess_exec(
-                    *(sys.executable, "-m", PROGRAM, str(theirs.fileno()), self._vm, *self._rules),
+                    *(sys.executable, "-m", PROGRAM, str(theirs.fileno()), self._vm, *self._rules.texts()),
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=asyncio.subprocess.DEVNULL,
                     pass_fds=[theirs.fileno()],

@@ -2,8 +2,12 @@
 
 DIRECTION[.TYPE]=ACTION   direction: to-guest, from-guest or both; type: text, html, image, files or other
 limit[.TYPE]=SIZE         what may pass at once (64K, 256M, 4G)
+primary=DIRECTION         which way what is marked with the mouse may pass, by the same rules; off: neither way
 
 Actions: allow, deny, ask (a person is asked when somebody pastes) and, without a type, text-only. Later rules win.
+
+What is marked passes from the guest alone, unless a rule says more. A guest may read at once what it is offered, and
+nobody who marks a line, perhaps to overwrite it, thinks of showing it.
 """
 
 from __future__ import annotations
@@ -21,6 +25,8 @@ ACTIONS = ("allow", "deny", "ask")
 FILES = "application/x-subos-files"
 DEFAULT_LIMIT = 256 << 20  # bytes
 DEFAULT = {"text": "allow", "html": "allow", "image": "allow", "files": "ask", "other": "deny"}
+PRIMARY = ("both", TO_GUEST, FROM_GUEST, "off")
+DEFAULT_PRIMARY = FROM_GUEST
 FORM = "DIRECTION[.TYPE]=ACTION"
 _UNITS = {"": 0, "K": 10, "M": 20, "G": 30}
 
@@ -39,13 +45,14 @@ def type_of(mime: str) -> str:
 
 @dataclass
 class Rules:
-    """`actions` by (direction, type); `limits` in bytes, by type."""
+    """`actions` by (direction, type); `limits` in bytes, by type; `primary` one of PRIMARY."""
 
     on: bool = True
     actions: dict[tuple[str, str], str] = field(
         default_factory=lambda: {(way, kind): action for way in DIRECTIONS for kind, action in DEFAULT.items()}
     )
     limits: dict[str, int] = field(default_factory=lambda: dict.fromkeys(TYPES, DEFAULT_LIMIT))
+    primary: str = DEFAULT_PRIMARY
 
     @classmethod
     def parse(cls, texts: Iterable[str]) -> Rules:
@@ -61,12 +68,15 @@ class Rules:
             self.on = text == "on"
             return
         left, equals, action = text.partition("=")
+        if equals and left == "primary":
+            self._set_primary(action)
+            return
         where, _, kind = left.partition(".")
         if not equals or kind not in ("", *TYPES) or where not in (*DIRECTIONS, "both", "limit"):
             raise UserError(
                 f"{text!r} is no rule for a clipboard",
-                f"write on, off, {FORM} or limit[.TYPE]=SIZE; directions: to-guest, from-guest, both; "
-                f"types: {', '.join(TYPES)}",
+                f"write on, off, {FORM}, limit[.TYPE]=SIZE or primary=DIRECTION; directions: to-guest, from-guest, "
+                f"both; types: {', '.join(TYPES)}",
             )
         kinds = (kind,) if kind else TYPES
         if where == "limit":
@@ -74,6 +84,11 @@ class Rules:
             return
         for way in DIRECTIONS if where == "both" else (where,):
             self._set(way, kind, kinds, action)
+
+    def _set_primary(self, ways: str) -> None:
+        if ways not in PRIMARY:
+            raise UserError(f"{ways!r} is no direction for what is marked", f"there are {', '.join(PRIMARY)}")
+        self.primary = ways
 
     def _set(self, way: str, kind: str, kinds: tuple[str, ...], action: str) -> None:
         if action == "text-only" and not kind:
@@ -83,9 +98,11 @@ class Rules:
         else:
             raise UserError(f"{action!r} is no action", f"there are {', '.join(ACTIONS)}, and text-only without a type")
 
-    def action(self, direction: str, mime: str) -> str:
-        """allow, deny or ask."""
-        return self.actions[direction, type_of(mime)] if self.on else "deny"
+    def action(self, direction: str, mime: str, primary: bool = False) -> str:
+        """allow, deny or ask; `primary`: for what is marked, not copied."""
+        if not self.on or (primary and self.primary not in ("both", direction)):
+            return "deny"
+        return self.actions[direction, type_of(mime)]
 
     def limit(self, mime: str) -> int:
         """Bytes."""
@@ -97,7 +114,17 @@ class Rules:
             "on": self.on,
             **{way: {kind: self.actions[way, kind] for kind in TYPES} for way in DIRECTIONS},
             "limits": dict(self.limits),
+            "primary": self.primary,
         }
+
+    def texts(self) -> list[str]:
+        """Rules that make the same of the default ones."""
+        return [
+            *(f"{way}.{kind}={action}" for (way, kind), action in self.actions.items()),
+            *(f"limit.{kind}={size}" for kind, size in self.limits.items()),
+            f"primary={self.primary}",
+            "on" if self.on else "off",
+        ]
 
 
 def _size(text: str) -> int:

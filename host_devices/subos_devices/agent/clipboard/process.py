@@ -10,17 +10,18 @@ import asyncio
 import contextlib
 import copy
 import logging
-import shutil
 import signal
 import socket
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 from subos_desktop.clipboard.bridge import Bridge, Remote
 from subos_desktop.clipboard.choosing import choose
 from subos_desktop.clipboard.formats import is_mime
 from subos_desktop.clipboard.interface import Clipboard, ClipboardError, Selection, TooLarge
-from subos_desktop.clipboard.policy import OUT
+from subos_desktop.clipboard.pace import Pace
+from subos_desktop.clipboard.policy import OUT, Passed
 from subos_desktop.clipboard.streams import closing
 from subos_protocol import __version__
 from subos_protocol.agent.errors import ChannelLost, RemoteError
@@ -32,13 +33,14 @@ from subos_protocol.agent.stream import Stream
 from ...errors import UserError
 from . import audit
 from .policy import FROM_GUEST, TO_GUEST, Rules, type_of
+from .questions import Questions
 
 FIRST_RETRY, LAST_RETRY = 1.0, 60.0
 """Seconds until a desktop that is not there, or has gone, is looked for again."""
 PROGRESS_SECONDS = 0.5
 """How often those who watch are told how far transfers are."""
-ANSWER_SECONDS = 60.0
-"""How long a person may think about whether something may pass."""
+READS, READS_A_SECOND = 20, 4.0
+"""How often the guest may read one type of one copy: at once, and then. Programs that paste read a few times."""
 
 log = logging.getLogger("subos.clipboard")
 
@@ -49,60 +51,68 @@ class HostPolicy:
     logs = True
 
     def __init__(self, vm: str, rules: Rules) -> None:
-        self.vm = vm
         self.rules = rules
-        self.question: tuple[str, str] | None = None
-        self._answer: asyncio.Future[bool] | None = None
-        self._asking = asyncio.Lock()
-        self._asked: dict[tuple[str, str, int], asyncio.Future[bool | None]] = {}
+        self.questions = Questions(vm)
+        self._log = audit.Log(vm)
+        self._answers: dict[int, dict[tuple[str, str], asyncio.Future[bool | None]]] = {}
+        """Of each copy that is not over, by direction and type as rules name them."""
+        self._paces: dict[int, dict[str, Pace]] = {}
+        """Of each copy that is not over, by MIME type: of those that the guest reads."""
 
-    def allows(self, direction: str, mime: str) -> bool:
-        return self.rules.action(_way(direction), mime) != "deny"
+    def allows(self, direction: str, selection: Selection, mime: str) -> bool:
+        return self.rules.action(_way(direction), mime, selection is Selection.PRIMARY) != "deny"
 
     def limit(self, mime: str) -> int:
         return self.rules.limit(mime)
 
-    async def approve(self, direction: str, mime: str, copy: int) -> bool:
+    async def approve(self, direction: str, selection: Selection, mime: str, copy: int) -> bool:
         """An answer holds for what was copied, so programs that paste it again and again do not ask each time."""
         way = _way(direction)
-        if self.rules.action(way, mime) == "ask":
-            key = (way, type_of(mime), copy)
-            asked = self._asked.get(key)
-            if asked is None or (asked.done() and asked.result() is None):
-                self._asked = {old: future for old, future in self._asked.items() if old[0] != way or old[2] == copy}
-                asked = self._asked[key] = asyncio.ensure_future(self._ask(way, mime))
-            if not await asyncio.shield(asked):
+        self._log.begin(copy)
+        if direction == OUT:
+            pace = self._paces.setdefault(copy, {}).setdefault(mime, Pace(READS, READS_A_SECOND))
+            while wait := pace.take():
+                await asyncio.sleep(wait)
+            if copy not in self._paces:
+                return False  # it is over
+        if self.allows(direction, selection, mime) and self.rules.action(way, mime) == "ask":
+            answers, key = self._answers.setdefault(copy, {}), (way, type_of(mime))
+            if key not in answers or (answers[key].done() and answers[key].result() is None):
+                answers[key] = self.questions.ask(way, mime, copy)
+            if not await asyncio.shield(answers[key]):
                 return False
-        return self.rules.action(way, mime) != "deny"
+        return self.allows(direction, selection, mime)
 
-    async def _ask(self, way: str, mime: str) -> bool | None:
-        """What a person says; None: nobody did."""
-        async with self._asking:
-            self.question, self._answer = (way, mime), asyncio.get_running_loop().create_future()
-            text = f"may {mime} pass {way} in {self.vm}? subos-devices clipboard {self.vm} yes (or no)"
-            log.warning("%s", text)
-            notifier = shutil.which("notify-send")
-            if notifier is not None:
-                with contextlib.suppress(OSError):
-                    await asyncio.create_subprocess_exec(notifier, "--app-name=SubOS", "SubOS clipboard", text)
-            try:
-                return await asyncio.wait_for(self._answer, ANSWER_SECONDS)
-            except TimeoutError:
-                return None
-            finally:
-                self.question = self._answer = None
+    def over(self, copy: int) -> None:
+        self._answers.pop(copy, None)
+        self._paces.pop(copy, None)
+        self.questions.over(copy)
+        with _log_errors():
+            self._log.over(copy)
 
-    def answer(self, yes: bool) -> None:
-        """Raises RemoteError where nothing was asked."""
-        if self._answer is None or self._answer.done():
-            raise RemoteError("not-found", "nothing is being asked")
-        self._answer.set_result(yes)
+    def record(self, passed: Passed) -> None:
+        line = (
+            _way(passed.direction),
+            passed.selection.value,
+            passed.mime,
+            passed.size,
+            passed.digest,
+            passed.complete,
+        )
+        with _log_errors():
+            self._log.record(passed.copy, audit.Line(*line))
 
-    def record(self, direction: str, mime: str, size: int, digest: str, complete: bool) -> None:
-        try:
-            audit.record(self.vm, _way(direction), mime, size, digest, complete)
-        except OSError as error:
-            log.warning("the clipboard's log cannot be written: %s", error)
+    def close(self) -> None:
+        with _log_errors():
+            self._log.close()
+
+
+@contextlib.contextmanager
+def _log_errors() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        log.warning("the clipboard's log cannot be written: %s", error)
 
 
 def _way(direction: str) -> str:
@@ -148,8 +158,11 @@ class Commands:
         selection, mime = _selection(stream.head), stream.head.get("type")
         if not isinstance(mime, str) or not is_mime(mime):
             raise RemoteError("malformed", f"{mime} is no MIME type", "text/plain;charset=utf-8, image/png, …")
-        if not self._policy.allows(OUT, mime):
-            raise RemoteError("refused", f"{mime} may not pass to the guest", "subos-devices clipboard VM policy")
+        if not self._policy.allows(OUT, selection, mime):
+            what = f"{mime} may not pass to the guest" + (
+                " as what is marked" if selection is Selection.PRIMARY else ""
+            )
+            raise RemoteError("refused", what, "subos-devices clipboard VM policy")
         data = bytearray()
         while (message := await stream.receive()) is not None:
             if isinstance(message.content, bytes):
@@ -166,7 +179,7 @@ class Commands:
 
     async def _formats(self, stream: Stream) -> Head:
         return self._offered() | {
-            "question": self._policy.question,
+            "question": self._policy.questions.table(),
             "desktop": self.desktop,
             "transfers": self._transfers(),
         }
@@ -209,7 +222,8 @@ class Commands:
         return rules.table()
 
     async def _answer(self, stream: Stream) -> Head:
-        self._policy.answer(stream.head.get("yes") is True)
+        number = stream.head.get("number")
+        self._policy.questions.answer(stream.head.get("yes") is True, number if type(number) is int else None)
         return {}
 
 
@@ -235,6 +249,7 @@ async def run(channel: socket.socket, vm: str, rules: Rules) -> None:
         task.cancel()
     failed, _ = await asyncio.gather(sharing, gone, return_exceptions=True)
     peer.close()
+    policy.close()
     if isinstance(failed, Exception) and not isinstance(failed, ChannelLost):
         raise failed  # this process is of no more use; the launcher starts another one
 
