@@ -29,12 +29,13 @@ log = logging.getLogger("subos-agent")
 
 def handlers(configuration: Configuration) -> Dict[str, Handler]:
     """What this guest does for the host."""
+    shares = mounts.Mounts(anywhere=configuration.exec)
     table: Dict[str, Handler] = {
         "clock": clock.clock,
         "facts": facts.answer,
         "files.watch": file_events.watch,
-        "mount": mounts.mount,
-        "unmount": mounts.unmount,
+        "mount": shares.mount,
+        "unmount": shares.unmount,
     }
     for name, handler in (("exec", execute.execute), ("get", copy.get), ("put", copy.put)):
         table[name] = handler if configuration.exec else _exec_is_off
