@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
-from typing import Callable, List, Tuple, TypeVar
+from typing import Callable, Dict, List, Tuple, TypeVar
 
 from subos_protocol.agent.errors import RemoteError
 from subos_protocol.agent.frames import Head
@@ -33,6 +33,7 @@ DEVICE_SECONDS = 10.0
 """How long the device may take to appear: it may have been plugged just now."""
 MOUNTS = Path("/proc/self/mounts")
 PLACES = ("/mnt", "/media", "/srv", "/home", str(SINGLE.parent))
+MAX_LOCKS = 64
 MS_RDONLY = 1
 MNT_DETACH, UMOUNT_NOFOLLOW = 2, 8  # umount2(2)
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -72,6 +73,7 @@ class Mounts:
 
     def __init__(self, *, anywhere: bool) -> None:
         self._anywhere = anywhere
+        self._locks: Dict[str, asyncio.Lock] = {}
         self._threads = ThreadPoolExecutor(2, "mount")
         """Their own: a device that does not answer holds who mounts it, and nobody else."""
 
@@ -86,16 +88,24 @@ class Mounts:
             )
         flags = MS_RDONLY if stream.head.get("read_only") is True else 0
         deadline = monotonic() + DEVICE_SECONDS
-        while not await self._run(lambda: _mount(place, flags, last=monotonic() > deadline)):
-            await asyncio.sleep(0.05)
+        async with self._alone(place.tag):
+            while not await self._run(lambda: _mount(place, flags, last=monotonic() > deadline)):
+                await asyncio.sleep(0.05)
         return {}
 
     async def unmount(self, stream: Stream) -> Head:
         """Handles `unmount`: all mounts of the share go, the last one first. Raises RemoteError."""
         place = Place.from_head(stream.head)
         flags = UMOUNT_NOFOLLOW | (MNT_DETACH if stream.head.get("lazy") is True else 0)
-        await self._run(lambda: _unmount(place, flags))
+        async with self._alone(place.tag):
+            await self._run(lambda: _unmount(place, flags))
         return {}
+
+    def _alone(self, tag: str) -> asyncio.Lock:
+        """One request a share at a time: whether it is mounted is looked at before it is."""
+        if len(self._locks) > MAX_LOCKS:
+            self._locks = {name: lock for name, lock in self._locks.items() if lock.locked()}
+        return self._locks.setdefault(tag, asyncio.Lock())
 
     async def _run(self, work: Callable[[], T]) -> T:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import errno
 import os
@@ -120,6 +121,15 @@ async def test_what_cannot_be_mounted(tmp_path: Path, libc: Libc) -> None:
             assert libc.made == [("src", str(tmp_path / "a/good"), mounts.MS_RDONLY)]
         await peer.ask({"op": "unmount", "tag": "src", "path": "/anything"})
         assert libc.made == []
+
+
+@on_a_loop
+async def test_two_requests_at_once_mount_once(tmp_path: Path, libc: Libc) -> None:
+    libc.failing = {"src": [errno.EINVAL]}
+    async with service() as peer:
+        head = {"op": "mount", "tag": "src", "path": str(tmp_path / "place")}
+        await asyncio.gather(*(peer.ask(head) for _ in range(8)))
+        assert libc.made == [("src", str(tmp_path / "place"), 0)]
 
 
 @on_a_loop
