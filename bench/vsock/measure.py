@@ -67,6 +67,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=7, help="after one that is not counted (default: 7)")
     parser.add_argument("--trips", type=int, default=500, help="round trips of a round (default: 500)")
     parser.add_argument("--size", type=int, default=16, metavar="MIB", help="of a throughput's round (default: 16)")
+    parser.add_argument("--cpus", type=int, default=2, metavar="N", help="virtual processors (default: 2)")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     options.rows = options.rows or list(ROWS)
@@ -77,7 +78,7 @@ def parse_arguments() -> argparse.Namespace:
 
 async def measure(results: dict[str, dict[str, Any]], zygote: Zygote, options: argparse.Namespace) -> int:
     say("booting")
-    async with booted(zygote) as channels:
+    async with booted(zygote, options.cpus) as channels:
         for row in options.rows:
             say(row)
             results[row] = await asyncio.to_thread(measure_row, channels, row, options)
@@ -85,10 +86,11 @@ async def measure(results: dict[str, dict[str, Any]], zygote: Zygote, options: a
 
 
 @contextlib.asynccontextmanager
-async def booted(zygote: Zygote) -> AsyncIterator[Channels]:
+async def booted(zygote: Zygote, cpus: int) -> AsyncIterator[Channels]:
     """The default guest, and a connected stream to work.py in it by each of the two."""
     os.chdir(PROJECT)  # which the guest then sees even under /tmp
-    plan = VmPlan.from_settings(resolve(argparse.Namespace(mouse=False, keyboard=False, rng=False), SETTINGS, None))
+    wanted = argparse.Namespace(mouse=False, keyboard=False, rng=False, cpus=cpus)
+    plan = VmPlan.from_settings(resolve(wanted, SETTINGS, None))
     agent, variables = agent_command()
     async with start(plan, zygote, command=agent, mode=Mode.CONTROL, environment=variables) as vm:
         control = GuestControl(vm.machine)

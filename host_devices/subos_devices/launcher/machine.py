@@ -225,9 +225,10 @@ def lost_reason(code: int, errors: bytes, console: bytes) -> str:
         return f"the guest's kernel panicked: {panic[-1].strip()}"
     if own := re.findall(r"^subos: (.*)", text, re.MULTILINE):
         return str(own[-1]).strip()
-    if code < 0:
-        return f"QEMU was ended by {signal.Signals(-code).name}"
     messages = errors.decode("utf-8", "replace").strip().splitlines()
+    if code < 0:
+        said = f" after it had said: {messages[-1]}" if messages else ""
+        return f"QEMU was ended by {signal.Signals(-code).name}{said}"
     if code > 0:
         return f"QEMU said: {messages[-1]}" if messages else f"QEMU ended with status {code}"
     return "it shut down before its command ended"
