@@ -19,7 +19,7 @@ class Change:
     """`kind` is of subos_protocol.file_events. `old` and `covered` are nodes with their generations, which the guest
     knew by the names `at` and `to` before: (0, 0) where it knew none."""
 
-    __slots__ = ("at", "covered", "is_directory", "kind", "number", "old", "retries", "to")
+    __slots__ = ("at", "covered", "ghosts", "is_directory", "kind", "number", "old", "retries", "to")
 
     def __init__(
         self,
@@ -41,6 +41,9 @@ class Change:
         self.number = number
         self.retries = retries
         """How often it may be put back, since nobody has told yet what has become of what it is about."""
+        self.ghosts = 0
+        """The first of two numbers of inodes that are none, once one of them was told of: what it is about, and what it
+        covers."""
 
     @property
     def places(self) -> tuple[Place, ...]:
