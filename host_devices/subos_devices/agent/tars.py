@@ -12,6 +12,8 @@ from subos_desktop.trees import Piece, TreeError
 from subos_desktop.trees.packing import CHUNK
 from subos_desktop.trees.pieces import MAX_DEPTH, Attributes, is_name, number, original, target
 
+from ..streams import Output
+
 _ZEROS = bytes(CHUNK)
 LOOK_SECONDS = 0.2
 
@@ -88,15 +90,38 @@ class StandardInput:
         self._given_up = True
 
 
+class StandardOutput:
+    """Standard output as a file object whose writer can be given up, from another thread: nobody may read what it
+    writes, and what a hostile guest calls a file may take years to fill up."""
+
+    def __init__(self, output: Output) -> None:
+        self._given_up = False
+        self._output = output
+        self._poll = select.poll()
+        self._poll.register(output.descriptor, select.POLLOUT)
+
+    def write(self, data: bytes) -> int:
+        """Writes all of it. Raises TreeError where it was given up, OSError."""
+        view = memoryview(data)
+        while view:
+            if self._given_up:
+                raise TreeError("interrupted")
+            if self._poll.poll(LOOK_SECONDS * 1000):
+                view = view[self._output.write_some(view) :]
+        return len(data)
+
+    def give_up(self) -> None:
+        self._given_up = True
+
+
 class TarWriter:
     """Writes the pieces of a tree as an archive, whose topmost name is `name` ("" for none). Raises TreeError."""
 
-    def __init__(self, target: IO[bytes], name: str) -> None:
+    def __init__(self, target: IO[bytes] | StandardOutput, name: str) -> None:
         self.files = 0
         self.bytes = 0
         self.skipped: list[str] = []
         self.skipped_count = 0
-        self._given_up = False
         self._target = target
         self._top = name or "."
         self._inside: list[str] = []
@@ -117,15 +142,10 @@ class TarWriter:
             self._finish_file()
             self._entry(piece)
 
-    def give_up(self) -> None:
-        """What a hostile guest calls a file may take years to fill up; from another thread."""
-        self._given_up = True
-
     def finish(self) -> None:
         """The archive's end."""
         self._finish_file()
         self._target.write(bytes(2 * tarfile.BLOCKSIZE))
-        self._target.flush()
 
     def _entry(self, piece: dict[str, Any]) -> None:
         if "leave" in piece:
@@ -171,7 +191,7 @@ class TarWriter:
         if size > self._rest:
             raise TreeError("the guest sends more than it has announced")
         self._rest -= size
-        while size and not self._given_up:
+        while size:
             size -= self._target.write(_ZEROS[: min(size, len(_ZEROS))])
 
     def _finish_file(self) -> None:
