@@ -11,22 +11,32 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
+import errno
 import os
 import re
-import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, List, Tuple, TypeVar
+from time import monotonic
+from typing import Callable, Dict, List, Tuple, TypeVar
 
 from subos_protocol.agent.errors import RemoteError
 from subos_protocol.agent.frames import Head
 from subos_protocol.agent.stream import Stream
+
+from .places import open_folder, true_path
 
 SINGLE = Path("/run/subos/shares")
 """Where file systems of single files are mounted."""
 DEVICE_SECONDS = 10.0
 """How long the device may take to appear: it may have been plugged just now."""
 MOUNTS = Path("/proc/self/mounts")
+PLACES = ("/mnt", "/media", "/srv", "/home", str(SINGLE.parent))
+MAX_LOCKS = 64
+MS_RDONLY = 1
+MNT_DETACH, UMOUNT_NOFOLLOW = 2, 8  # umount2(2)
+_libc = ctypes.CDLL(None, use_errno=True)
 T = TypeVar("T")
 _TAG = re.compile(r"[A-Za-z0-9._][A-Za-z0-9._-]{0,35}")
 _ESCAPE = re.compile(rb"\\([0-7]{3})")
@@ -58,66 +68,113 @@ class Place:
         return cls(tag, os.path.normpath(path), name)
 
 
-async def mount(stream: Stream) -> Head:
-    """Handles `mount`. Raises RemoteError."""
-    place = Place.from_head(stream.head)
-    if place.name and os.path.isdir(place.path) and not os.path.islink(place.path):
-        raise RemoteError("failed", f"{place.path} is a folder")
-    if (place.tag, place.folder) not in await _in_thread(mounted):
+class Mounts:
+    """`anywhere`: also where a share could make whoever writes it this guest's root; else below PLACES alone."""
+
+    def __init__(self, *, anywhere: bool) -> None:
+        self._anywhere = anywhere
+        self._locks: Dict[str, asyncio.Lock] = {}
+        self._threads = ThreadPoolExecutor(2, "mount")
+        """Their own: a device that does not answer holds who mounts it, and nobody else."""
+
+    async def mount(self, stream: Stream) -> Head:
+        """Handles `mount`. Raises RemoteError."""
+        place = Place.from_head(stream.head)
+        if not self._anywhere and not any(place.path.startswith(f"{allowed}/") for allowed in PLACES):
+            raise RemoteError(
+                "refused",
+                f"this guest takes shares below {', '.join(PLACES)} only",
+                'choose such a place; or, inside it, as root: "subos-agent allow exec"',
+            )
+        flags = MS_RDONLY if stream.head.get("read_only") is True else 0
+        deadline = monotonic() + DEVICE_SECONDS
+        async with self._alone(place.tag):
+            while not await self._run(lambda: _mount(place, flags, last=monotonic() > deadline)):
+                await asyncio.sleep(0.05)
+        return {}
+
+    async def unmount(self, stream: Stream) -> Head:
+        """Handles `unmount`: all mounts of the share go, the last one first. Raises RemoteError."""
+        place = Place.from_head(stream.head)
+        flags = UMOUNT_NOFOLLOW | (MNT_DETACH if stream.head.get("lazy") is True else 0)
+        async with self._alone(place.tag):
+            await self._run(lambda: _unmount(place, flags))
+        return {}
+
+    def _alone(self, tag: str) -> asyncio.Lock:
+        """One request a share at a time: whether it is mounted is looked at before it is."""
+        if len(self._locks) > MAX_LOCKS:
+            self._locks = {name: lock for name, lock in self._locks.items() if lock.locked()}
+        return self._locks.setdefault(tag, asyncio.Lock())
+
+    async def _run(self, work: Callable[[], T]) -> T:
         try:
-            os.makedirs(place.folder, exist_ok=True)
+            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
         except OSError as error:
-            raise RemoteError("failed", f"{place.folder}: {error.strerror}") from error
-        await _mount(place, "ro" if stream.head.get("read_only") is True else "rw")
+            where = f"{error.filename}: " if error.filename else ""
+            raise RemoteError("failed", f"{where}{error.strerror or error}") from error
+
+
+def _mount(place: Place, flags: int, *, last: bool) -> bool:
+    """False where the device is not there yet, unless this is the last attempt. Raises OSError."""
+    if place.name and os.path.isdir(place.path) and not os.path.islink(place.path):
+        raise IsADirectoryError(errno.EISDIR, "it is a folder", place.path)
+    folder = open_folder(place.folder)
+    try:
+        if (place.tag, true_path(folder)) not in mounted():
+            try:
+                _check(
+                    _libc.mount(place.tag.encode(), b"/proc/self/fd/%d" % folder, b"virtiofs", flags, None), place.path
+                )
+            except OSError as error:
+                if error.errno == errno.EINVAL and not last:
+                    return False
+                raise
+    finally:
+        os.close(folder)
     if place.name:
         try:
             _link(place)
-        except OSError as error:
-            await _run("umount", place.folder)
-            raise RemoteError("failed", f"{place.path}: {error.strerror}") from error
-    return {}
-
-
-async def _mount(place: Place, options: str) -> None:
-    deadline = asyncio.get_running_loop().time() + DEVICE_SECONDS
-    while True:
-        status, said = await _run("mount", "-t", "virtiofs", "-o", options, place.tag, place.folder)
-        if not status:
-            return
-        appears = "Invalid argument" in said or "wrong fs type" in said or "No such device" in said
-        if not appears or asyncio.get_running_loop().time() > deadline:
-            raise RemoteError("failed", said or f"mount ended with status {status}")
-        await asyncio.sleep(0.05)
+        except OSError:
+            _check(_libc.umount2(os.fsencode(place.folder), UMOUNT_NOFOLLOW), place.folder)
+            raise
+    return True
 
 
 def _link(place: Place) -> None:
-    target = f"{place.folder}/{place.name}"
-    if os.path.islink(place.path) and os.readlink(place.path) == target:
-        return
-    os.makedirs(os.path.dirname(place.path), exist_ok=True)
-    beside = f"{place.path}.subos-{os.getpid()}"
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(beside)
-    os.symlink(target, beside)
-    os.replace(beside, place.path)
+    """Makes `path` a link to the one file."""
+    target, name = f"{place.folder}/{place.name}", os.path.basename(place.path)
+    folder = open_folder(os.path.dirname(place.path))
+    try:
+        with contextlib.suppress(OSError):
+            if os.readlink(name, dir_fd=folder) == target:
+                return
+        beside = f".{name[:200]}.subos-{os.getpid()}"
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(beside, dir_fd=folder)
+        os.symlink(target, beside, dir_fd=folder)
+        os.replace(beside, name, src_dir_fd=folder, dst_dir_fd=folder)
+    finally:
+        os.close(folder)
 
 
-async def unmount(stream: Stream) -> Head:
-    """Handles `unmount`: all mounts of the share go, the last one first. Raises RemoteError."""
-    place = Place.from_head(stream.head)
-    lazy = ["-l"] if stream.head.get("lazy") is True else []
-    for tag, folder in reversed(await _in_thread(mounted)):
+def _unmount(place: Place, flags: int) -> None:
+    """Raises OSError."""
+    for tag, folder in reversed(mounted()):
         if tag == place.tag:
-            status, said = await _run("umount", *lazy, folder)
-            if status:
-                raise RemoteError("failed", said or f"umount ended with status {status}")
+            _check(_libc.umount2(os.fsencode(folder), flags), folder)
     if place.name:
         with contextlib.suppress(OSError):
             if os.readlink(place.path) == f"{place.folder}/{place.name}":
                 os.unlink(place.path)
         with contextlib.suppress(OSError):
             os.rmdir(place.folder)
-    return {}
+
+
+def _check(result: int, path: str) -> None:
+    if result:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), path)
 
 
 def mounted(mounts: Path = MOUNTS) -> List[Tuple[str, str]]:
@@ -133,17 +190,3 @@ def mounted(mounts: Path = MOUNTS) -> List[Tuple[str, str]]:
 
 def _unescape(match: re.Match[bytes]) -> bytes:
     return bytes([int(match[1], 8) & 0xFF])
-
-
-async def _run(*argv: str) -> Tuple[int, str]:
-    """(exit status, what it said in one line)."""
-
-    def run() -> Tuple[int, str]:
-        done = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        return done.returncode, " ".join(os.fsdecode(done.stdout).split())
-
-    return await _in_thread(run)
-
-
-async def _in_thread(function: Callable[[], T]) -> T:
-    return await asyncio.get_running_loop().run_in_executor(None, function)

@@ -29,12 +29,13 @@ log = logging.getLogger("subos-agent")
 
 def handlers(configuration: Configuration) -> Dict[str, Handler]:
     """What this guest does for the host."""
+    shares = mounts.Mounts(anywhere=configuration.exec)
     table: Dict[str, Handler] = {
         "clock": clock.clock,
         "facts": facts.answer,
         "files.watch": file_events.watch,
-        "mount": mounts.mount,
-        "unmount": mounts.unmount,
+        "mount": shares.mount,
+        "unmount": shares.unmount,
     }
     for name, handler in (("exec", execute.execute), ("get", copy.get), ("put", copy.put)):
         table[name] = handler if configuration.exec else _exec_is_off
@@ -55,6 +56,7 @@ class Service:
     def __init__(self, configuration: Configuration, port: Optional[str] = None) -> None:
         self.handlers = handlers(configuration)
         self._port = port
+        self._shares_clipboard = configuration.clipboard
         self._host: Optional[Peer] = None
         self._sessions = Sessions(lambda: self._host if self._host and self._host.hello else None)
         if configuration.clipboard:
@@ -66,12 +68,20 @@ class Service:
         assert task is not None
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, task.cancel)
-        taking = asyncio.ensure_future(self._sessions.serve())
+        taking = asyncio.ensure_future(self._take_sessions())
         try:
             await channel.stay_connected(self._make_peer, self._port)
         finally:
             taking.cancel()
             await asyncio.gather(taking, return_exceptions=True)
+
+    async def _take_sessions(self) -> None:
+        if not self._shares_clipboard:
+            return
+        try:
+            await self._sessions.serve()
+        except OSError as error:
+            log.warning("the clipboard is not shared: no session can connect: %s", error)
 
     def _make_peer(self, shared: bool) -> Peer:
         able = sorted(name for name, handler in self.handlers.items() if handler is not _exec_is_off)
@@ -80,4 +90,4 @@ class Service:
         return self._host
 
     def _host_is_ready(self, peer: Peer) -> None:
-        asyncio.ensure_future(self._sessions.announce())  # noqa: RUF006 (short, and nobody waits for it)
+        self._announcing = asyncio.ensure_future(self._sessions.announce())

@@ -1,8 +1,9 @@
 """Users' sessions at the service: they connect to SOCKET, and what is of the clipboard passes between the host and the
 active one.
 
-Any user of the guest may connect; the socket says who. Only one session at a time is the active one: where logind
-knows who sits at the seat, the newest of that user, else the newest of all.
+Any user of the guest may connect; the socket says who. Only one session at a time is the active one, the newest of one
+user: of who sits at the first seat, as logind tells; nobody's while nobody sits there. Without logind, of whoever came
+first, until all of that user's sessions have gone: no other user can take the clipboard away.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ OPERATIONS = ("clipboard.offer", "clipboard.read", "clipboard.ready")
 MAX_SESSIONS = 32
 MAX_OF_USER = 4
 ACCEPT_RETRY = 1.0  # seconds
+HELLO_SECONDS = 10.0
 _CREDENTIALS = struct.Struct("iII")  # struct ucred: pid, uid, gid
 
 log = logging.getLogger("subos-agent")
@@ -102,8 +104,7 @@ class Sessions:
         pid, uid, _ = _CREDENTIALS.unpack(
             connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
         )
-        of_user = sum(1 for session in self._sessions if session.uid == uid)
-        if len(self._sessions) >= MAX_SESSIONS or of_user >= MAX_OF_USER:
+        if not self._make_room(uid):
             log.warning("user %d has too many sessions of the agent: the last one is closed", uid)
             connection.close()
             return
@@ -115,8 +116,23 @@ class Sessions:
             on_lost=lambda peer, _error: self._lost(peer),
         )
         self._sessions.append(Session(peer, uid, pid))
-        await asyncio.get_running_loop().connect_accepted_socket(lambda: peer, connection)
+        loop = asyncio.get_running_loop()
+        await loop.connect_accepted_socket(lambda: peer, connection)
+        loop.call_later(HELLO_SECONDS, self._close_silent, peer)
         log.debug("a session of user %d is here", uid)
+
+    def _make_room(self, uid: int) -> bool:
+        """For one more session of a user; for who sits at the seat another's goes."""
+        if sum(1 for session in self._sessions if session.uid == uid) >= MAX_OF_USER:
+            return False
+        others = [session for session in self._sessions if session.uid != uid]
+        if len(self._sessions) >= MAX_SESSIONS and uid == self._user() and others:
+            others[0].peer.close("the one who sits here needs the place")
+        return len(self._sessions) < MAX_SESSIONS
+
+    def _close_silent(self, peer: Peer) -> None:
+        if peer.hello is None:
+            peer.close("it said nothing")
 
     def _lost(self, peer: Peer) -> None:
         self._sessions = [session for session in self._sessions if session.peer is not peer]
@@ -125,9 +141,9 @@ class Sessions:
 
     def _active(self) -> Optional[Peer]:
         """The session whose clipboard is the guest's now. If that is another one than it was, both sides are told."""
-        seated = self._seated()
+        user = self._user()
         known = (session for session in reversed(self._sessions) if session.peer.hello is not None)
-        peer = next((session.peer for session in known if seated is None or session.uid == seated), None)
+        peer = next((session.peer for session in known if session.uid == user), None)
         if peer is not self._last:
             first, self._last = self._last is None, peer
             if peer is not None and not first:  # the first one says itself that it is here
@@ -139,13 +155,15 @@ class Sessions:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _seated(self) -> Optional[int]:
-        """Who sits at the first seat; None where nobody knows."""
-        try:
-            found = re.search(r"^ACTIVE_UID=(\d+)$", self._seat.read_text("utf-8", "replace"), re.MULTILINE)
-        except OSError:
-            return None
-        return int(found[1]) if found else None
+    def _user(self) -> Optional[int]:
+        """Whose clipboard is the guest's; None for nobody's."""
+        if self._seat.parent.is_dir():
+            try:
+                found = re.search(r"^ACTIVE_UID=(\d+)$", self._seat.read_text("utf-8", "replace"), re.MULTILINE)
+            except OSError:
+                return None
+            return int(found[1]) if found else None
+        return next((session.uid for session in self._sessions if session.peer.hello is not None), None)
 
     async def announce(self) -> None:
         """Has the host and the active session say again what they offer, if both are there."""

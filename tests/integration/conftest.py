@@ -23,5 +23,5 @@ def nothing_is_left(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytes
     yield
     gc.collect()
     eventually(lambda: children(os.getpid()) == before[0])
-    assert descriptors() == before[1]
+    assert eventually(lambda: descriptors() == before[1]), f"{descriptors()} are left, of {before[1]}"
     assert not list(folder.iterdir())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 import signal
 import subprocess
 import sys
@@ -102,7 +103,7 @@ async def test_standard_input_ends_and_signals_still_arrive(folder: Path) -> Non
 @on_a_loop
 async def test_nobody_reads_the_output_any_more(folder: Path) -> None:
     async with hub_with_agent(folder, handlers(ALL_ON)):
-        shell = f"{sys.executable} -m subos_devices.cli exec vm -- sh -c 'yes; echo no' | head -1"
+        shell = f"{shlex.quote(sys.executable)} -m subos_devices.cli exec vm -- sh -c 'yes; echo no' | head -1"
         process = await asyncio.create_subprocess_shell(shell, stdout=asyncio.subprocess.PIPE)
         out, _ = await asyncio.wait_for(process.communicate(), 20)
         assert out == b"y\n"

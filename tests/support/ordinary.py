@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+import subos_agent
+import subos_desktop
 import subos_devices
 import subos_protocol
 from subos_devices.launcher.kernel import find_kernel
@@ -62,7 +64,7 @@ def ordinary_user() -> Iterator[OrdinaryUser]:
     home = Path("/var/tmp", f"subos-nobody-{os.getpid()}")  # the folders above pytest's own are not for others
     home.mkdir(mode=0o755)
     try:
-        for package in (subos_devices, subos_protocol):
+        for package in (subos_agent, subos_desktop, subos_devices, subos_protocol):
             source = Path(package.__path__[0])
             shutil.copytree(source, home / source.name, ignore=shutil.ignore_patterns("__pycache__"))
         small_copy(find_kernel(), home / "kernel")

@@ -98,7 +98,7 @@ def test_a_configured_vm_whose_qemu_is_killed(tmp_path: Path) -> None:
     words = ("run", "--config", config, "--cpus", 1, "--", "sh", "-c", shell)
     with running(*words, cwd=tmp_path, stderr=subprocess.PIPE) as process:
         status = wait_for_vm("configured", process)
-        assert [device["name"] for device in status["devices"]] == ["subos-root", "mine", "mouse"]
+        assert [device["name"] for device in status["devices"]] == ["subos-root", "mine", "mouse", "vsock"]
         wait_for_file(tmp_path / "shared" / "seen", process)
         cpus, memory = (tmp_path / "shared" / "seen").read_text().split()
         assert int(cpus) == 1
@@ -136,7 +136,7 @@ def test_a_launcher_that_is_killed(tmp_path: Path) -> None:
     with running("run", "--name", "again", "--", "sleep", "1000") as process:
         wait_for_vm("again", process)
         everybody = family(process.pid)
-        assert len(everybody) == 7  # itself, QEMU, the zygote, and four workers
+        assert len(everybody) == 8  # itself, QEMU, the zygote, and five workers
         step(f"SIGKILL to process {process.pid}")
         process.kill()
         process.wait()
@@ -177,7 +177,8 @@ def test_the_demo() -> None:
     assert report.keys() == {"ok", "boot_ms", "rows"}
     assert report["ok"] is True
     assert isinstance(report["boot_ms"], int)
-    assert {row["device"] for row in report["rows"]} == {"fs", "mouse", "keyboard", "rng"}
+    devices = {row["device"] for row in report["rows"]}
+    assert devices == {"fs", "mouse", "keyboard", "rng", "vsock", "agent", "clipboard"}
     for row in report["rows"]:
         assert row.keys() >= {"device", "check", "ok", "ms"}
         assert isinstance(row["ms"], int)

@@ -142,13 +142,22 @@ class _Tree:
         self._open: Dict[bytes, int] = {b"": root}
 
     def directory(self, path: bytes) -> int:
+        """Raises ESTALE where the path leads there no more: the host then says it anew."""
+        try:
+            return self._directory(path)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                raise
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE)) from error
+
+    def _directory(self, path: bytes) -> int:
         found = self._open.get(path)
         if found is not None:
             return found
         if len(self._open) > 256:
             self._close_all_but_root()
         parent, _, name = path.rpartition(b"/")
-        fd = os.open(name, _DIRECTORY, dir_fd=self.directory(parent))
+        fd = os.open(name, _DIRECTORY, dir_fd=self._directory(parent))
         if os.fstat(fd).st_dev != self._device:
             os.close(fd)
             raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))

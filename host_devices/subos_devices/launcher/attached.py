@@ -110,13 +110,14 @@ class Attachment:
             self._end.set()
 
     def _handlers(self) -> dict[str, control.Handler]:
+        disks = HotDisks(self.qmp, self._plugged.lock).handlers()
         return {
             "status": self._status,
             "detach": self._last_change(self._detach),
             "share-list": self._hot_shares.list,
             "share-add": self._last_change(self._hot_shares.add),
             "share-remove": self._last_change(self._hot_shares.remove),
-            **HotDisks(self.qmp, self._plugged.lock).handlers(),
+            **{name: self._last_change(disk) for name, disk in disks.items()},
         }
 
     def _last_change(self, change: control.Handler) -> control.Handler:

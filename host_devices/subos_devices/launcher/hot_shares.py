@@ -55,17 +55,22 @@ class HotShares:
         return [{**device, "mounted": places.get(device["name"])} for device in devices]
 
     async def mount_all(self) -> None:
-        """Mounts what is not mounted yet: an agent has come. Raises MountFailed, with all the others mounted."""
+        """Mounts what is not mounted yet: an agent has come. Raises MountFailed, with all the others mounted.
+
+        Without the lock, which nobody is to hold while the guest takes its time: a share that is removed meanwhile
+        cannot be mounted any more, and one that is mounted twice by the guest is mounted once.
+        """
         failed: MountFailed | None = None
-        async with self._plugged.lock:
-            for share in self.current():
-                if self._can_mount and self._mounts is not None and share.tag not in self._mounted:
-                    try:
-                        await self._mounts.mount(share)
-                    except MountFailed as error:
-                        failed = error
-                    else:
-                        self._mounted.add(share.tag)
+        for share in self.current():
+            if self._mounts is None or not self._can_mount or share.tag in self._mounted:
+                continue
+            try:
+                await self._mounts.mount(share)
+            except MountFailed as error:
+                failed = error
+            else:
+                if share in self.current():
+                    self._mounted.add(share.tag)
         if failed is not None:
             raise failed
 

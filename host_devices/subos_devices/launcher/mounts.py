@@ -11,7 +11,7 @@ from ..agent.hub import AgentError, Hub
 from ..errors import UserError
 from .shares import Share
 
-TIMEOUT = 60.0
+TIMEOUT = 30.0
 FOLDER = Path("/mnt")
 """Where guests with a root of their own get shares for which nobody has said a place."""
 

@@ -15,7 +15,7 @@ is given back by `consumed`; requests beyond `streams` are cancelled as busy; re
 from __future__ import annotations
 
 import struct
-from collections import deque
+from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 from typing import Deque, Dict, List, NamedTuple, Optional, Union
 
@@ -73,12 +73,14 @@ class Requested(NamedTuple):
 
 
 class Received(NamedTuple):
-    """DATA (bytes) or an EVENT (a head). `cost` is what `consumed` is to give back."""
+    """DATA, or an EVENT: the bytes of a head, which takes many times as much memory once it is unpacked. `cost` is what
+    `consumed` is to give back."""
 
     stream: int
     part: int
-    content: Union[bytes, Head]
+    content: bytes
     cost: int
+    event: bool = False
 
 
 class Ended(NamedTuple):
@@ -132,7 +134,7 @@ class Connection:
         self._highest = 0
         self._streams: Dict[int, _Stream] = {}
         self._control: Deque[Frame] = deque()
-        self._turns: Deque[int] = deque()
+        self._turns: OrderedDict[int, None] = OrderedDict()
         """Streams that have something waiting, in the order of their turns."""
         self._heard = bytearray()
         self._shared = self._hunting = shared
@@ -228,14 +230,14 @@ class Connection:
             out += frame.pack()
         blocked = 0
         while len(out) < limit and blocked < len(self._turns):
-            number = self._turns.popleft()
+            number, _ = self._turns.popitem(last=False)
             state = self._streams.get(number)
             if state is None or not state.waiting:
                 continue
             frame = state.waiting[0]
             cost = _cost(frame)
             if cost > state.credit:
-                self._turns.append(number)
+                self._turns[number] = None
                 blocked += 1
                 continue
             blocked = 0
@@ -246,7 +248,7 @@ class Connection:
             if frame.type == FrameType.REPLY:
                 del self._streams[number]
             elif state.waiting:
-                self._turns.append(number)
+                self._turns[number] = None
         return bytes(out)
 
     # --- what we hear
@@ -324,8 +326,7 @@ class Connection:
             state.owed -= cost
             if state.owed < 0:
                 raise Malformed(f"more on stream {number} than was granted")
-            content = frame.payload if frame.type == FrameType.DATA else unpack_head(frame.payload)
-            events.append(Received(number, frame.part, content, cost))
+            events.append(Received(number, frame.part, frame.payload, cost, frame.type == FrameType.EVENT))
         elif frame.type == FrameType.END and not mine:
             events.append(Ended(number))
         elif frame.type == FrameType.REPLY and mine:
@@ -358,11 +359,12 @@ class Connection:
         if state is None:
             raise NotReady("the stream is over")
         if not state.waiting:
-            self._turns.append(stream)
+            self._turns[stream] = None
         state.waiting.append(frame)
         state.queued += len(frame.payload)
 
     def _forget(self, stream: int) -> bool:
+        self._turns.pop(stream, None)
         return self._streams.pop(stream, None) is not None
 
 

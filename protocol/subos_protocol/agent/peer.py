@@ -206,7 +206,7 @@ class Peer(asyncio.Protocol):
             if (stream := self._streams.get(event.stream)) is None:
                 self._core.consumed(event.stream, event.cost)  # our reply waits to be sent; nobody wants more
             else:
-                stream.took(event.part, event.content, event.cost)
+                stream.took(event)
         elif isinstance(event, core.Requested):
             self._serve(event.stream, event.head)
         elif isinstance(event, core.Ended):
@@ -253,8 +253,9 @@ class Peer(asyncio.Protocol):
         except Exception as error:
             log.warning("%s failed: %s", op, error, exc_info=log.isEnabledFor(logging.DEBUG))
             reply = RemoteError("failed", str(error) or type(error).__name__).head()
-        if self._streams.pop(stream.number, None) is None:
+        if self._streams.get(stream.number) is not stream:  # over; a new process may use its number
             return
+        del self._streams[stream.number]
         try:
             self._core.reply(stream.number, reply)
         except Malformed as error:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from types import TracebackType
-from typing import TYPE_CHECKING, Deque, NamedTuple, Optional, Tuple, Type, Union
+from typing import TYPE_CHECKING, Deque, NamedTuple, Optional, Type, Union
 
-from .connection import Connection, NotReady
+from ..errors import Malformed
+from .connection import Connection, NotReady, Received
 from .errors import ChannelError, ChannelLost, RemoteError
-from .frames import Head
+from .frames import Head, unpack_head
 
 if TYPE_CHECKING:
     from .peer import Peer
@@ -39,7 +40,7 @@ class Stream:
         self._peer = peer
         self._core = core
         self._mine = mine
-        self._got: Deque[Tuple[Message, int]] = deque()
+        self._got: Deque[Received] = deque()
         self._ended = False
         self._over = False
         self._error: Optional[ChannelError] = None
@@ -68,10 +69,16 @@ class Stream:
                 return None
             self._wake.clear()
             await self._wake.wait()
-        message, cost = self._got.popleft()
-        self._core.consumed(self.number, cost)
+        received = self._got.popleft()
+        self._core.consumed(self.number, received.cost)
         self._peer.flush()
-        return message
+        if not received.event:
+            return Message(received.content, received.part)
+        try:
+            return Message(unpack_head(received.content))
+        except Malformed as error:
+            self.cancel("malformed", str(error))
+            raise RemoteError("malformed", f"the other side sent {error}") from error
 
     async def result(self) -> Head:
         """The reply, once it is there; DATA and EVENTs that nobody has received are dropped. Raises ChannelError."""
@@ -115,7 +122,7 @@ class Stream:
 
     async def _drain(self) -> None:
         self._peer.flush()
-        while self._core.queued(self.number) > AHEAD:
+        while not self._over and self._core.queued(self.number) > AHEAD:
             self._room.clear()
             await self._room.wait()
         if self._error is not None:
@@ -131,8 +138,8 @@ class Stream:
 
     # --- for Peer
 
-    def took(self, part: int, content: Union[bytes, Head], cost: int) -> None:
-        self._got.append((Message(content, part), cost))
+    def took(self, received: Received) -> None:
+        self._got.append(received)
         self._wake.set()
 
     def took_end(self) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import ctypes
+import errno
 import os
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,7 @@ from hypothesis import strategies as st
 
 from subos_agent import mounts
 from subos_agent.mounts import Place, mounted
+from subos_agent.places import open_folder, true_path
 from subos_protocol.agent.errors import RemoteError
 from support.agents import asking, on_a_loop
 
@@ -61,19 +65,45 @@ def test_any_request_is_a_place_or_refused(head: dict[str, Any]) -> None:
     assert place.name not in (".", "..")
 
 
-@on_a_loop
-async def test_what_cannot_be_mounted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing of it reaches a program that mounts."""
-    ran: list[tuple[str, ...]] = []
+class Libc:
+    """Stands for the kernel: `made` are mounts by tag, `failing` are errors by tag, the first one first."""
 
-    async def run(*argv: str) -> tuple[int, str]:
-        ran.append(argv)
-        return (0, "") if argv[-1].endswith("good") else (32, "mount: bad option")
+    def __init__(self) -> None:
+        self.made: list[tuple[str, str, int]] = []
+        self.failing: dict[str, list[int]] = {}
 
-    monkeypatch.setattr(mounts, "_run", run)
+    def mount(self, tag: bytes, target: bytes, kind: bytes, flags: int, data: None) -> int:
+        assert (kind, data) == (b"virtiofs", None)
+        if failing := self.failing.get(tag.decode()):
+            ctypes.set_errno(failing.pop(0))
+            return -1
+        self.made.append((tag.decode(), os.readlink(target.decode()), flags))
+        return 0
+
+    def umount2(self, folder: bytes, flags: int) -> int:
+        self.made = [made for made in self.made if made[1] != os.fsdecode(folder)]
+        return 0
+
+
+@pytest.fixture
+def libc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Libc:
+    kernel = Libc()
+    monkeypatch.setattr(mounts, "_libc", kernel)
     monkeypatch.setattr(mounts, "SINGLE", tmp_path / "shares")
+    monkeypatch.setattr(mounts, "mounted", lambda: [made[:2] for made in kernel.made])
+    return kernel
+
+
+def service(*, anywhere: bool = True) -> Any:
+    made = mounts.Mounts(anywhere=anywhere)
+    return asking({"mount": made.mount, "unmount": made.unmount})
+
+
+@on_a_loop
+async def test_what_cannot_be_mounted(tmp_path: Path, libc: Libc) -> None:
     (tmp_path / "file").touch()
-    async with asking() as peer:
+    libc.failing = {"bad": [errno.EPERM]}
+    async with service() as peer:
         for head, code in (
             ({"tag": "-o", "path": "/x"}, "malformed"),
             ({"tag": "src", "path": "x"}, "malformed"),
@@ -83,25 +113,43 @@ async def test_what_cannot_be_mounted(tmp_path: Path, monkeypatch: pytest.Monkey
             with pytest.raises(RemoteError) as refused:
                 await peer.ask({"op": "mount", **head})
             assert refused.value.code == code
-        assert ran == []
-        with pytest.raises(RemoteError, match="mount: bad option"):
-            await peer.ask({"op": "mount", "tag": "src", "path": str(tmp_path / "bad")})
-        await peer.ask({"op": "mount", "tag": "src", "path": str(tmp_path / "good"), "read_only": True})
-        assert ran[-1] == ("mount", "-t", "virtiofs", "-o", "ro", "src", str(tmp_path / "good"))
+        with pytest.raises(RemoteError, match="not permitted"):
+            await peer.ask({"op": "mount", "tag": "bad", "path": str(tmp_path / "bad")})
+        assert libc.made == []
+        for _ in range(2):  # what is there already stays
+            await peer.ask({"op": "mount", "tag": "src", "path": str(tmp_path / "a/good"), "read_only": True})
+            assert libc.made == [("src", str(tmp_path / "a/good"), mounts.MS_RDONLY)]
+        await peer.ask({"op": "unmount", "tag": "src", "path": "/anything"})
+        assert libc.made == []
 
 
 @on_a_loop
-async def test_one_file_becomes_a_link_and_goes_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def run(*argv: str) -> tuple[int, str]:
-        return 0, ""
+async def test_two_requests_at_once_mount_once(tmp_path: Path, libc: Libc) -> None:
+    libc.failing = {"src": [errno.EINVAL]}
+    async with service() as peer:
+        head = {"op": "mount", "tag": "src", "path": str(tmp_path / "place")}
+        await asyncio.gather(*(peer.ask(head) for _ in range(8)))
+        assert libc.made == [("src", str(tmp_path / "place"), 0)]
 
-    monkeypatch.setattr(mounts, "_run", run)
-    monkeypatch.setattr(mounts, "SINGLE", tmp_path / "shares")
+
+@on_a_loop
+async def test_a_device_that_comes_late(tmp_path: Path, libc: Libc, monkeypatch: pytest.MonkeyPatch) -> None:
+    libc.failing = {"late": [errno.EINVAL, errno.EINVAL], "never": [errno.EINVAL] * 1000}
+    async with service() as peer:
+        await peer.ask({"op": "mount", "tag": "late", "path": str(tmp_path / "late")})
+        assert [made[0] for made in libc.made] == ["late"]
+        monkeypatch.setattr(mounts, "DEVICE_SECONDS", 0.1)
+        with pytest.raises(RemoteError, match="Invalid argument"):
+            await peer.ask({"op": "mount", "tag": "never", "path": str(tmp_path / "never")})
+
+
+@on_a_loop
+async def test_one_file_becomes_a_link_and_goes_again(tmp_path: Path, libc: Libc) -> None:
     link = tmp_path / "etc" / "a b"
     link.parent.mkdir()
     link.write_text("what was there before")
     head = {"tag": "f", "path": str(link), "name": "the file"}
-    async with asking() as peer:
+    async with service() as peer:
         for _ in range(2):
             await peer.ask({"op": "mount", **head})
             assert os.readlink(link) == f"{tmp_path}/shares/f/the file"
@@ -111,3 +159,36 @@ async def test_one_file_becomes_a_link_and_goes_again(tmp_path: Path, monkeypatc
         link.symlink_to("/somewhere/else")
         await peer.ask({"op": "unmount", **head})
         assert os.readlink(link) == "/somewhere/else"
+
+
+@on_a_loop
+async def test_where_a_guest_that_allows_no_commands_takes_shares(libc: Libc) -> None:
+    """A share over /etc would be as good as a command."""
+    async with service(anywhere=False) as peer:
+        for path in ("/etc/cron.d", "/", "/mnt", "/root/.ssh", "/mnt/../etc"):
+            with pytest.raises(RemoteError) as refused:
+                await peer.ask({"op": "mount", "tag": "src", "path": path})
+            assert (refused.value.code, "allow exec" in refused.value.hint) == ("refused", True)
+        assert libc.made == []
+
+
+def test_links_that_root_follows_and_those_it_does_not(tmp_path: Path) -> None:
+    """All in the test's own folder."""
+    tmp_path.chmod(0o755)
+    for name in ("target", "safe", "shared"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "safe" / "link").symlink_to("../target")
+    (tmp_path / "shared" / "link").symlink_to("../target")
+    (tmp_path / "shared").chmod(0o777)
+    folder = open_folder(f"{tmp_path}/safe/link/new/./one")
+    assert true_path(folder) == f"{tmp_path}/target/new/one"
+    os.close(folder)
+    with pytest.raises(OSError, match="does not follow"):
+        open_folder(f"{tmp_path}/shared/link/new")
+    (tmp_path / "safe" / "loop").symlink_to("loop")
+    with pytest.raises(OSError, match="does not follow"):
+        open_folder(f"{tmp_path}/safe/loop")
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError):
+        open_folder(f"{tmp_path}/file/x")

@@ -43,7 +43,7 @@ class End:
 @contextlib.asynccontextmanager
 async def service(tmp_path: Path) -> AsyncIterator[tuple[Sessions, End, Peer, Path]]:
     """(the sessions, the host, what the service has of the host, the seat's file)."""
-    host, seat = End("host"), tmp_path / "seat"
+    host, seat = End("host"), tmp_path / "seats" / "seat0"
     ours, theirs = socket.socketpair()
     to_host: Any = None
     made = Sessions(lambda: to_host, tmp_path / "s" / "session.sock", seat)
@@ -118,6 +118,11 @@ async def test_who_sits_at_the_seat_has_the_clipboard(tmp_path: Path) -> None:
         assert (session.uid, session.pid) == (os.geteuid(), os.getpid())
         other = await come(tmp_path, "other")
         made._sessions[1] = Session(made._sessions[1].peer, os.geteuid() + 1, 1)  # as if of another user
+        assert await host.peer.ask(OFFER) == {"who": "mine"}  # without logind: who came first
+        seat.parent.mkdir()
+        with pytest.raises(RemoteError, match="nobody"):
+            await host.peer.ask(OFFER)
+        seat.write_text(f"ACTIVE_UID={os.geteuid() + 1}\n")
         assert await host.peer.ask(OFFER) == {"who": "other"}
         seat.write_text(f"# of logind\nACTIVE_UID={os.geteuid()}\n")
         assert await host.peer.ask(OFFER) == {"who": "mine"}
@@ -127,7 +132,8 @@ async def test_who_sits_at_the_seat_has_the_clipboard(tmp_path: Path) -> None:
         with pytest.raises(RemoteError, match="nobody"):
             await host.peer.ask(OFFER)
         seat.write_bytes(b"\xff\xfe nonsense")
-        assert await host.peer.ask(OFFER) == {"who": "other"}
+        with pytest.raises(RemoteError, match="nobody"):
+            await host.peer.ask(OFFER)
         mine.peer.close()
         other.peer.close()
 
@@ -149,7 +155,7 @@ async def test_a_session_that_goes_in_the_middle(tmp_path: Path) -> None:
 
 @on_a_loop
 async def test_only_so_many_of_a_user_and_of_all(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    async with service(tmp_path) as (made, host, _peer, _seat):
+    async with service(tmp_path) as (made, host, _peer, seat):
         ends = [await come(tmp_path, f"end {number}") for number in range(MAX_OF_USER)]
         with pytest.raises((ChannelLost, asyncio.TimeoutError, OSError)):
             await come(tmp_path, "one more")
@@ -160,8 +166,11 @@ async def test_only_so_many_of_a_user_and_of_all(tmp_path: Path, caplog: pytest.
             end.peer.close()
         await until(lambda: sum(session.uid == os.geteuid() for session in made._sessions) == 1)
         made._sessions += [Session(other, 6000 + number, 1) for number in range(MAX_OF_USER - 1)]
+        seat.parent.mkdir()
+        seat.write_text("ACTIVE_UID=5000\n")
         with pytest.raises((ChannelLost, asyncio.TimeoutError, OSError)):
             await come(tmp_path, "too many of all")
+        seat.write_text(f"ACTIVE_UID={os.geteuid()}\n")
         ends[0].peer.close()
         await until(lambda: not made._sessions)
         last = await come(tmp_path, "there is room again")

@@ -19,7 +19,7 @@ class Change:
     """`kind` is of subos_protocol.file_events. `old` and `covered` are nodes with their generations, which the guest
     knew by the names `at` and `to` before: (0, 0) where it knew none."""
 
-    __slots__ = ("at", "covered", "ghosts", "is_directory", "kind", "number", "old", "retries", "to")
+    __slots__ = ("at", "covered", "ghosts", "is_directory", "kind", "number", "old", "replays", "retries", "to")
 
     def __init__(
         self,
@@ -39,6 +39,8 @@ class Change:
         self.to = to
         self.covered = covered
         self.number = number
+        self.replays = 0
+        """How often it was replayed where its directory was no more."""
         self.retries = retries
         """How often it may be put back, since nobody has told yet what has become of what it is about."""
         self.ghosts = 0
@@ -95,6 +97,12 @@ class ChangeQueue:
         """It was taken too early."""
         del self.replaying[change.number]
         self.waiting.appendleft(change)
+
+    def again(self, change: Change) -> None:
+        """It has ended, and is to be replayed once more."""
+        self.waiting.appendleft(change)
+        for place in change.places:
+            self._touched[place] += 1
 
     def end(self, number: int) -> Change | None:
         """What was replayed as `number`, if anything was."""

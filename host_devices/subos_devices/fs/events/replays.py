@@ -6,6 +6,7 @@ get done stays in a bounded queue, and what was missed is found by looking at al
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import stat
@@ -36,6 +37,7 @@ PATIENT_READS = 8  # of our own events only, before the next are left to gather
 PAUSE = 0.002  # seconds for which they are
 RETRY = 0.1  # seconds until what could not be said is said again
 READS_AT_ONCE = 64
+MOST_REPLAYS = 20  # of one change, while directories above it are moved again and again
 DEEPEST = 512  # directories above what a replay names
 
 
@@ -209,11 +211,11 @@ class FileEvents:
             self._note_mask(event.mask, at, is_directory)
 
     def _place(self, key: bytes, name: bytes) -> Place:
-        """NOWHERE for what the guest cannot see."""
+        """NOWHERE for what the guest cannot see. What is done to a directory itself is told of its "."."""
         assert self._watched is not None
-        if not key or name in (b"", b"."):
-            return NOWHERE
-        nodeid = self._watched.node(key)
+        nodes, nodeid = self._share.nodes, self._watched.node(key) if key else 0
+        if nodeid and name in (b"", b"."):
+            nodeid, name = int(nodes.parents[nodeid]), nodes.names[nodeid]
         if not nodeid or (self._only and (nodeid, name) != (FUSE_ROOT_ID, self._only)):
             return NOWHERE
         return nodeid, name
@@ -362,6 +364,10 @@ class FileEvents:
         if change is None:
             return
         self._share.statistics.words[REPLAYED] += 1
+        if status == errno.ESTALE and change.replays < MOST_REPLAYS:  # a directory above it was moved meanwhile
+            change.replays += 1
+            self._queue.again(change)
+            return
         if change.kind == kind.SYNC:
             return
         expected = {kind.DELETE: (False,), kind.RENAME: (False, True)}.get(change.kind, (True,))

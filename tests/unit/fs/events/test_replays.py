@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -132,6 +133,26 @@ def test_what_the_agent_could_not_do_is_looked_at(share: Followed) -> None:
     assert told(sync) == [("sync", b"", b"new")]
     share.done(*sync, status=5)
     assert share.replays() == []
+
+
+def test_the_mode_of_a_directory(share: Followed) -> None:
+    (share.root / "folder/inner").mkdir(parents=True)
+    share.guest.lookup(b"inner", share.guest.lookup(b"folder").nodeid)
+    share.host("os.chmod('folder', 0o700); os.chmod('folder/inner', 0o700); os.chmod('.', 0o755)")
+    assert told(share.replays()) == [("attrib", b"", b"folder"), ("attrib", b"folder", b"inner")]
+
+
+def test_a_directory_that_was_moved_meanwhile(share: Followed) -> None:
+    (share.root / "before").mkdir()
+    share.guest.lookup(b"before")
+    share.host("os.mkdir('before/new')")
+    early = share.replays()
+    assert told(early) == [("create", b"before", b"new")]
+    share.host("os.rename('before', 'after')")
+    moved = share.replays()
+    share.done(*early, status=errno.ESTALE)
+    assert told(share.replays()) == [("create", b"after", b"new")]
+    share.done(*moved)
 
 
 def test_an_agent_that_comes_late_hears_of_what_it_missed(share: Followed) -> None:

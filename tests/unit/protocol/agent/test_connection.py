@@ -73,7 +73,7 @@ def test_a_request_with_data_and_a_reply() -> None:
     assert exchange(one, two)[1] == [
         Requested(1, {"op": "cat"}),
         Received(1, 7, b"abc", 64),
-        Received(1, 0, {"size": 3}, 64),
+        Received(1, 0, b'{"size":3}', 64, True),
         Ended(1),
     ]
     two.send(1, b"abc")
@@ -270,3 +270,17 @@ def test_arbitrary_bytes(data: bytes, shared: bool) -> None:
     except ProtocolError:
         return
     assert not connection._streams
+
+
+def test_requests_that_are_taken_back_leave_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The transport takes nothing meanwhile: nobody asks for what is to be sent."""
+    one, two = joined()
+    for _ in range(1000):
+        number = one.request({"op": "x"})
+        two.receive(one.data_to_send())
+        two.reply(number, {})
+        one.cancel(number, {})
+        two.receive(one.data_to_send())
+    assert not two._streams
+    assert not two._turns
+    assert not two._control

@@ -275,3 +275,28 @@ async def test_a_sign_of_life() -> None:
     one.close()
     assert not await one.answers(0.1)
     two.close()
+
+
+@run
+async def test_a_sender_that_waits_hears_of_the_end() -> None:
+    async with pair(never=never) as (one, two), one.call({"op": "never"}) as stream:
+        sending = asyncio.create_task(stream.send(bytes(4 << 20)))
+        await asyncio.sleep(0.05)
+        assert not sending.done()
+        two.close()
+        with pytest.raises(ChannelLost):
+            await asyncio.wait_for(sending, 5)
+
+
+@run
+async def test_an_event_that_is_none_ends_its_stream_alone() -> None:
+    async with pair(echo=echo) as (one, two):
+        stream = one.call({"op": "echo"})
+        one._core._queue(stream.number, Frame(FrameType.EVENT, stream.number, b"{"))
+        one.flush()
+        with pytest.raises(RemoteError):
+            await stream.result()
+        async with one.call({"op": "echo"}) as other:
+            other.end()
+            assert await other.result() == {"size": 0}
+        assert not two.is_lost
