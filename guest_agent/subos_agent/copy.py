@@ -3,10 +3,11 @@
     → REQUEST {"op": "get", "path": "/srv/data"}
     ← the tree's pieces: EVENTs and DATA             ← REPLY {}
 
-    → REQUEST {"op": "put", "path": "/srv", "name": "data"}    → the tree's pieces, then END
+    → REQUEST {"op": "put", "path": "/srv", "name": "data", "trusted": true}    → the tree's pieces, then END
     ← REPLY {"path": "/srv/data", "files": n, "bytes": n}
 
-Owners and modes are kept where the agent is root. What was not whole when the stream was cancelled is taken back.
+Owners and modes are kept where the agent is root; set-user-ID bits are dropped where `trusted` is false: the pieces are
+another guest's. What was not whole when the stream was cancelled is taken back.
 """
 
 from __future__ import annotations
@@ -38,8 +39,9 @@ async def put(stream: Stream) -> Head:
     path, name = _path(stream.head.get("path")), stream.head.get("name", "")
     if not isinstance(name, str):
         raise RemoteError("malformed", "a name that is no text")
+    trusted = stream.head.get("trusted", True) is True
     try:
-        with Unpacker(path, name, trusted=True) as unpacker:
+        with Unpacker(path, name, trusted=trusted) as unpacker:
             await receive_pieces(stream, unpacker.take)
             await in_thread(unpacker.finish)
             return {"path": unpacker.path, "files": unpacker.files, "bytes": unpacker.bytes}

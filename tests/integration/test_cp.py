@@ -6,6 +6,9 @@ import asyncio
 import contextlib
 import io
 import os
+import signal
+import stat
+import subprocess
 import tarfile
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -20,12 +23,16 @@ from subos_devices.agent import copy as copying
 from subos_devices.agent.copy import CopyFailed, Place, copy
 from subos_devices.agent.hub import AgentError, Hub
 from subos_devices.agent.progress import Progress
+from subos_devices.agent.tars import StandardOutput
 from subos_devices.errors import UserError
+from subos_devices.streams import CHUNK, Output
 from subos_protocol.agent.frames import Head
 from subos_protocol.agent.peer import Handler
 from subos_protocol.agent.stream import Stream
 from support.agents import ALL_ON, hub_with_agent, on_a_loop
+from support.command import COMMAND
 from support.contained import run_contained
+from support.unread import blocked, status
 
 
 @pytest.fixture(autouse=True)
@@ -90,7 +97,7 @@ async def test_into_a_guest_out_of_it_and_between_two(tree: Path, tmp_path: Path
 
 
 class Archive(io.BytesIO):
-    """In place of standard input."""
+    """In place of standard input and output."""
 
     def give_up(self) -> None:
         raise AssertionError("nobody interrupts it")
@@ -100,8 +107,8 @@ class Archive(io.BytesIO):
 async def test_tar_archives_on_the_streams(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with vm():
         for name in ("tree", "tree/."):
-            out = io.BytesIO()
-            monkeypatch.setattr(copying.sys, "stdout", io.TextIOWrapper(out, write_through=True))
+            out = Archive()
+            monkeypatch.setattr(copying, "StandardOutput", lambda _output, out=out: out)
             await cp(f"vm:{tmp_path}/{name}", "-")
             place = tmp_path / f"out-{len(name)}"
             place.mkdir()
@@ -191,6 +198,54 @@ async def test_a_guest_that_sends_nonsense(tmp_path: Path) -> None:
 
 
 @on_a_loop
+async def test_between_guests_nobody_sets_user_ids_and_what_is_skipped_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def get(stream: Stream) -> Head:
+        await stream.event({"folder": "", "mode": 0o2755})
+        await stream.event({"file": "program", "size": 2, "mode": 0o4755, "uid": 0, "gid": 0})
+        await stream.send(b"hi")
+        for number in range(30):
+            await stream.event({"skipped": f"/root/{number}", "why": "no"})
+        await stream.event({"leave": True})
+        return {}
+
+    async with vm("hostile", {"get": get}), vm("other"):
+        with pytest.raises(CopyFailed, match="30 could not be copied; all else was"):
+            await cp("hostile:/x", f"other:{tmp_path}/there")
+    said = capsys.readouterr().err
+    assert "left out: /root/0: no" in said
+    assert len(said.splitlines()) == 20
+    assert (tmp_path / "there/program").read_bytes() == b"hi"
+    assert stat.S_IMODE((tmp_path / "there/program").stat().st_mode) == 0o755
+    assert stat.S_IMODE((tmp_path / "there").stat().st_mode) == 0o755
+
+
+@on_a_loop
+async def test_the_host_s_own_set_user_ids_arrive(tmp_path: Path) -> None:
+    (tmp_path / "program").touch()
+    (tmp_path / "program").chmod(0o4755)
+    async with vm():
+        await cp(tmp_path / "program", f"vm:{tmp_path}/there")
+    assert stat.S_IMODE((tmp_path / "there").stat().st_mode) == 0o4755
+
+
+@on_a_loop
+async def test_an_archive_that_nobody_reads_can_be_interrupted(tree: Path) -> None:
+    async with vm():
+        line = (*COMMAND, "cp", "--quiet", f"vm:{tree}", "-")
+        with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            try:
+                await blocked(process)
+                process.send_signal(signal.SIGINT)
+                assert await status(process) == 128 + signal.SIGINT
+                assert process.stderr is not None
+                assert process.stderr.read() == b""
+            finally:
+                process.kill()
+
+
+@on_a_loop
 async def test_what_never_ends_can_be_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A guest's file of an exabyte of zeros, and a standard input on which nothing comes."""
 
@@ -206,7 +261,8 @@ async def test_what_never_ends_can_be_interrupted(tmp_path: Path, monkeypatch: p
     try:
         async with vm(table={**handlers(ALL_ON), "get": get}):
             with open(os.devnull, "wb") as nowhere:
-                monkeypatch.setattr(copying.sys, "stdout", io.TextIOWrapper(nowhere, write_through=True))
+                output = StandardOutput(Output(nowhere.fileno(), CHUNK))
+                monkeypatch.setattr(copying, "StandardOutput", lambda _output: output)
                 for words in (("vm:/zeros", "-"), ("-", f"vm:{tmp_path}/into")):
                     task = asyncio.create_task(cp(*words))
                     await asyncio.sleep(0.5)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shlex
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -22,6 +23,8 @@ from subos_protocol.agent.frames import Head
 from subos_protocol.agent.stream import Stream
 from support.agents import ALL_ON, hub_with_agent, on_a_loop
 from support.command import COMMAND
+from support.unread import blocked
+from support.unread import status as status_of
 
 
 @pytest.fixture(autouse=True)
@@ -60,6 +63,25 @@ async def test_three_signals_end_the_waiting_for_a_guest_that_hangs(folder: Path
             assert await asyncio.wait_for(process.wait(), 10) == 128 + number
             _, errors = await process.communicate()
             assert errors == b""
+
+
+@on_a_loop
+async def test_three_signals_end_it_although_nobody_reads_the_output(folder: Path) -> None:
+    async def flood(stream: Stream) -> Head:
+        while True:
+            await stream.send(bytes(1 << 15), 1)
+
+    async with hub_with_agent(folder, {"exec": flood}):
+        line = (*COMMAND, "exec", "vm", "--", "x")
+        with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            try:
+                await blocked(process)
+                for _ in range(3):
+                    process.send_signal(signal.SIGINT)
+                    await asyncio.sleep(0.05)
+                assert await status_of(process) == 128 + signal.SIGINT
+            finally:
+                process.kill()
 
 
 @on_a_loop

@@ -74,24 +74,31 @@ def allocate(fd: int) -> None:
 
 def writable(root: int) -> int:
     """The directory `root` of a file system that is mounted read-only, as by a mount of our own that is not, and that
-    ends with the descriptor. What others have mounted stays read-only.
+    ends with the descriptor. What others have mounted stays read-only by the flag of their mounts (only one made with
+    `ro=fs` has none); the file system's own is taken away once, for good.
 
     Nothing can be written by it that the share's server does not let us; but the kernel would replay nothing else.
     """
+    tree = _syscall(_OPEN_TREE, root, b"", _OPEN_TREE_CLONE | _CLOEXEC | _AT_EMPTY_PATH)
+    try:
+        attributes = (ctypes.c_uint64 * 4)(0, _MOUNT_ATTR_RDONLY, 0, 0)  # struct mount_attr: set, clear
+        _syscall(_MOUNT_SETATTR, tree, b"", _AT_EMPTY_PATH, attributes, ctypes.sizeof(attributes))
+        if os.fstatvfs(tree).f_flag & os.ST_RDONLY:
+            _make_writable(tree)
+    except OSError:
+        os.close(tree)
+        raise
+    return tree
+
+
+def _make_writable(root: int) -> None:
+    """The file system itself: each time costs the kernel what it has cached of names."""
     picked = _syscall(_FSPICK, root, b"", _FSPICK_CLOEXEC | _FSPICK_EMPTY_PATH)
     try:
         _syscall(_FSCONFIG, picked, _FSCONFIG_SET_FLAG, b"rw", None, 0)
         _syscall(_FSCONFIG, picked, _FSCONFIG_CMD_RECONFIGURE, None, None, 0)
     finally:
         os.close(picked)
-    tree = _syscall(_OPEN_TREE, root, b"", _OPEN_TREE_CLONE | _CLOEXEC | _AT_EMPTY_PATH)
-    try:
-        attributes = (ctypes.c_uint64 * 4)(0, _MOUNT_ATTR_RDONLY, 0, 0)  # struct mount_attr: set, clear
-        _syscall(_MOUNT_SETATTR, tree, b"", _AT_EMPTY_PATH, attributes, ctypes.sizeof(attributes))
-    except OSError:
-        os.close(tree)
-        raise
-    return tree
 
 
 def _syscall(number: int, *arguments: object) -> int:

@@ -18,13 +18,16 @@ from subos_protocol.agent.pieces import in_thread, receive_pieces, send_pieces
 from subos_protocol.agent.stream import Stream
 
 from ..errors import SubosError, UserError
+from ..streams import unblocked
 from ..text import printable
 from .caller import connected, told
 from .progress import Progress
-from .standard import StandardInput
+from .standard import StandardInput, StandardOutput
 from .tars import TarWriter, read_tar
 
 STANDARD = "-"
+SHOWN = 20
+"""Of what was left out."""
 
 
 class CopyFailed(SubosError):
@@ -93,9 +96,9 @@ def _told(target: Place, progress: Progress) -> Iterator[None]:
 
 
 @contextlib.asynccontextmanager
-async def _asked(place: Place, operation: str, name: str = "") -> AsyncIterator[Stream]:
+async def _asked(place: Place, operation: str, **words: object) -> AsyncIterator[Stream]:
     assert place.vm is not None
-    head = {"op": operation, "path": place.path, "name": name}
+    head = {"op": operation, "path": place.path, **words}
     async with connected(place.vm) as peer, peer.call(head) as stream:
         yield stream
 
@@ -103,9 +106,11 @@ async def _asked(place: Place, operation: str, name: str = "") -> AsyncIterator[
 async def _pull(source: Place, target: Place, progress: Progress) -> None:
     async with _asked(source, "get") as stream:
         if target.path == STANDARD:
-            writer = TarWriter(sys.stdout.buffer, source.name)
-            await receive_pieces(stream, _watched(writer.take, progress), writer.give_up)
-            await in_thread(writer.finish, give_up=writer.give_up)
+            with unblocked(1) as output:
+                archive = StandardOutput(output)
+                writer = TarWriter(archive, source.name)
+                await receive_pieces(stream, _watched(writer.take, progress), archive.give_up)
+                await in_thread(writer.finish, give_up=archive.give_up)
             _warn(writer.skipped, writer.skipped_count)
             return
         with Unpacker(target.path, source.name) as unpacker:
@@ -123,38 +128,51 @@ def _watched(take: Callable[[Piece], None], progress: Progress) -> Callable[[Pie
 
 
 async def _push(source: Place, target: Place, progress: Progress) -> None:
-    skipped: list[str] = []
-
-    def sent(piece: Piece) -> None:
-        progress.saw(piece)
-        if isinstance(piece, dict) and "skipped" in piece:
-            skipped.append(f"{piece['skipped']}: {piece['why']}")
-
+    left_out = _LeftOut()
     archive = StandardInput()
     pieces = read_tar(archive) if source.path == STANDARD else pack(source.path)
     name = "" if source.path == STANDARD else source.name
-    async with _asked(target, "put", name) as stream:
-        await send_pieces(stream, pieces, sent, archive.give_up)
+    async with _asked(target, "put", name=name) as stream:
+        await send_pieces(stream, pieces, _watched(left_out.take, progress), archive.give_up)
         stream.end()
         await stream.result()
-    _warn(skipped, len(skipped))
+    _warn(left_out.skipped, left_out.count)
 
 
 async def _between(source: Place, target: Place, progress: Progress) -> None:
-    async with _asked(source, "get") as coming, _asked(target, "put", source.name) as going:
+    """A guest that means ill makes no set-user-ID programs in another one: `trusted` is of what this machine sends."""
+    left_out = _LeftOut()
+    put = _asked(target, "put", name=source.name, trusted=False)
+    async with _asked(source, "get") as coming, put as going:
         while (message := await coming.receive()) is not None:
             if isinstance(message.content, bytes):
                 await going.send(message.content)
             else:
                 await going.event(message.content)
+            left_out.take(message.content)
             progress.saw(message.content)
         going.end()
         await going.result()
+    _warn(left_out.skipped, left_out.count)
+
+
+class _LeftOut:
+    """What the sender could not read, of the pieces that pass by; the first few by name."""
+
+    def __init__(self) -> None:
+        self.skipped: list[str] = []
+        self.count = 0
+
+    def take(self, piece: Piece) -> None:
+        if isinstance(piece, dict) and "skipped" in piece:
+            self.count += 1
+            if self.count <= SHOWN:
+                self.skipped.append(f"{piece['skipped']}: {piece.get('why')}"[:600])
 
 
 def _warn(skipped: list[str], count: int) -> None:
     """Raises CopyFailed where something was left out; all else was copied."""
-    for line in skipped[:20]:
+    for line in skipped[:SHOWN]:
         print(f"subos-devices: left out: {printable(line)}", file=sys.stderr)
     if count:
         raise CopyFailed(

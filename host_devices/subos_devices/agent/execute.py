@@ -19,6 +19,7 @@ from subos_protocol.agent.errors import ChannelError
 from subos_protocol.agent.frames import Head
 from subos_protocol.agent.stream import Stream
 
+from ..streams import unblocked
 from .caller import connected, told
 
 CHUNK = 1 << 15
@@ -53,9 +54,10 @@ async def _follow(stream: Stream, tty: bool, source: Coroutine[Any, Any, None] |
     if feed is None and not tty:
         stream.post(INPUT_ENDS)
     try:
-        while (message := await stream.receive()) is not None:
-            if isinstance(message.content, bytes):
-                await asyncio.to_thread(_write, 1 if message.part == STDOUT else 2, message.content)
+        with unblocked(1) as output, unblocked(2) as errors:
+            while (message := await stream.receive()) is not None:
+                if isinstance(message.content, bytes):
+                    await (output if message.part == STDOUT else errors).write(message.content)
         result = await stream.result()
     finally:
         if feed is not None:
@@ -64,12 +66,6 @@ async def _follow(stream: Stream, tty: bool, source: Coroutine[Any, Any, None] |
     if isinstance(number, int) and 0 < number < 128:
         return 128 + number
     return status if isinstance(status, int) and 0 <= status < 256 else 1
-
-
-def _write(descriptor: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]
 
 
 async def _feed(stream: Stream, tty: bool, content: bytes | None) -> None:

@@ -63,7 +63,7 @@ class FileEvents:
                 self._changed.clear()
                 there = set(self._channels.values())
                 for channel in there - carried.keys():
-                    carried[channel] = asyncio.ensure_future(channel.carry(peer))
+                    carried[channel] = channel.carried_by(peer)
                 for channel in carried.keys() - there:
                     carried.pop(channel).cancel()
                 await self._changed.wait()
@@ -78,12 +78,33 @@ class _Channel:
     def __init__(self, tag: str, sock: socket.socket) -> None:
         self._tag = tag
         self._socket = sock
+        self._carrying: set[asyncio.Task[None]] = set()
+        self._closed = False
 
     def close(self) -> None:
-        self._socket.close()
+        """At once, or when nobody waits for the socket any more: its number would be another's, which the event loop
+        then takes for one that it polls already."""
+        self._closed = True
+        for task in self._carrying:
+            task.cancel()
+        self._close_unused()
 
-    async def carry(self, peer: Peer) -> None:
-        """As long as the agent is there and watches."""
+    def _close_unused(self) -> None:
+        if self._closed and not self._carrying:
+            self._socket.close()
+
+    def carried_by(self, peer: Peer) -> asyncio.Task[None]:
+        """The task that carries what is said, as long as the agent is there and watches."""
+        task = asyncio.ensure_future(self._carry(peer))
+        self._carrying.add(task)
+        task.add_done_callback(self._carried)
+        return task
+
+    def _carried(self, task: asyncio.Task[None]) -> None:
+        self._carrying.discard(task)
+        self._close_unused()
+
+    async def _carry(self, peer: Peer) -> None:
         with contextlib.suppress(BlockingIOError, OSError):
             while self._socket.recv(MAX_PACKET):
                 pass  # meant for the agent before
@@ -99,6 +120,7 @@ class _Channel:
                     finally:
                         down.cancel()
                         up.cancel()
+                        await asyncio.gather(down, up, return_exceptions=True)
         except (ChannelError, OSError) as error:
             log.debug("%s: file events end: %s", self._tag, printable(str(error)))
 

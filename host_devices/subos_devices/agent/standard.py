@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import select
 
+from ..streams import Output
+
 LOOK_SECONDS = 0.2
 
 
@@ -34,17 +36,24 @@ class StandardInput:
 
 
 class StandardOutput:
-    def __init__(self) -> None:
-        self._given_up = False
+    """Where `output` goes, as a file object: nobody may read what it writes, and what a hostile guest calls a file may
+    take years to fill up."""
 
-    def write(self, data: bytes) -> None:
+    def __init__(self, output: Output) -> None:
+        self._given_up = False
+        self._output = output
+        self._poll = select.poll()
+        self._poll.register(output.descriptor, select.POLLOUT)
+
+    def write(self, data: bytes) -> int:
         """All of it. Raises GivenUp, OSError."""
         view = memoryview(data)
         while view:
-            if select.select([], [1], [], LOOK_SECONDS)[1]:
-                view = view[os.write(1, view[: select.PIPE_BUF]) :]  # a pipe that has room takes so much at once
-            elif self._given_up:
+            if self._given_up:
                 raise GivenUp("interrupted")
+            if self._poll.poll(LOOK_SECONDS * 1000):
+                view = view[self._output.write_some(view) :]
+        return len(data)
 
     def give_up(self) -> None:
         """From another thread."""

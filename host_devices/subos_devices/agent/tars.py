@@ -10,7 +10,7 @@ from subos_desktop.trees import Piece, TreeError
 from subos_desktop.trees.packing import CHUNK
 from subos_desktop.trees.pieces import MAX_DEPTH, Attributes, is_name, number, original, target
 
-from .standard import GivenUp, StandardInput
+from .standard import GivenUp, StandardInput, StandardOutput
 
 _ZEROS = bytes(CHUNK)
 
@@ -76,12 +76,11 @@ def _fields(member: tarfile.TarInfo) -> dict[str, int]:
 class TarWriter:
     """Writes the pieces of a tree as an archive, whose topmost name is `name` ("" for none). Raises TreeError."""
 
-    def __init__(self, target: IO[bytes], name: str) -> None:
+    def __init__(self, target: IO[bytes] | StandardOutput, name: str) -> None:
         self.files = 0
         self.bytes = 0
         self.skipped: list[str] = []
         self.skipped_count = 0
-        self._given_up = False
         self._target = target
         self._top = name or "."
         self._inside: list[str] = []
@@ -102,15 +101,10 @@ class TarWriter:
             self._finish_file()
             self._entry(piece)
 
-    def give_up(self) -> None:
-        """What a hostile guest calls a file may take years to fill up; from another thread."""
-        self._given_up = True
-
     def finish(self) -> None:
         """The archive's end."""
         self._finish_file()
         self._target.write(bytes(2 * tarfile.BLOCKSIZE))
-        self._target.flush()
 
     def _entry(self, piece: dict[str, Any]) -> None:
         if "leave" in piece:
@@ -156,7 +150,7 @@ class TarWriter:
         if size > self._rest:
             raise TreeError("the guest sends more than it has announced")
         self._rest -= size
-        while size and not self._given_up:
+        while size:
             size -= self._target.write(_ZEROS[: min(size, len(_ZEROS))])
 
     def _finish_file(self) -> None:

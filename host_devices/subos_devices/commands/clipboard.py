@@ -86,11 +86,10 @@ def _head(args: argparse.Namespace, operation: str, **fields: object) -> dict[st
 
 
 async def _get(args: argparse.Namespace, peer: Peer) -> None:
-    import asyncio
     import os
 
-    from ..agent.standard import StandardOutput
     from ..errors import UserError
+    from ..streams import unblocked
     from ..text import Shown
 
     offered = await peer.ask(_head(args, "formats"))
@@ -99,18 +98,14 @@ async def _get(args: argparse.Namespace, peer: Peer) -> None:
     shown = Shown() if os.isatty(1) else None
     if shown is not None and not wanted.startswith("text/"):
         raise UserError(f"{wanted} is nothing for a terminal", "write it to a file: … get >FILE")
-    target = StandardOutput()
-    try:
+    with unblocked(1) as output:
         async with peer.call(_head(args, "get", type=wanted)) as stream:
             while (message := await stream.receive()) is not None:
                 if isinstance(message.content, bytes):
-                    data = message.content if shown is None else shown.feed(message.content)
-                    await asyncio.to_thread(target.write, data)
+                    await output.write(message.content if shown is None else shown.feed(message.content))
             await stream.result()
         if shown is not None:
-            await asyncio.to_thread(target.write, shown.feed(b"", last=True))
-    finally:
-        target.give_up()
+            await output.write(shown.feed(b"", last=True))
 
 
 async def _set(args: argparse.Namespace, peer: Peer) -> None:

@@ -6,19 +6,16 @@ import asyncio
 import os
 import signal
 import socket
-import stat
 import sys
 import termios
 import tty
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
+from ..streams import CHUNK, ready, unblocked
 from .machine import Machine
 
-CHUNK = 1 << 16
-SAFE_CHUNK = 4096
-"""PIPE_BUF: a pipe that polls writable takes as much without blocking."""
 STREAMS = {1: "standard output", 2: "standard error"}
 ESCAPE = 0x1D
 """Ctrl-], as for telnet and virsh."""
@@ -192,7 +189,7 @@ async def _read(fd: int) -> bytes:
     """The next bytes; none at the end."""
     loop = asyncio.get_running_loop()
     while True:
-        await _ready(fd, loop.add_reader, loop.remove_reader)
+        await ready(fd, loop.add_reader, loop.remove_reader)
         try:
             return os.read(fd, CHUNK)
         except BlockingIOError:
@@ -204,58 +201,15 @@ async def _read(fd: int) -> bytes:
 async def copy_output(port: socket.socket, fd: int) -> None:
     """Copies the port to a descriptor until the machine ends. Raises OSError, of which BrokenPipeError is one."""
     loop = asyncio.get_running_loop()
-    with _unblocked(fd) as (target, chunk):
+    with unblocked(fd) as output:
         while True:
             try:
-                data = memoryview(await loop.sock_recv(port, CHUNK))
+                data = await loop.sock_recv(port, CHUNK)
             except ConnectionError:
                 return
             if not data:
                 return
-            while data:
-                await _ready(target, loop.add_writer, loop.remove_writer)
-                try:
-                    data = data[os.write(target, data[:chunk]) :]
-                except BlockingIOError:
-                    continue
-                except OSError as error:
-                    raise OSError(error.errno, error.strerror, STREAMS.get(fd, fd)) from error
-
-
-@contextmanager
-def _unblocked(fd: int) -> Iterator[tuple[int, int]]:
-    """A descriptor of the same file whose writes do not block, and how much to write at once.
-
-    The flag O_NONBLOCK belongs to the open file, which others share, so pipes and terminals are opened
-    anew. Where that is refused (sockets, another user's terminal), small writes after a poll must do.
-    """
-    mode = os.fstat(fd).st_mode
-    if stat.S_ISREG(mode):
-        yield fd, CHUNK
-        return
-    try:
-        own = os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-    except OSError:
-        yield fd, SAFE_CHUNK
-        return
-    try:
-        yield own, CHUNK
-    finally:
-        os.close(own)
-
-
-_Watch = Callable[..., object]
-
-
-async def _ready(fd: int, watch: _Watch, unwatch: Callable[[int], object]) -> None:
-    """Waits until `fd` can be read (or written). What cannot be polled, such as a file, always can."""
-    ready = asyncio.Event()
-    try:
-        watch(fd, ready.set)
-    except PermissionError:
-        await asyncio.sleep(0)
-        return
-    try:
-        await ready.wait()
-    finally:
-        unwatch(fd)
+            try:
+                await output.write(data)
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, STREAMS.get(fd, fd)) from error

@@ -57,8 +57,10 @@ async def in_thread(function: Callable[..., T], *arguments: Any, give_up: Callab
     """Its result. Where the caller is cancelled, the thread is waited for: it may hold what the caller will close."""
     future = asyncio.get_running_loop().run_in_executor(None, function, *arguments)
     try:
-        return await asyncio.shield(future)
+        await asyncio.wait({future})
     except asyncio.CancelledError:
         give_up()
         await asyncio.wait({future})
+        future.exception()  # nobody else asks for it
         raise
+    return future.result()

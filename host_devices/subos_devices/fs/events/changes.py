@@ -19,7 +19,7 @@ class Change:
     """`kind` is of subos_protocol.file_events. `old` and `covered` are nodes with their generations, which the guest
     knew by the names `at` and `to` before: (0, 0) where it knew none."""
 
-    __slots__ = ("at", "covered", "is_directory", "kind", "number", "old", "replays", "retries", "to")
+    __slots__ = ("at", "covered", "ghosts", "is_directory", "kind", "number", "old", "replays", "retries", "to")
 
     def __init__(
         self,
@@ -43,6 +43,9 @@ class Change:
         """How often it was replayed where its directory was no more."""
         self.retries = retries
         """How often it may be put back, since nobody has told yet what has become of what it is about."""
+        self.ghosts = 0
+        """The first of two numbers of inodes that are none, once one of them was told of: what it is about, and what it
+        covers."""
 
     @property
     def places(self) -> tuple[Place, ...]:

@@ -167,12 +167,12 @@ class Tokens:
 
     # --- what is told that is not so, or no longer
 
-    def _gone(self, old: tuple[int, int], is_directory: bool) -> bytearray:
+    def _gone(self, change: Change, *, covered: bool = False) -> bytearray:
         """The fuse_entry_out of what the guest has by a name that is another's by now, or nobody's: its node, and its
         true attributes if they can still be had; for what the guest has never seen, an inode of no file."""
-        nodes, (nodeid, generation) = self.share.nodes, old
+        nodes, (nodeid, generation) = self.share.nodes, change.covered if covered else change.old
         if not nodeid or not nodes.known(nodeid) or nodes.generations[nodeid] != generation:
-            return self._ghost(stat.S_IFDIR if is_directory else stat.S_IFREG)
+            return self._ghost(change, covered=covered)
         entry = bytearray(FUSE_ENTRY_OUT.size)
         attributes = memoryview(bytearray(FUSE_ATTR_OUT.size))
         header = (0, int(FuseOpcode.FUSE_GETATTR), 0, nodeid, 0, 0, 0, 0, 0)
@@ -190,13 +190,15 @@ class Tokens:
         nodes.lookups[nodeid] += 1
         return entry
 
-    def _ghost(self, form: int) -> bytearray:
-        """The fuse_entry_out of an inode that is none."""
-        nodes = self.share.nodes
-        self._ghosts += 1
-        nodeid = nodes.learn(0, b"", GHOSTS, self._ghosts, form)
+    def _ghost(self, change: Change, *, covered: bool = False) -> bytearray:
+        """The fuse_entry_out of an inode that is none: of a change the same one, however often it is looked up."""
+        nodes, form = self.share.nodes, stat.S_IFDIR if change.is_directory else stat.S_IFREG
+        if not change.ghosts:
+            change.ghosts = self._ghosts = self._ghosts + 2
+        ino = change.ghosts + covered
+        nodeid = nodes.learn(0, b"", GHOSTS, ino, form)
         entry = bytearray(FUSE_ENTRY_OUT.size)
-        _put_attr(entry, FOREVER + self._ghosts, form | 0o600)
+        _put_attr(entry, FOREVER + ino, form | 0o600)
         _pack_node(entry, 0, nodeid, nodes.generations[nodeid])
         return entry
 
@@ -215,12 +217,12 @@ class Tokens:
         if change.kind in _TOLD_TRULY:
             return self._put(mem, o, self._entry(change, place))
         if place == change.at and change.kind == kind.DELETE:
-            return self._put(mem, o, self._gone(change.old, change.is_directory))
+            return self._put(mem, o, self._gone(change))
         if place == change.at:
             return self._put(mem, o, self._entry(change, change.to), kept=False)
         if change.covered == (0, 0):
             raise error(errno.ENOENT)
-        return self._put(mem, o, self._gone(change.covered, change.is_directory), kept=False)
+        return self._put(mem, o, self._gone(change, covered=True), kept=False)
 
     def _entry(self, change: Change, place: Place) -> bytearray:
         """The fuse_entry_out of what has come to the place, wherever it is now. Raises ENOENT where it is gone and the
@@ -229,7 +231,7 @@ class Tokens:
         if found is None:
             if not self.queue.departs(place, change):
                 raise error(errno.ENOENT)
-            return self._ghost(stat.S_IFDIR if change.is_directory else stat.S_IFREG)
+            return self._ghost(change)
         entry = self.truth(found[0])
         if found[0] != place or self.queue.departs(place, change):
             entry[_VALID] = entry[_ATTR_VALID] = bytes(8)

@@ -185,6 +185,40 @@ def test_a_name_that_the_guest_has_never_seen(share: Followed) -> None:
     assert not (share.root / "other").exists()
 
 
+def test_however_often_it_is_looked_up_it_is_one_node(share: Followed) -> None:
+    (share.root / "file").write_text("x")
+    share.host("os.unlink('file'); os.mkdir('other'); os.rmdir('other')")
+    gone, made, _removed = share.replays()
+    nodes = share.events._share.nodes
+    before = nodes.count
+    ghost = entry(lookup(share, gone, b"file"))
+    for _ in range(99):
+        again = entry(lookup(share, gone, b"file"))
+        assert (again.nodeid, again.generation, again.ino) == (ghost.nodeid, ghost.generation, ghost.ino)
+    body = FUSE_MKDIR_IN.struct.pack(0o755, 0) + b"other\0"
+    folders = {entry(share.ask(made, op.FUSE_MKDIR, 1, body, FUSE_ENTRY_OUT.size)).nodeid for _ in range(100)}
+    assert len(folders | {ghost.nodeid}) == 2
+    assert nodes.count == before + 2
+    for node in folders | {ghost.nodeid}:
+        share.guest.ask(op.FUSE_FORGET, node, (99).to_bytes(8, "little"), reply=False)
+        assert nodes.known(node)
+        share.guest.ask(op.FUSE_FORGET, node, (1).to_bytes(8, "little"), reply=False)
+        assert not nodes.known(node)
+    assert nodes.count == before
+
+
+def test_what_is_moved_and_what_it_covers_are_two(share: Followed) -> None:
+    """A kernel does nothing where both names of a rename are one inode's."""
+    change = Change(kind.RENAME, (1, b"a"), to=(1, b"b"))
+    share.events._queue.replaying[1] = change
+    tokens = share.events._tokens
+    moved, covered = (FUSE_ENTRY_OUT.unpack(tokens._ghost(change, covered=covered)) for covered in (False, True))
+    other = FUSE_ENTRY_OUT.unpack(tokens._ghost(Change(kind.DELETE, (1, b"c"))))
+    assert len({moved.nodeid, covered.nodeid, other.nodeid}) == 3
+    assert len({moved.ino, covered.ino, other.ino}) == 3
+    assert FUSE_ENTRY_OUT.unpack(tokens._ghost(change)).nodeid == moved.nodeid
+
+
 def test_a_forgotten_node_is_not_told_of(share: Followed) -> None:
     """Its number may be another file's by now."""
     (share.root / "file").write_text("x")
