@@ -216,6 +216,7 @@ def test_status_lists_the_vm(guest: Guest) -> None:
         "share0-share": "fs",
         "readonly": "fs",
         "locked": "fs",
+        **dict.fromkeys(("always", "metadata", "never"), "fs"),
         "mouse": "mouse",
         "keyboard": "keyboard",
         "rng": "rng",

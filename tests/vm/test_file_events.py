@@ -6,6 +6,8 @@ import contextlib
 import itertools
 import json
 import os
+import shlex
+import shutil
 import re
 import signal
 import subprocess
@@ -178,17 +180,17 @@ def test_a_read_only_share(guest: Guest) -> None:
     assert of(heard, "new")[:1] == ["CREATE"]
     assert of(heard, "file")[-1:] == ["DELETE"]
     assert guest.run(["touch", str(folder / "by-guest")]).status != 0
+    shutil.rmtree(folder)  # others look at what is in this share
     assert "ro" in guest.check("findmnt", "-no", "OPTIONS", str(guest.read_only)).split(",")
 
 
 def test_the_guest_s_own_changes_are_told_once(guest: Guest, place: Path) -> None:
     script = "cd $1; echo a >a; echo b >>a; mv a b; chmod 600 b; mkdir c; rmdir c; rm b; touch end"
     output = guest.share / f"heard-{time.monotonic_ns()}"
-    watcher = " ".join(guest.inside_command("watcher.py", str(output), str(place)))
+    watcher = shlex.join(guest.inside_command("watcher.py", str(output), str(place)))
     step("change things in the guest")
-    guest.check(
-        "sh", "-c", f"{watcher} & until [ -s {output} ]; do sleep 0.1; done; ({script}); wait", "sh", str(place)
-    )
+    until = f"until [ -s {shlex.quote(str(output))} ]; do sleep 0.1; done"
+    guest.check("sh", "-c", f"{watcher} & {until}; ({script}); wait", "sh", str(place))
     heard = [json.loads(line) for line in output.read_text().splitlines()[1:]]
     assert of(heard, "a") == ["CREATE", *WRITTEN, *WRITTEN, "MOVED_FROM"]
     assert of(heard, "b") == ["MOVED_TO", "ATTRIB", "DELETE"]

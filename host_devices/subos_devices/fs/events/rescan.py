@@ -36,23 +36,39 @@ def differences(share: Share, since: float, only: bytes = b"") -> Iterator[Chang
             status_there = _status(share, place)
             old = nodeid, int(nodes.generations[nodeid])
             was_directory = nodes.kinds[nodeid] == stat.S_IFDIR >> 12
+            left = status_there is None or not nodes.is_same(nodeid, status_there)
+            moved = _moved_directory(share, nodeid) if left and was_directory else None
             if status_there is None:
-                yield Change(kind.DELETE, place, was_directory, old)
+                yield Change(kind.SYNC if moved else kind.DELETE, place, was_directory, old)
+                if moved and moved.st_mtime_ns >= since_ns:
+                    yield from _new_names(share, nodeid, since_ns, only)
                 continue
             status = status_there
             is_directory = stat.S_ISDIR(status.st_mode)
-            if not nodes.is_same(nodeid, status):
-                if share.nodes.find(status.st_dev, status.st_ino) == 0:  # else the guest has seen what took its place
+            if left:
+                if not moved and nodes.find(status.st_dev, status.st_ino) == 0:  # else it has seen what took the place
                     yield Change(kind.DELETE, place, was_directory, old)
                     yield Change(kind.CREATE, place, is_directory)
                 else:
                     yield Change(kind.SYNC, place, is_directory)
+                if moved and moved.st_mtime_ns >= since_ns:
+                    yield from _new_names(share, nodeid, since_ns, only)
                 continue
             if status.st_ctime_ns >= since_ns:
                 written = stat.S_ISREG(status.st_mode) and status.st_mtime_ns >= since_ns
                 yield Change(kind.WRITTEN if written else kind.ATTRIB, place, is_directory)
         if stat.S_ISDIR(status.st_mode) and status.st_mtime_ns >= since_ns:
             yield from _new_names(share, nodeid, since_ns, only)
+
+
+def _moved_directory(share: Share, nodeid: int) -> os.stat_result | None:
+    """The status of a directory that has left its name but is still there, if it is. It must not be removed from the
+    guest's tree by a replay: the kernel would take it for dead (S_DEAD), and find nothing in it wherever it is."""
+    try:
+        status = os.fstat(share.fd(nodeid))
+    except OSError:
+        return None
+    return status if status.st_nlink else None
 
 
 def _new_names(share: Share, directory: int, since_ns: int, only: bytes) -> Iterator[Change | None]:
