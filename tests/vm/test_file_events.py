@@ -6,9 +6,9 @@ import contextlib
 import itertools
 import json
 import os
+import re
 import shlex
 import shutil
-import re
 import signal
 import subprocess
 import sys
