@@ -114,6 +114,11 @@ class ChangeQueue:
                     del self._touched[place]
         return change
 
+    def places(self) -> list[Place]:
+        """What they are about, in order."""
+        changes = [*self.replaying.values(), *self.waiting]
+        return list(dict.fromkeys(place for change in changes for place in change.places))
+
     def drop_waiting(self) -> None:
         """Forgets what is not being replayed."""
         self.waiting.clear()

@@ -11,6 +11,7 @@ import os
 import socket
 import stat
 from collections.abc import Callable, Iterator
+from itertools import chain
 from time import monotonic_ns, time
 
 from subos_protocol import file_events as kind
@@ -37,6 +38,7 @@ PATIENT_READS = 8  # of our own events only, before the next are left to gather
 PAUSE = 0.002  # seconds for which they are
 RETRY = 0.1  # seconds until what could not be said is said again
 READS_AT_ONCE = 64
+MOST_DROPPED = 1 << 18  # places
 MOST_REPLAYS = 20  # of one change, while directories above it are moved again and again
 DEEPEST = 512  # directories above what a replay names
 
@@ -58,6 +60,9 @@ class FileEvents:
         server.on_reset = self.reset
         self._watched: Watched | None = None
         self._rescan: Iterator[Change | None] | None = None
+        self._dropped: dict[Place, None] = {}
+        """Of changes that nobody replays any more. The share knows already what they have moved, the guest does not: no
+        comparison of the two would look at a name that something has left."""
         self._calm = time()
         """When the guest last knew of everything."""
         self._missed = False
@@ -134,7 +139,13 @@ class FileEvents:
             )
             return
         self._wake(True)
-        self._rescan = differences(self._share, self._calm - SLACK, self._only)
+        self._rescan = self._differences()
+
+    def _differences(self) -> Iterator[Change | None]:
+        """All that the guest may not have seen."""
+        dropped, self._dropped = self._dropped, {}
+        looks = (Change(kind.SYNC, place) for place in dropped)
+        return chain(looks, differences(self._share, self._calm - SLACK, self._only))
 
     def _end(self) -> None:
         if self._watched is not None:
@@ -142,6 +153,7 @@ class FileEvents:
                 self._calm = time()
             self._wake(False)
             self._watched.close()
+            self._drop()
         self._watched = self._rescan = None
         self._missed = False
         self._queue.clear()
@@ -151,6 +163,7 @@ class FileEvents:
         """The guest knows nothing any more: a new session begins."""
         attached = self._watched is not None
         self._end()
+        self._dropped.clear()
         self._calm = time()
         if attached:
             self._begin()
@@ -260,7 +273,13 @@ class FileEvents:
         self._missed = True
         self._share.statistics.words[MISSED] += 1
         self._rescan = None
+        self._drop()
         self._queue.drop_waiting()
+
+    def _drop(self) -> None:
+        self._dropped.update(dict.fromkeys(self._queue.places()))
+        if len(self._dropped) > MOST_DROPPED:  # of an agent that comes and goes: the newest are kept
+            self._dropped = dict.fromkeys(list(self._dropped)[-MOST_DROPPED:])
 
     # --- replays
 
@@ -269,7 +288,7 @@ class FileEvents:
         if self._watched is None or not self._server.flags:
             return
         if self._missed and not self._queue.replaying:
-            self._missed, self._rescan = False, differences(self._share, self._calm - SLACK, self._only)
+            self._missed, self._rescan = False, self._differences()
         paths: dict[int, bytes | None] = {FUSE_ROOT_ID: b""}
         replays: list[Replay] = []
         while len(self._queue.replaying) < WINDOW and self._find_next():
