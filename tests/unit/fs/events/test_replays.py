@@ -175,6 +175,33 @@ def test_an_agent_that_comes_late_hears_of_what_it_missed(share: Followed) -> No
     assert ("attrib", b"", b"touched") in missed
 
 
+def test_the_name_that_something_left_is_looked_at_when_an_agent_comes_back(share: Followed) -> None:
+    """Nobody has replayed the move: by the name that it left the guest still has the folder."""
+    for name in ("before", "known"):
+        (share.root / name).mkdir()
+        share.guest.lookup(name.encode())
+    share.host("os.rename('before', 'known/after')")
+    assert told(share.replays()) == [("rename", b"", b"before")]
+    share.attach(False)
+    share.attach()
+    missed = told(share.replays())
+    assert ("sync", b"", b"before") in missed
+
+
+def test_a_directory_that_moved_unseen_is_looked_at_and_not_removed(share: Followed) -> None:
+    """Removed, the guest's kernel would take it for dead, wherever it meets it."""
+    (share.root / "before/inner").mkdir(parents=True)
+    share.guest.lookup(b"inner", share.guest.lookup(b"before").nodeid)
+    share.attach(False)
+    share.host("os.rename('before', 'after'); open('after/new', 'w').close()")
+    share.events._calm -= 10
+    share.attach()
+    missed = told(share.replays())
+    assert ("sync", b"", b"before") in missed
+    assert not [one for one in missed if one[0] == "delete"]
+    assert ("create", b"", b"after") in missed
+
+
 def test_more_than_is_kept(share: Followed, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(changes, "MOST", 50)
     (share.root / "file").write_text("old")
