@@ -92,8 +92,8 @@ def test_only_its_own_workers_are_killed(zygote: Zygote) -> None:
     try:
         first, second = Worker(zygote, "rng"), Worker(zygote, "rng")
         zygote.kill(bystander.pid)
-        zygote.kill(first.wait())
         assert first.said() == {"op": "ready"}
+        zygote.kill(first.wait())
         assert first.said() == {"op": "gone"}
         zygote.kill(first.pid)  # reaped, perhaps somebody else's by now
         assert second.said() == {"op": "ready"}
