@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Iterator
+from itertools import chain
 
 from subos_protocol import file_events as kind
 
@@ -138,6 +139,13 @@ class ChangeQueue:
     def touches(self, place: Place) -> bool:
         """Whether anything is to come for the place, or under way."""
         return place in self._touched
+
+    def tells(self, place: Place) -> bool:
+        """Whether it is to come, or under way, that something appears at the place or leaves it."""
+        return place in self._touched and any(
+            place in change.places and change.kind in (kind.CREATE, kind.DELETE, kind.RENAME)
+            for change in chain(self.replaying.values(), self.waiting)
+        )
 
     def after(self, change: Change) -> Iterator[Change]:
         """Those that come after one that is being replayed."""

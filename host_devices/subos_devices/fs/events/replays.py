@@ -145,7 +145,7 @@ class FileEvents:
         """All that the guest may not have seen."""
         dropped, self._dropped = self._dropped, {}
         looks = (Change(kind.SYNC, place) for place in dropped)
-        return chain(looks, differences(self._share, self._calm - SLACK, self._only))
+        return chain(looks, differences(self._share, self._calm - SLACK, self._queue.tells, self._only))
 
     def _end(self) -> None:
         if self._watched is not None:
@@ -167,6 +167,7 @@ class FileEvents:
         self._calm = time()
         if attached:
             self._begin()
+            self._again.start(0)
 
     def _wake(self, events: bool) -> None:
         """Whether events wake us."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from subos_protocol import file_events as kind
 from subos_protocol.fuse_opcodes import FUSE_ROOT_ID
@@ -16,9 +16,18 @@ from .changes import Change, Place
 _AT_ONCE = 256  # nodes and names that are looked at before anything else has its turn
 
 
-def differences(share: Share, since: float, only: bytes = b"") -> Iterator[Change | None]:
+def differences(
+    share: Share, since: float, told: Callable[[Place], bool], only: bytes = b""
+) -> Iterator[Change | None]:
     """Changes that make the guest see what is there; of what kept its name, what has changed since a time. None
-    comes now and then, when it has been busy for long enough. `only` is the one name of a share of a single file."""
+    comes now and then, when it has been busy for long enough. A name is left out of which it is `told` anyway that it
+    comes or goes. `only` is the one name of a share of a single file."""
+    for change in _differences(share, since, only):
+        if change is None or change.kind not in (kind.CREATE, kind.DELETE) or not told(change.at):
+            yield change
+
+
+def _differences(share: Share, since: float, only: bytes) -> Iterator[Change | None]:
     nodes, looked, since_ns = share.nodes, 0, int(since * NS)
     for nodeid in range(FUSE_ROOT_ID, len(nodes.names)):
         looked += 1

@@ -234,6 +234,22 @@ def test_a_new_session_knows_nothing(share: Followed) -> None:
     assert ("create", b"", b"two") in told(share.replays())
 
 
+def test_a_new_session_hears_at_once_of_what_is_new(share: Followed) -> None:
+    """What was made when nothing was watched yet waits for no other change."""
+    (share.root / "folder").mkdir()
+    share.guest.init()
+    assert told(share.replays()) == [("create", b"", b"folder")]
+
+
+def test_what_a_look_at_everything_finds_is_told_once(share: Followed) -> None:
+    (share.root / "folder").mkdir()
+    share.guest.init()
+    share.guest.lookup(b"folder")
+    share.host("open('folder/new', 'w').close(); os.mkdir('folder/other')")
+    told_of = told(share.replays())
+    assert told_of.count(("create", b"folder", b"new")) == told_of.count(("create", b"folder", b"other")) == 1
+
+
 def test_an_agent_that_does_not_read(share: Followed) -> None:
     """The worker goes on, and tells it later."""
     for number in range(20):
