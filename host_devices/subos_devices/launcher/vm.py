@@ -126,6 +126,7 @@ class RunningVm:
     machine: Machine
     supervisor: Supervisor
     agent: Hub
+    file_events: FileEvents
 
 
 @contextlib.asynccontextmanager
@@ -177,8 +178,8 @@ async def start(
                     qmp_socket=folder / "qmp.sock",
                 )
             )
-            vm = RunningVm(plan, folder, machine, supervisor, guest.hub)
-            shares = _hot_shares(vm, guest.file_events)
+            vm = RunningVm(plan, folder, machine, supervisor, guest.hub, guest.file_events)
+            shares = _hot_shares(vm)
             guest.serves(shares)
             guest.hub.follow_port(machine.port("agent"))
             disks = HotDisks(folder / "qmp.sock", shares.lock)
@@ -187,8 +188,8 @@ async def start(
             yield vm
 
 
-def _hot_shares(vm: RunningVm, file_events: FileEvents) -> HotShares:
-    plugged = Plugged(vm.supervisor, vm.folder, vm.folder / "qmp.sock", file_events)
+def _hot_shares(vm: RunningVm) -> HotShares:
+    plugged = Plugged(vm.supervisor, vm.folder, vm.folder / "qmp.sock", vm.file_events)
     for device in vm.plan.devices:
         if device.removable:
             plugged.devices[device.name] = device_plan.vhost_user_device(vm.folder, device)
