@@ -12,6 +12,7 @@ KINDS = {
     "fs": "subos_devices.fs.device:FsDevice",
     "mouse": "subos_devices.input.mouse:MouseDevice",
     "keyboard": "subos_devices.input.keyboard:KeyboardDevice",
+    "gamepad": "subos_devices.input.gamepad.device:GamepadDevice",
     "rng": "subos_devices.rng:RngDevice",
     "vsock": "subos_devices.vsock.device:VsockDevice",
 }
