@@ -44,7 +44,7 @@ class Effects:
     def all(self, now: float) -> List[Feedback]:
         """What brings a pad that knows nothing to where this one is."""
         return [
-            Gain(self.gain),
+            *([] if self.gain == FULL_GAIN else [Gain(self.gain)]),
             *(Upload(effect) for effect in self._uploaded.values()),
             *(Play(number, left) for number in self._playing if (left := self._left(number, now))),
         ]

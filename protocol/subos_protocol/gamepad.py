@@ -6,7 +6,7 @@ The host opens a stream for each pad; its head says what the pad is:
                  "codes": {"1": [304, …]}, "axes": [[0, 0, -32768, 32767, 16, 128, 0], …], "props": [],
                  "ff": [80, 81, 90, 96], "effects": 16}}                                           fields of `Pad`
     ← DATA {"opened": true}          the pad is there, its virtio-input twin is not
-    → DATA events                    `virtio_input_event`, 8 bytes each, up to MAX_EVENTS whole frames together
+    → DATA events                    `virtio_input_event`, 8 bytes each, up to MAX_EVENTS together
     ← DATA {"taken": 8}              so many of these packets reached the pad; more than WINDOW are never on their way
     ← DATA {"upload": …}, …          what games do with effects: see `effects`
 
