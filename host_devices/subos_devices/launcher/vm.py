@@ -18,8 +18,8 @@ from typing import Any
 
 from .. import runtime
 from ..agent.clipboard.policy import Rules
-from ..agent.file_events import FileEvents
 from ..agent.hub import Hub
+from ..agent.worker_channels import WorkerChannels
 from ..errors import UserError
 from ..supervisor import control as control_socket
 from ..supervisor.supervisor import Supervisor
@@ -148,7 +148,7 @@ async def start(
             guest = await stack.enter_async_context(
                 guest_side(folder, plan.name, plan.clipboard, has_agent=plan.kernel is not None)
             )
-            await device_plan.serve(supervisor, folder, plan.devices, guest.file_events)
+            await device_plan.serve(supervisor, folder, plan.devices, guest.channels)
             config = _machine_config(plan, folder)
             ports: tuple[str, ...] = ("agent",)
             if plan.kernel is not None:
@@ -178,7 +178,7 @@ async def start(
                 )
             )
             vm = RunningVm(plan, folder, machine, supervisor, guest.hub)
-            shares = _hot_shares(vm, guest.file_events)
+            shares = _hot_shares(vm, guest.channels)
             guest.serves(shares)
             guest.hub.follow_port(machine.port("agent"))
             disks = HotDisks(folder / "qmp.sock", shares.lock)
@@ -187,8 +187,8 @@ async def start(
             yield vm
 
 
-def _hot_shares(vm: RunningVm, file_events: FileEvents) -> HotShares:
-    plugged = Plugged(vm.supervisor, vm.folder, vm.folder / "qmp.sock", file_events)
+def _hot_shares(vm: RunningVm, channels: Mapping[str, WorkerChannels]) -> HotShares:
+    plugged = Plugged(vm.supervisor, vm.folder, vm.folder / "qmp.sock", channels)
     for device in vm.plan.devices:
         if device.removable:
             plugged.devices[device.name] = device_plan.vhost_user_device(vm.folder, device)
