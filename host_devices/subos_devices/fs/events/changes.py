@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Iterator
-from itertools import chain
 
 from subos_protocol import file_events as kind
 
@@ -14,6 +13,7 @@ Place = tuple[int, bytes]
 """A name in the directory of a node."""
 NOWHERE: Place = (0, b"")
 _MERGED = (kind.MODIFY, kind.WRITTEN, kind.ATTRIB, kind.SYNC)
+_NAMING = (kind.CREATE, kind.DELETE, kind.RENAME)
 
 
 class Change:
@@ -63,6 +63,8 @@ class ChangeQueue:
         """How many of both there are for a place."""
         self._latest: dict[Place, Change] = {}
         """The last that waits for a place."""
+        self._named: dict[Place, str] = {}
+        """The kind of the last of both by which something appears at a place or leaves it."""
 
     def __len__(self) -> int:
         return len(self.waiting) + len(self.replaying)
@@ -79,10 +81,16 @@ class ChangeQueue:
             if (latest.kind, change.kind) == (kind.MODIFY, kind.WRITTEN):
                 latest.kind = kind.WRITTEN
                 return
+        if change.kind == kind.CREATE == self._named.get(change.at):  # seen by a look, and told by the kernel, too
+            return
         self.waiting.append(change)
-        for place in change.places:
-            self._touched[place] += 1
-            self._latest[place] = change
+        self._touch(change)
+        self._latest.update(dict.fromkeys(change.places, change))
+
+    def _touch(self, change: Change) -> None:
+        self._touched.update(change.places)
+        if change.kind in _NAMING:
+            self._named.update(dict.fromkeys(change.places, change.kind))
 
     def take(self, number: int) -> Change:
         """The next one, which is being replayed as `number` from now on."""
@@ -102,8 +110,10 @@ class ChangeQueue:
     def again(self, change: Change) -> None:
         """It has ended, and is to be replayed once more."""
         self.waiting.appendleft(change)
-        for place in change.places:
-            self._touched[place] += 1
+        self._touched.update(change.places)
+        if change.kind in _NAMING:
+            for place in change.places:
+                self._named.setdefault(place, change.kind)
 
     def end(self, number: int) -> Change | None:
         """What was replayed as `number`, if anything was."""
@@ -113,6 +123,7 @@ class ChangeQueue:
                 self._touched[place] -= 1
                 if not self._touched[place]:
                     del self._touched[place]
+                    self._named.pop(place, None)
         return change
 
     def places(self) -> list[Place]:
@@ -125,14 +136,16 @@ class ChangeQueue:
         self.waiting.clear()
         self._latest.clear()
         self._touched.clear()
+        self._named.clear()
         for change in self.replaying.values():
-            self._touched.update(change.places)
+            self._touch(change)
 
     def clear(self) -> None:
         self.waiting.clear()
         self.replaying.clear()
         self._touched.clear()
         self._latest.clear()
+        self._named.clear()
 
     # --- what comes later
 
@@ -142,10 +155,7 @@ class ChangeQueue:
 
     def tells(self, place: Place) -> bool:
         """Whether it is to come, or under way, that something appears at the place or leaves it."""
-        return place in self._touched and any(
-            place in change.places and change.kind in (kind.CREATE, kind.DELETE, kind.RENAME)
-            for change in chain(self.replaying.values(), self.waiting)
-        )
+        return place in self._named
 
     def after(self, change: Change) -> Iterator[Change]:
         """Those that come after one that is being replayed."""
