@@ -103,6 +103,7 @@ class FakeWorker:
     def __init__(self, *, respawned: bool = False) -> None:
         self.respawned = respawned
         self.watched: dict[int, Callable[[], None]] = {}
+        self.alarms: list[Callable[[], None]] = []
         self.said: list[str] = []
 
     def watch(self, fd: int, callback: Callable[[], None]) -> None:
@@ -111,6 +112,15 @@ class FakeWorker:
 
     def unwatch(self, fd: int) -> None:
         del self.watched[fd]
+
+    def alarm(self, _seconds: float, callback: Callable[[], None]) -> None:
+        self.alarms.append(callback)
+
+    def ring(self) -> None:
+        """All alarms, whatever the time is."""
+        alarms, self.alarms = self.alarms, []
+        for alarm in alarms:
+            alarm()
 
     def log(self, message: str) -> None:
         self.said.append(message)
