@@ -15,11 +15,15 @@ actions, several separated by commas:
   key NAME[+NAME…]                   key enter, key ctrl+alt+f1
   wait SECONDS
 
+instead of actions:
+  mouse relative|absolute            the mouse for games, or the one that needs no grab: the other is unplugged
+
 examples:
   subos-devices input work move 50% 50%
   subos-devices input work/mouse "move 10% 10%, press, move 90% 90%, release"
   subos-devices input work type "uname -a"
   subos-devices input work "move 50% 50%, click, key ctrl+a, key delete"
+  subos-devices input work mouse relative
   subos-devices input --socket mouse.driver.sock click right --at 100 200
 """
 
@@ -46,12 +50,26 @@ def run(args: argparse.Namespace) -> int:
     if args.socket:
         script.play(args.socket, script.parse(args.words))
         return 0
+    if args.words[1:2] == ["mouse"]:
+        return _switch_mouse(args.words[0], args.words[2:])
     name, device, sockets = _find(args.words)
     actions = script.parse(args.words[1:])
     wanted = {device} if device else {kind for action in actions if (kind := script.device_of(action))}
     for kind in sorted(wanted - sockets.keys()):
         _refuse(name, kind, sockets)
     script.play(sockets[device] if device else sockets, actions)
+    return 0
+
+
+def _switch_mouse(name: str, words: list[str]) -> int:
+    from ..errors import UserError
+    from ..supervisor import control
+
+    if words not in (["absolute"], ["relative"]):
+        said = " ".join(words)
+        raise UserError(f"a mouse is absolute or relative, not {said!r}", "subos-devices input NAME mouse relative")
+    device = control.ask(name, "mouse", timeout=None, mode=words[0])
+    print(f"the mouse of {name} is {words[0]} now ({name}/{device})")
     return 0
 
 

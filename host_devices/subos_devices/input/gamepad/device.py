@@ -26,7 +26,7 @@ EFFECTS = 16  # that a pad holds: the kernel's drivers of real ones have as many
 
 
 class GamepadDevice(InputDevice):
-    """`gamepad`: option `profile`, one of `profiles.names()`. `spec.fds["agent"]`, if there, is its channel to the
+    """`gamepad`: option `profile`, one of `names()`. `spec.fds["agent"]`, if there, is its channel to the
     guest's agent."""
 
     def __init__(self, spec: DeviceSpec) -> None:
