@@ -7,6 +7,7 @@ import select
 import struct
 from collections.abc import Callable
 
+from subos_devices.vhost_user.device import STATISTICS_SIZE
 from subos_devices.vhost_user.memory import GuestMemory
 from subos_devices.vhost_user.virtqueue import Virtqueue
 from subos_protocol.vhost_user import vhost_user_mem_region
@@ -104,6 +105,7 @@ class FakeWorker:
         self.respawned = respawned
         self.watched: dict[int, Callable[[], None]] = {}
         self.alarms: list[Callable[[], None]] = []
+        self.statistics = memoryview(bytearray(STATISTICS_SIZE))
         self.said: list[str] = []
 
     def watch(self, fd: int, callback: Callable[[], None]) -> None:

@@ -3,7 +3,8 @@
 Opens the first event device called NAME and does STEPS, a JSON list: {"upload": …, "play": …, "stop": …, "erase": …,
 "gain": …} as the protocol has them (the number of an uploaded effect is what the kernel makes it; those of the others
 are counted from the first upload), {"file": PATH} makes a file, {"wait": PATH} waits until one is there,
-{"flood": N} plays and stops the first effect N times, {"state": true} notes what is pressed and where the axes are.
+{"flood": N} plays and stops the first effect N times, {"state": true} notes what is pressed and where the axes are,
+{"pressed": […]} waits until that is pressed, {"nodes": true} notes the files in /dev/input that are of this name.
 Prints JSON: what the device is, and what was noted.
 """
 
@@ -15,6 +16,7 @@ import os
 import struct
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,25 +47,28 @@ class Game:
             "effects": struct.unpack("i", fcntl.ioctl(self.fd, EVIOCGEFFECTS, bytes(4)))[0],
         }
 
+    def pressed(self) -> list[str]:
+        return [code_name(Ev.EV_KEY, code) for code in sorted(self.pad.pressed)]
+
     def do(self, step: dict[str, Any]) -> None:
         if "file" in step:
             Path(step["file"]).touch()
         elif "wait" in step:
-            deadline = time.monotonic() + PATIENCE
-            while not Path(step["wait"]).exists():
-                if time.monotonic() > deadline:
-                    sys.exit(f"{step['wait']} did not appear")
-                time.sleep(0.01)
+            wait(Path(step["wait"]).exists, step["wait"])
         elif "flood" in step:
             for count in range(step["flood"]):
                 self.write(self.effects[0], count & 1)
         elif "state" in step:
             self.noted.append(
                 {
-                    "pressed": [code_name(Ev.EV_KEY, code) for code in sorted(self.pad.pressed)],
+                    "pressed": self.pressed(),
                     "axes": {code: self.pad.axis(code).value for code in sorted(self.pad.codes(Ev.EV_ABS))},
                 }
             )
+        elif "pressed" in step:
+            wait(lambda: self.pressed() == step["pressed"], f"{step['pressed']} instead of {self.pressed()}")
+        elif "nodes" in step:
+            self.noted.append(nodes(self.pad.name))
         else:
             self.feel(step)
 
@@ -88,13 +93,25 @@ class Game:
         os.write(self.fd, struct.pack("@llHHi", 0, 0, Ev.EV_FF, code, value))
 
 
-def find(name: str) -> evdev.EventDevice:
+def wait(condition: Callable[[], bool], what: str) -> None:
     deadline = time.monotonic() + PATIENCE
-    while (pad := evdev.find(name)) is None:
+    while not condition():
         if time.monotonic() > deadline:
-            sys.exit(f"this guest has no {name}")
-        time.sleep(0.05)
-    return pad
+            sys.exit(f"it did not come about: {what}")
+        time.sleep(0.01)
+
+
+def nodes(name: str) -> list[str]:
+    """event1, js0, say."""
+    folders = Path("/sys/class/input").glob("*/device/name")
+    return sorted(path.parts[-3] for path in folders if path.read_text().strip() == name)
+
+
+def find(name: str) -> evdev.EventDevice:
+    found: list[evdev.EventDevice | None] = []
+    wait(lambda: bool(found.append(evdev.find(name)) or found[-1]), f"a device called {name}")
+    assert found[-1] is not None
+    return found[-1]
 
 
 if __name__ == "__main__":

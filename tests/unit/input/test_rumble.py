@@ -86,6 +86,7 @@ def taken(bench: PadBench) -> PadBench:
     bench.device.queue_stopped(bench.ring.queue)
     bench.tell(Opened())
     assert bench.agent_hears() == CENTRED
+    assert bench.device.describe(bench.worker.statistics) == {"gamepad": {"agent": True}}
     return bench
 
 
@@ -124,6 +125,7 @@ def test_what_is_held_changes_hands(bench):
     bench.send(driver, (1, SOUTH, 0))
     assert bench.agent_hears() == [(1, SOUTH, 0), REPORT]
     bench.tell(Lost())
+    assert bench.device.describe(bench.worker.statistics) == {"gamepad": {"agent": False}}
     bench.start_queue()
     assert {(1, SOUTH, 0), (3, X, 255)} <= set(bench.guest_reads())
     bench.send(driver, (3, X, 0))

@@ -8,6 +8,7 @@ the guest's agent has the pad, its events go there, and what games do with effec
 from __future__ import annotations
 
 import socket
+from typing import Any
 
 from subos_protocol.effects import Feedback
 from subos_protocol.gamepad import Axis, Pad
@@ -34,6 +35,7 @@ class GamepadDevice(InputDevice):
         self.capabilities = self.profile.capabilities
         super().__init__(spec)
         self._agent: AgentLink | None = None
+        self._statistics = memoryview(bytearray(1))  # whether the agent has it
 
     def new_state(self) -> State:
         return State(self.capabilities, self.profile.rest)
@@ -52,8 +54,13 @@ class GamepadDevice(InputDevice):
             EFFECTS,
         )
 
+    def describe(self, statistics: memoryview) -> dict[str, Any]:
+        return {"gamepad": {"agent": bool(statistics[0])}}
+
     def start(self, worker: Worker) -> None:
         super().start(worker)
+        self._statistics = worker.statistics
+        self._statistics[0] = 0
         if "agent" in self.spec.fds and self.profile.force_feedback:
             self._agent = AgentLink(socket.socket(fileno=self.spec.fds["agent"]), self.pad(), self, worker)
 
@@ -70,11 +77,13 @@ class GamepadDevice(InputDevice):
     # --- the agent
 
     def agent_has_it(self) -> None:
+        self._statistics[0] = 1
         self._outbox.clear()
         self._put(self._state.whole(guest_is_new=True))
         self._send_to_running_guest()
 
     def agent_lost_it(self) -> None:
+        self._statistics[0] = 0
         if self._drivers is not None:
             self._drivers.feel_nothing()
         self._put(self._state.whole(guest_is_new=False))
