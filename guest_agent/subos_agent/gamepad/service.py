@@ -80,7 +80,7 @@ class Gamepads:
                 self._expire(held)
             raise
         if held.end(stream):
-            await self._drop(held)
+            await asyncio.shield(self._spawn(self._drop(held)))
         return {}
 
     async def _hold(self, pad: Pad) -> HeldPad:

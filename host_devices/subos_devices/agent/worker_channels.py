@@ -112,7 +112,7 @@ class WorkerChannels:
                 for channel in there - carried.keys():
                     carried[channel] = channel.carried_by(peer)
                 for channel in carried.keys() - there:
-                    carried.pop(channel).cancel()
+                    del carried[channel]  # it ends by itself
                 await self._changed.wait()
         finally:
             for task in carried.values():
