@@ -8,7 +8,7 @@ import secrets
 import time
 
 from ..errors import SubosError
-from ..input import script
+from ..input import actions, script
 from ..launcher import devices
 from ..launcher.control import agent_command
 from .scene import CheckFailed, Scene, in_guest, same
@@ -18,7 +18,7 @@ WATCH = "/run/subos-demo"  # in the guest: what its event devices report, a file
 
 async def mouse_moves(scene: Scene) -> str:
     x, y = 1 + secrets.randbelow(32766), 1 + secrets.randbelow(32766)
-    await _play(scene, [script.move(x, y)])
+    await _play(scene, [actions.move(x, y)])
     await _until_seen(scene, ["EV_ABS", "ABS_X", x], ["EV_ABS", "ABS_Y", y])
     return f"at {x}, {y}"
 
@@ -44,7 +44,7 @@ async def mouse_recovers(scene: Scene) -> str:
 
 
 async def keyboard_types(scene: Scene) -> str:
-    await _play(scene, script.type_text("Hi!"), "keyboard")
+    await _play(scene, actions.type_text("Hi!"), "keyboard")
     keys = ("LEFTSHIFT", "H", "I", "1")
     down: list[list[object]] = [["EV_KEY", f"KEY_{key}", 1] for key in keys]
     up: list[list[object]] = [["EV_KEY", f"KEY_{key}", 0] for key in keys]
@@ -53,7 +53,7 @@ async def keyboard_types(scene: Scene) -> str:
     return "Hi! as Shift+h, i, Shift+1"
 
 
-async def _play(scene: Scene, actions: list[script.Action], device: str = "mouse") -> None:
+async def _play(scene: Scene, steps: list[actions.Action], device: str = "mouse") -> None:
     """Plays once the guest watches the device. A worker that has just been killed may refuse at first."""
     argv, variables = agent_command()
     reader = [*argv[:-2], "subos_agent.evdev", "read", f"SubOS {device.title()}"]
@@ -66,7 +66,7 @@ async def _play(scene: Scene, actions: list[script.Action], device: str = "mouse
     path = devices.driver_path(scene.vm.folder, device)
     for attempt in range(20):
         try:
-            return await asyncio.to_thread(script.play, path, actions)
+            return await asyncio.to_thread(script.play, path, steps)
         except SubosError:
             if attempt == 19:
                 raise
