@@ -9,6 +9,7 @@ import socket
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from subos_protocol.virtio_input import VIRTIO_INPUT_EVENT, virtio_input_event
 
@@ -56,13 +57,34 @@ class DriverConnection:
         with contextlib.suppress(OSError):  # it has closed already, and said why
             self._socket.shutdown(socket.SHUT_WR)
         try:
-            while packet := self._receive():
-                if REFUSED in (said := json.loads(packet)):
-                    raise UserError(f"the device refused it: {said[REFUSED]}")
+            while self._hear():
+                pass
         except TimeoutError as error:
             raise UserError("the guest takes no input", "is it paused, or has it hung?") from error
+
+    def hear(self) -> dict[str, Any]:
+        """What the device says next: one packet, as the README has them. Raises UserError where it says nothing for a
+        while, has gone, or has refused something."""
+        try:
+            said = self._hear()
+        except TimeoutError as error:
+            raise UserError("the device says nothing", "has anything changed in the guest?") from error
+        if not said:
+            raise UserError("the device went away", "try again")
+        return said
+
+    def _hear(self) -> dict[str, Any]:
+        """Empty where the device has hung up. Raises TimeoutError, and UserError for a refusal."""
+        try:
+            packet = self._receive()
+            said: dict[str, Any] = json.loads(packet) if packet else {}
+        except TimeoutError:
+            raise
         except (OSError, ValueError) as error:
             raise UserError(f"the device went away: {getattr(error, 'strerror', error)}", "try again") from error
+        if REFUSED in said:
+            raise UserError(f"the device refused it: {said[REFUSED]}")
+        return said
 
     def _receive(self) -> bytes:
         try:
