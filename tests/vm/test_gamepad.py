@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from subos_devices.input.drivers import MAX_FEEDBACK
+from subos_devices.input.driver_socket import MAX_FEEDBACK
 from subos_devices.input.gamepad import profiles
 from subos_devices.launcher.control import Completed
 from subos_devices.launcher.devices import driver_path
