@@ -124,7 +124,8 @@ class input_absinfo(NamedTuple):
 
 
 class EventDevice:
-    """An open /dev/input/eventN; a context manager. `writable` is for `write` and `play`. Raises OSError as the kernel does."""
+    """An open /dev/input/eventN; a context manager. `writable` is for `write` and `play`. Raises OSError as the kernel
+    does."""
 
     def __init__(self, path: Path, writable: bool = False) -> None:
         self.path = path
