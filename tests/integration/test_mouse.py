@@ -8,7 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from subos_devices.errors import UserError
-from subos_devices.input.script import DriverConnection, button, move
+from subos_devices.input.actions import button, move
+from subos_devices.input.client import DriverConnection
 from subos_devices.testing import DriverQueue, FrontEnd, serve
 from subos_protocol.input_codes import Abs, Ev, Key
 from subos_protocol.virtio_input import VIRTIO_INPUT_EVENT, virtio_input_event

@@ -20,7 +20,7 @@ from ..vhost_user.device import Device, DeviceSpec, Worker
 from ..vhost_user.errors import BadChain, RingError
 from ..vhost_user.virtqueue import Virtqueue, Words
 from .capabilities import Capabilities, Frame
-from .drivers import DriverSocket
+from .driver_socket import DriverSocket
 from .lights import Lights
 from .outbox import Outbox
 from .state import State
