@@ -24,7 +24,7 @@ from ..vhost_user.device import Device, DeviceSpec, Worker
 from ..vhost_user.errors import BadChain, RingError
 from ..vhost_user.virtqueue import Virtqueue
 from .capabilities import PRESSED, RELEASED, Capabilities, Frame
-from .drivers import DriverSocket
+from .driver_socket import DriverSocket
 from .outbox import Outbox
 
 

@@ -70,6 +70,7 @@ SETTINGS = (
     Setting("keyboard", bool, "a keyboard, besides the terminal", default=True),
     Setting("rng", bool, "a random number generator", default=True),
     Setting("vsock", bool, "streams between programs of the guest and of the host", default=True),
+    Setting("input", list, "rules: which input devices of this host drive the guest's", tables=True),
 )
 
 

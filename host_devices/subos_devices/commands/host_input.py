@@ -1,0 +1,174 @@
+"""The part of `subos-devices input` that is about real devices of this host."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..input.drivers.forwarding import Target
+    from ..vhost_user.device import Option
+
+ASK_SECONDS = 2.0
+"""How long the VM may take to list its devices: meanwhile no event of a grabbed keyboard is seen."""
+
+ATTACH = """\
+DEVICE is one of
+{forms}
+both Ctrl keys together give all devices back to the host, and to the guest again. It works while the guest hangs,
+too. Ctrl-C (or SIGTERM) ends it; so does the VM's end.
+
+A device that is unplugged is waited for, and drives the same device of the guest again. Meanwhile the guest's keys
+are up and its axes centred.
+
+examples:
+  subos-devices input work attach "*Keyboard*" --grab    the keyboard is the guest's until both Ctrl keys are pressed
+  subos-devices input work attach next-pad next-pad      the first pad that is pressed, and the second
+  subos-devices input work attach id:046d:c52b --to mouse
+  subos-devices input work attach --config vm.toml       the [[input]] rules of a settings file, mappings included
+"""
+
+
+def say(message: str) -> None:
+    print(f"subos: {message}", file=sys.stderr, flush=True)
+
+
+def devices(words: Sequence[str]) -> int:
+    import json
+
+    from ..input.drivers import listing
+
+    parser = argparse.ArgumentParser(
+        prog="subos-devices input devices", description="Lists the input devices of this host."
+    )
+    parser.add_argument("--json", action="store_true", help="for programs: a list of objects")
+    args = parser.parse_args(words)
+    found = listing.rows()
+    if args.json:
+        print(json.dumps(found, indent=2))
+    else:
+        listing.show(found)
+    return 0
+
+
+def attach(name: str, socket: Path | None, words: Sequence[str]) -> int:
+    from .. import signals
+    from ..errors import UserError
+    from ..input.drivers.driver import EvdevDriver
+    from ..input.drivers.rules import FORMS, Rule, parse_device
+
+    parser = argparse.ArgumentParser(
+        prog=f"subos-devices input {name or '--socket PATH'} attach",
+        description="Forwards input devices of this host to the guest.",
+        epilog=ATTACH.format(forms=FORMS),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("devices", nargs="*", metavar="DEVICE", help="which devices: see below")
+    parser.add_argument("--grab", action="store_true", help="take them from the host")
+    parser.add_argument(
+        "--to", default="", metavar="DEVICE", help="the guest's device, by name or kind: mouse, gamepad2"
+    )
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="a settings file whose [[input]] rules are taken, too"
+    )
+    _add_option(parser)
+    args = parser.parse_args(words)
+    rules = [Rule(*parse_device(text), args.to, args.grab) for text in args.devices]
+    if args.config is not None:
+        rules += _rules_of(args.config)
+    if not rules:
+        raise UserError("which device?", "subos-devices input devices lists them; --help says how to name them")
+    driver = EvdevDriver(rules, _targets(name, socket, args), say)
+    return signals.run(_until_ended(driver.run()))
+
+
+async def _until_ended(work: Any) -> int:
+    import asyncio
+
+    with contextlib.suppress(asyncio.CancelledError):  # a signal: that is how it ends
+        await work
+    return 0
+
+
+def _add_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="with --socket: an option that the device was served with",
+    )
+
+
+def _rules_of(file: Path) -> list[Any]:
+    from .. import config
+    from ..input.drivers.rules import parse_rules
+    from ..launcher.settings import SETTINGS
+
+    return parse_rules(config.resolve(argparse.Namespace(), SETTINGS, file).input, f"{file}: input")
+
+
+def _targets(name: str, socket: Path | None, args: argparse.Namespace) -> Callable[[], Sequence[Target]]:
+    """Lists the guest's devices. Raises UserError where there is no such VM, now or later."""
+    if socket is None:
+        return _VmDevices(name)
+    from ..errors import UserError
+    from ..input.drivers.forwarding import Target
+
+    if not args.to:
+        raise UserError("what is behind the socket?", "--to KIND: keyboard, mouse, … as it was served")
+    options = dict(item.partition("=")[::2] for item in args.option)
+    found = _target(args.to, args.to, options, socket)
+    if not isinstance(found, Target):
+        raise UserError(f"{args.to!r} is no input device", "--to KIND: keyboard, mouse, … as it was served")
+    return lambda: [found]
+
+
+class _VmDevices:
+    """What a VM has, as it says itself; where it is too busy to say, what it had."""
+
+    def __init__(self, name: str) -> None:
+        self._name, _, self._only = name.partition("/")
+        self._known: list[Target] = []
+
+    def __call__(self) -> Sequence[Target]:
+        from .. import runtime
+        from ..errors import UserError
+        from ..launcher.devices import driver_path
+        from ..supervisor import control
+
+        folder = runtime.running_folder(self._name)
+        try:
+            rows = control.ask(self._name, "status", timeout=ASK_SECONDS)["devices"]
+        except UserError:
+            if not self._known:
+                raise
+            return self._known
+        targets = (
+            _target(row["name"], row["kind"], row["options"], path)
+            for row in rows
+            if self._only in ("", row["name"]) and (path := driver_path(folder, row["name"])).exists()
+        )
+        self._known = [target for target in targets if target is not None]
+        if not self._known:
+            raise UserError(f"the VM {self._name!r} has no such input device", "subos-devices status lists its devices")
+        return self._known
+
+
+def _target(name: str, kind: str, options: dict[str, Option], path: Path) -> Target | None:
+    """None for what is no input device."""
+    from .. import registry
+    from ..input.drivers.forwarding import Target
+    from ..input.model import InputDevice
+    from ..vhost_user.device import DeviceSpec
+
+    device = registry.build(DeviceSpec(kind, name, options))
+    return Target(name, kind, path, device.capabilities) if isinstance(device, InputDevice) else None
+
+
+OF_THE_HOST: dict[str, Callable[[Sequence[str]], int]] = {"devices": devices}
+OF_A_VM: dict[str, Callable[[str, Path | None, Sequence[str]], int]] = {"attach": attach}

@@ -1,0 +1,167 @@
+"""One device of the host on its way to one of the guest's."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from subos_protocol.input_codes import Ev, Syn
+from subos_protocol.virtio_input import virtio_input_event
+
+from ..capabilities import Capabilities
+from .chord import Chord
+from .host import HostDevice, lights_of
+from .link import Link
+from .mapper import Mapper
+from .rules import Rule
+from .state import DeviceState
+from .translation import Translation
+
+MAX_FRAME = 1024  # events; the kernel's own frames are far shorter
+
+
+class Target(NamedTuple):
+    """A device of the guest, and the socket for its drivers."""
+
+    name: str
+    kind: str
+    path: Path
+    capabilities: Capabilities
+
+
+class Owner(NamedTuple):
+    """What a forwarding tells of."""
+
+    chord: Callable[[], None]
+    unplugged: Callable[[Forwarding], None]
+    unserved: Callable[[Forwarding, str], None]
+    """The guest's device is gone, and why."""
+    say: Callable[[str], None]
+
+
+class Forwarding:
+    """Reads `device` on the running event loop. It forwards while it is active, which it is not at first."""
+
+    def __init__(self, device: HostDevice, rule: Rule, target: Target, owner: Owner) -> None:
+        self.device = device
+        self.rule = rule
+        self.target = target
+        self._owner = owner
+        self._loop = asyncio.get_running_loop()
+        self._chord = Chord()
+        self._known = DeviceState()
+        self._frame: list[virtio_input_event] = []
+        self._dropped = False
+        self._wants_grab = False
+        self._link: Link | None = None
+        self._tick: asyncio.TimerHandle | None = None
+        self._mapper: Mapper
+        self._translation: Translation
+        self._loop.add_reader(device.fd, self._read)
+
+    def activate(self) -> None:
+        """Begins to forward. What is held by now was pressed for somebody else. Raises OSError where the device is
+        gone."""
+        state = self.device.state()
+        self._known = state.copy()
+        self._mapper = Mapper(self.device.capabilities, self.rule.mapping)
+        self._translation = Translation(self._mapper.capabilities, self.target.capabilities)
+        self._link = Link(self.target.path, self._hear, self._lose_target)
+        self._forward(DeviceState().difference(DeviceState(axes=state.axes)))
+        self._wants_grab = self.rule.grab
+        self._grab_when_idle()
+
+    def pause(self) -> None:
+        """Gives the device back to the host; the guest's is released."""
+        self._wants_grab = False
+        if self._tick is not None:
+            self._tick.cancel()
+            self._tick = None
+        if self._link is not None:
+            self._link.close()
+            self._link = None
+        self.device.release()
+
+    def close(self) -> None:
+        """The end; the host's device is closed."""
+        self.pause()
+        self._loop.remove_reader(self.device.fd)
+        self.device.close()
+
+    # --- from the host
+
+    def _read(self) -> None:
+        try:
+            for timed in self.device.read():
+                self._take(timed.event)
+            self._grab_when_idle()
+        except OSError:  # ENODEV
+            self._owner.unplugged(self)
+
+    def _take(self, event: virtio_input_event) -> None:
+        if event.type == Ev.EV_SYN and event.code == Syn.SYN_DROPPED:
+            self._dropped = True
+        elif event.type == Ev.EV_SYN and event.code == Syn.SYN_REPORT:
+            frame, self._frame = self._frame, []
+            if self._dropped:  # what came meanwhile is not whole: the kernel says where things are
+                self._dropped = False
+                now = self.device.state()
+                frame = self._known.difference(now)
+            self._happened(frame)
+        elif len(self._frame) < MAX_FRAME:
+            self._frame.append(event)
+
+    def _happened(self, frame: Sequence[virtio_input_event]) -> None:
+        self._known.note(frame)
+        chords = [self._chord.note(event) for event in frame]
+        self._forward(frame)
+        if any(chords):
+            self._owner.chord()
+
+    def _grab_when_idle(self) -> None:
+        """A key that is down when we grab would stay down for the host: it never hears of the release."""
+        if not self._wants_grab or self._known.keys:
+            return
+        self._wants_grab = False
+        try:
+            self.device.grab()
+        except OSError as error:
+            self._owner.say(f"{self.device} cannot be grabbed: {error.strerror}; another program has it")
+
+    # --- to the guest
+
+    def _forward(self, frame: Sequence[virtio_input_event]) -> None:
+        if self._link is None:
+            return
+        self._send(self._mapper.frame(frame, self._loop.time()))
+        self._set_tick()
+
+    def _send(self, frame: Sequence[virtio_input_event]) -> None:
+        translated = self._translation.frame(frame)
+        if translated and self._link is not None:
+            self._link.send(translated)
+
+    def _set_tick(self) -> None:
+        when = self._mapper.next_tick
+        if self._tick is not None:
+            self._tick.cancel()
+        self._tick = None if when is None else self._loop.call_at(when, self._on_tick)
+
+    def _on_tick(self) -> None:
+        self._send(self._mapper.tick(self._loop.time()))
+        self._set_tick()
+
+    # --- from the guest
+
+    def _hear(self, said: dict[str, Any]) -> None:
+        lights = said.get("leds")
+        if isinstance(lights, dict) and self.device.grabbed:  # otherwise they are the host's
+            try:
+                self.device.light(lights_of(lights))
+            except OSError as error:
+                self._owner.say(f"the lights of {self.device} cannot be set: {error.strerror}")
+
+    def _lose_target(self, reason: str) -> None:
+        self._owner.unserved(self, reason)

@@ -1,0 +1,243 @@
+"""Tests of the evdev driver, run in a guest by test_evdev_driver.py: uinput's devices are the host's real ones here."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import evdev
+import pytest
+from evdev import AbsInfo, UInput
+from evdev import ecodes as codes
+
+from subos_devices.testing import FrontEnd, Served, serve
+from support.input_guest import Guest
+from support.waiting import eventually
+
+PATIENCE = 60.0  # seconds; programs start slowly under emulation
+KEYBOARD = "Test Keyboard"
+TABLET = "Test Tablet"
+
+
+class Driver:
+    """A running `subos-devices input … attach`."""
+
+    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
+        self.process = process
+        self._log = log
+
+    @property
+    def said(self) -> str:
+        return self._log.read_text()
+
+    def wait_for(self, text: str, times: int = 1) -> None:
+        eventually(lambda: self.said.count(text) >= times or self.process.poll() is not None, PATIENCE)
+        assert self.said.count(text) >= times, self.said
+
+
+class Bench:
+    """A device of a guest, served here; the guest is played."""
+
+    def __init__(self, served: Served, socket: Path, kind: str, folder: Path, stack: contextlib.ExitStack) -> None:
+        self.served = served
+        self.socket = socket
+        self._kind = kind
+        self._folder = folder
+        self._stack = stack
+        self._vm = stack.enter_context(FrontEnd.connect(served.path, timeout=PATIENCE))
+        self.guest = Guest(self._vm.queue(0, size=4, indirect=False))
+        self.status = self._vm.queue(1, size=4)
+
+    def attach(self, *words: str) -> Driver:
+        log = self._folder / "driver.log"
+        command = [sys.executable, "-m", "subos_devices.cli", "input", "--socket", str(self.socket), "attach"]
+        with log.open("wb") as stderr:
+            process = subprocess.Popen([*command, *words, "--to", self._kind], stderr=stderr)
+        self._stack.callback(_end, process)
+        return Driver(process, log)
+
+    def hears(self, type_: int, code: int, value: int) -> None:
+        """Waits until the guest has last heard this of it."""
+        self.guest.listen(lambda: self.guest.last(type_, code) == value)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    assert process.wait(PATIENCE) == 0
+
+
+@contextlib.contextmanager
+def bench(kind: str, folder: Path) -> Iterator[Bench]:
+    socket = folder / "a device.driver.sock"
+    with contextlib.ExitStack() as stack:
+        served = stack.enter_context(serve(kind, "--driver-socket", str(socket)))
+        yield Bench(served, socket, kind, folder, stack)
+
+
+@pytest.fixture
+def keyboard(tmp_path: Path) -> Iterator[Bench]:
+    with bench("keyboard", tmp_path) as made:
+        yield made
+
+
+def plug_keyboard() -> UInput:
+    return UInput({codes.EV_KEY: range(1, 128), codes.EV_LED: [codes.LED_NUML, codes.LED_CAPSL]}, KEYBOARD)
+
+
+def plug_tablet(maximum: int = 1000) -> UInput:
+    axis = AbsInfo(0, 0, maximum, 0, 0, 0)
+    keys = [codes.BTN_LEFT, codes.BTN_RIGHT]
+    return UInput({codes.EV_KEY: keys, codes.EV_ABS: [(codes.ABS_X, axis), (codes.ABS_Y, axis)]}, TABLET)
+
+
+def press(device: UInput, *keys: int) -> None:
+    for key in keys:
+        device.write(codes.EV_KEY, key, 1)
+        device.syn()
+
+
+def release(device: UInput, *keys: int) -> None:
+    for key in keys:
+        device.write(codes.EV_KEY, key, 0)
+        device.syn()
+
+
+def seen_by(path: str) -> evdev.InputDevice[str]:
+    """Another program of the host that reads the device."""
+    return evdev.InputDevice(path)
+
+
+def keys_of(reader: evdev.InputDevice[str]) -> list[tuple[int, int]]:
+    with contextlib.suppress(BlockingIOError):
+        return [(event.code, event.value) for event in reader.read() if event.type == codes.EV_KEY]
+    return []
+
+
+def test_a_keyboard_is_forwarded_and_shared(keyboard: Bench) -> None:
+    with plug_keyboard() as real, contextlib.closing(seen_by(real.device.path)) as host:
+        keyboard.attach(KEYBOARD).wait_for("drives keyboard")
+        press(real, codes.KEY_A)
+        keyboard.hears(codes.EV_KEY, codes.KEY_A, 1)
+        real.write(codes.EV_KEY, codes.KEY_A, 2)  # a repeat is the guest's own business
+        release(real, codes.KEY_A)
+        keyboard.hears(codes.EV_KEY, codes.KEY_A, 0)
+        assert [event.value for event in keyboard.guest.events if event.code == codes.KEY_A] == [1, 0]
+        assert keys_of(host) == [(codes.KEY_A, value) for value in (1, 2, 0)]
+
+
+def test_a_grabbed_keyboard_is_given_back_by_the_chord_and_taken_again(keyboard: Bench) -> None:
+    chord = (codes.KEY_LEFTCTRL, codes.KEY_RIGHTCTRL)
+    with plug_keyboard() as real, contextlib.closing(seen_by(real.device.path)) as host:
+        press(real, codes.KEY_ENTER)  # with which the command was entered
+        driver = keyboard.attach(KEYBOARD, "--grab")
+        driver.wait_for("drives keyboard")
+        release(real, codes.KEY_ENTER)
+        eventually(lambda: (codes.KEY_ENTER, 0) in keys_of(host))
+        eventually(lambda: _is_grabbed(real.device.path), PATIENCE)
+        press(real, codes.KEY_A)
+        keyboard.hears(codes.EV_KEY, codes.KEY_A, 1)
+        assert keys_of(host) == []
+        press(real, *chord)
+        driver.wait_for("the host has the devices")
+        keyboard.hears(codes.EV_KEY, codes.KEY_A, 0)  # although it is held still
+        release(real, codes.KEY_A, *chord)
+        press(real, codes.KEY_B)
+        eventually(lambda: (codes.KEY_B, 1) in keys_of(host))
+        release(real, codes.KEY_B)
+        press(real, *chord)
+        driver.wait_for("the guest has the devices")
+        release(real, *chord)
+        eventually(lambda: _is_grabbed(real.device.path), PATIENCE)
+        press(real, codes.KEY_C)
+        keyboard.hears(codes.EV_KEY, codes.KEY_C, 1)
+        heard = {event.code for event in keyboard.guest.events if event.type == codes.EV_KEY}
+        assert codes.KEY_B not in heard
+        assert codes.KEY_ENTER not in heard
+
+
+def _is_grabbed(path: str) -> bool:
+    with contextlib.closing(evdev.InputDevice(path)) as device:
+        try:
+            device.grab()
+        except OSError:
+            return True
+        device.ungrab()
+    return False
+
+
+def test_a_device_that_is_unplugged_in_mid_press_comes_back(keyboard: Bench) -> None:
+    real = plug_keyboard()
+    driver = keyboard.attach(f"name:{KEYBOARD.upper()}")
+    driver.wait_for("drives keyboard")
+    press(real, codes.KEY_A, codes.KEY_LEFTSHIFT)
+    keyboard.hears(codes.EV_KEY, codes.KEY_LEFTSHIFT, 1)
+    real.close()
+    keyboard.hears(codes.EV_KEY, codes.KEY_A, 0)
+    keyboard.hears(codes.EV_KEY, codes.KEY_LEFTSHIFT, 0)
+    with plug_keyboard() as again:
+        driver.wait_for("drives keyboard", times=2)
+        press(again, codes.KEY_B)
+        keyboard.hears(codes.EV_KEY, codes.KEY_B, 1)
+
+
+def test_a_key_that_is_held_while_the_worker_dies_is_down_again_and_released(keyboard: Bench) -> None:
+    with plug_keyboard() as real:
+        keyboard.attach(KEYBOARD).wait_for("drives keyboard")
+        press(real, codes.KEY_A)
+        keyboard.hears(codes.EV_KEY, codes.KEY_A, 1)
+        keyboard.guest.events.clear()
+        os.kill(keyboard.served.worker(), signal.SIGKILL)
+        keyboard.hears(codes.EV_KEY, codes.KEY_A, 1)
+        release(real, codes.KEY_A)
+        keyboard.hears(codes.EV_KEY, codes.KEY_A, 0)
+
+
+def test_what_the_kernel_has_dropped_is_made_up_for(keyboard: Bench) -> None:
+    with plug_keyboard() as real:
+        driver = keyboard.attach(KEYBOARD)
+        driver.wait_for("drives keyboard")
+        press(real, codes.KEY_A)
+        keyboard.hears(codes.EV_KEY, codes.KEY_A, 1)
+        os.kill(driver.process.pid, signal.SIGSTOP)
+        try:
+            release(real, codes.KEY_A)
+            press(real, codes.KEY_B)
+            for _ in range(2000):  # more than its buffer in the kernel holds
+                press(real, codes.KEY_C)
+                release(real, codes.KEY_C)
+        finally:
+            os.kill(driver.process.pid, signal.SIGCONT)
+        keyboard.hears(codes.EV_KEY, codes.KEY_B, 1)
+        keyboard.hears(codes.EV_KEY, codes.KEY_A, 0)
+        release(real, codes.KEY_B)
+        keyboard.hears(codes.EV_KEY, codes.KEY_B, 0)
+        assert keyboard.guest.last(codes.EV_KEY, codes.KEY_C) in (None, 0)
+
+
+def test_axes_are_scaled(tmp_path: Path) -> None:
+    with bench("mouse", tmp_path) as mouse, plug_tablet() as real:
+        real.write(codes.EV_ABS, codes.ABS_X, 250)
+        real.syn()
+        mouse.attach(TABLET).wait_for("drives mouse")
+        mouse.hears(codes.EV_ABS, codes.ABS_X, 8192)  # where it was before
+        real.write(codes.EV_ABS, codes.ABS_X, 1000)
+        real.write(codes.EV_ABS, codes.ABS_Y, 500)
+        real.syn()
+        mouse.hears(codes.EV_ABS, codes.ABS_X, 32767)
+        mouse.hears(codes.EV_ABS, codes.ABS_Y, 16384)
+
+
+def test_a_relative_mouse_drives_an_absolute_one(tmp_path: Path) -> None:
+    events = {codes.EV_KEY: [codes.BTN_LEFT], codes.EV_REL: [codes.REL_X, codes.REL_Y, codes.REL_WHEEL]}
+    with bench("mouse", tmp_path) as mouse, UInput(events, "Test Mouse", vendor=0x46D, product=0xC52B) as real:
+        mouse.attach("id:46d:c52b").wait_for("drives mouse")
+        real.write(codes.EV_REL, codes.REL_X, 100)
+        real.write(codes.EV_REL, codes.REL_WHEEL, -1)
+        real.syn()
+        mouse.hears(codes.EV_ABS, codes.ABS_X, 16384 + 2000)
+        mouse.hears(codes.EV_REL, codes.REL_WHEEL_HI_RES, -120)  # which this one does not report itself
