@@ -33,8 +33,12 @@ examples:
 """
 
 
-def say(message: str) -> None:
+def _say(message: str) -> None:
     print(f"subos: {message}", file=sys.stderr, flush=True)
+
+
+def _keep_quiet(message: str) -> None:
+    pass
 
 
 def devices(words: Sequence[str]) -> int:
@@ -75,6 +79,7 @@ def attach(name: str, socket: Path | None, words: Sequence[str]) -> int:
     parser.add_argument(
         "--config", type=Path, metavar="FILE", help="a settings file whose [[input]] rules are taken, too"
     )
+    parser.add_argument("--quiet", action="store_true", help="say only what is wrong")
     _add_option(parser)
     args = parser.parse_args(words)
     rules = [Rule(*parse_device(text), args.to, args.grab) for text in args.devices]
@@ -82,7 +87,12 @@ def attach(name: str, socket: Path | None, words: Sequence[str]) -> int:
         rules += _rules_of(args.config)
     if not rules:
         raise UserError("which device?", "subos-devices input devices lists them; --help says how to name them")
-    driver = EvdevDriver(rules, _targets(name, socket, args), say)
+    targets = _targets(name, socket, args)
+    there = {word for target in targets() for word in (target.name, target.kind)}
+    for rule in rules:
+        if rule.to and rule.to not in there:
+            raise UserError(f"the guest has no input device {rule.to!r}", f"there is {', '.join(sorted(there))}")
+    driver = EvdevDriver(rules, targets, say=_keep_quiet if args.quiet else _say, warn=_say)
     return signals.run(_until_ended(driver.run()))
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from subos_protocol.input_codes import Ev
 
 from ...errors import UserError
+from ...text import printable
 from .forwarding import Forwarding, Owner, Target
 from .host import PERMISSION_HINT, HostDevice, identity_of, paths
 from .hotplug import Hotplug
@@ -21,16 +22,22 @@ PATIENCE = (0.2, 0.5, 1.0, 2.0, 4.0)  # seconds between looks for a guest's devi
 
 
 class EvdevDriver:
-    """`targets` lists the guest's devices, and raises UserError when the VM is gone; `say` is for the person."""
+    """`targets` lists the guest's devices, and raises UserError when the VM is gone. `say` tells a person what
+    happens, and `warn` what is wrong."""
 
     def __init__(
-        self, rules: Sequence[Rule], targets: Callable[[], Sequence[Target]], say: Callable[[str], None]
+        self,
+        rules: Sequence[Rule],
+        targets: Callable[[], Sequence[Target]],
+        say: Callable[[str], None],
+        warn: Callable[[str], None],
     ) -> None:
         self._rules = rules
         self._targets = targets
         self._say = say
+        self._warn = warn
         self._places = Places()
-        self._owner = Owner(self._toggle, self._unplugged, self._unserved, say)
+        self._owner = Owner(self._toggle, self._unplugged, self._unserved, warn)
         self._forwardings: dict[Path, Forwarding] = {}
         self._waiting: dict[Path, HostDevice] = {}  # pads of which the one that is pressed is taken
         self._seen: dict[Path, tuple[int, int]] = {}  # those that no rule is about
@@ -99,7 +106,7 @@ class EvdevDriver:
         with contextlib.suppress(OSError):
             identity = identity_of(path)
             if any(rule.matches(identity, path) for rule in self._rules):
-                self._say(f"{identity.name} ({path}) may not be read\n  hint: {PERMISSION_HINT}")
+                self._warn(f"{printable(identity.name)} ({path}) may not be read\n  hint: {PERMISSION_HINT}")
 
     def _place(self, device: HostDevice) -> None:
         """Gives a device to the first rule that wants it, or closes it."""
@@ -112,7 +119,7 @@ class EvdevDriver:
                 self._forward(device, rule, target)
                 return
             if device.path not in self._orphans:
-                self._say(f"{device}: the guest has no device for it")
+                self._warn(f"{device}: the guest has no device for it")
         if kind == "gamepad" and any(rule.by == NEXT_PAD for rule in self._rules):
             self._waiting[device.path] = device
             asyncio.get_running_loop().add_reader(device.fd, self._pressed, device)
@@ -192,7 +199,7 @@ class EvdevDriver:
         """The guest's device is gone: another one may take its place, or it comes back."""
         self._remove(forwarding)
         self._orphans.add(forwarding.device.path)
-        self._say(f"{forwarding.target.name}: {reason}")
+        self._warn(f"{forwarding.target.name}: {reason}")
         self._tries = 0
         self._look_for_orphans()
 

@@ -38,7 +38,7 @@ class Owner(NamedTuple):
     unplugged: Callable[[Forwarding], None]
     unserved: Callable[[Forwarding, str], None]
     """The guest's device is gone, and why."""
-    say: Callable[[str], None]
+    warn: Callable[[str], None]
 
 
 class Forwarding:
@@ -128,7 +128,7 @@ class Forwarding:
         try:
             self.device.grab()
         except OSError as error:
-            self._owner.say(f"{self.device} cannot be grabbed: {error.strerror}; another program has it")
+            self._owner.warn(f"{self.device} cannot be grabbed: {error.strerror}; another program has it")
 
     # --- to the guest
 
@@ -161,7 +161,7 @@ class Forwarding:
             try:
                 self.device.light(lights_of(lights))
             except OSError as error:
-                self._owner.say(f"the lights of {self.device} cannot be set: {error.strerror}")
+                self._owner.warn(f"the lights of {self.device} cannot be set: {error.strerror}")
 
     def _lose_target(self, reason: str) -> None:
         self._owner.unserved(self, reason)
