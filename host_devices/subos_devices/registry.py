@@ -11,7 +11,11 @@ from .vhost_user.device import Device, DeviceSpec
 KINDS = {
     "fs": "subos_devices.fs.device:FsDevice",
     "mouse": "subos_devices.input.mouse:MouseDevice",
+    "pointer": "subos_devices.input.pointer:PointerDevice",
     "keyboard": "subos_devices.input.keyboard:KeyboardDevice",
+    "touch": "subos_devices.input.touch:TouchDevice",
+    "pen": "subos_devices.input.pen:PenDevice",
+    "gamepad": "subos_devices.input.gamepad.device:GamepadDevice",
     "rng": "subos_devices.rng:RngDevice",
     "vsock": "subos_devices.vsock.device:VsockDevice",
 }

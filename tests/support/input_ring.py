@@ -76,6 +76,27 @@ class EventRing:
             return False
 
 
+class StatusRing(EventRing):
+    """The driver's side of the status queue: `say` makes one buffer available, with `data` in it."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+
+    def say(self, data: bytes, flags: int = 0) -> None:
+        slot = self.offered % SIZE
+        struct.pack_into("<QIHH", self.guest, DESC + 16 * slot, BUFFERS + 64 * slot, len(data), flags, 0)
+        self.guest[BUFFERS + 64 * slot : BUFFERS + 64 * slot + len(data)] = data
+        struct.pack_into("<H", self.guest, AVAIL + 4 + 2 * slot, slot)
+        self.offered += 1
+        struct.pack_into("<H", self.guest, AVAIL + 2, self.offered & 0xFFFF)
+
+    @property
+    def answered(self) -> int:
+        """`used.idx`: how many were given back."""
+        (used,) = struct.unpack_from("<H", self.guest, USED + 2)
+        return int(used)
+
+
 class FakeWorker:
     """The `Worker` of a device, turned by hand: `turn` runs the callbacks of what is readable, until nothing is."""
 

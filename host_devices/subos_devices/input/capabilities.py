@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from subos_protocol.errors import Malformed, Truncated
-from subos_protocol.input_codes import Ev, Syn
+from subos_protocol.input_codes import Abs, Ev, Syn
 from subos_protocol.virtio_input import (
     MAX_U,
     VIRTIO_INPUT_ABSINFO,
@@ -27,6 +27,8 @@ Frame = Sequence[virtio_input_event]
 """What happened at one moment, without the SYN_REPORT that ends it."""
 
 RELEASED, PRESSED = 0, 1
+NO_TOUCH = -1
+TOUCH_ENDS = (Abs.ABS_MT_TRACKING_ID, NO_TOUCH)  # outside the axis' range, which is that of numbers of touches
 _DRIVABLE = (Ev.EV_KEY, Ev.EV_REL, Ev.EV_ABS, Ev.EV_MSC)  # the other types are the guest's to send
 
 
@@ -68,7 +70,7 @@ class Capabilities(NamedTuple):
             raise Malformed(f"{self.name} has no event of type {type_:#x}, code {code:#x}")
         if type_ == Ev.EV_KEY and value not in (RELEASED, PRESSED):
             raise Malformed(f"key {code:#x}: {value} is neither 0 (released) nor 1 (pressed)")
-        if type_ == Ev.EV_ABS:
+        if type_ == Ev.EV_ABS and (code, value) != TOUCH_ENDS:
             axis = self.axes[code]
             if not axis.min <= value <= axis.max:
                 raise Malformed(f"axis {code:#x}: {value} is not within {axis.min} to {axis.max}")

@@ -1,14 +1,16 @@
 """The driver socket: where host drivers (a script, a browser, evdev) hand their events to a device model.
 
 SOCK_SEQPACKET, any number of drivers at once. A packet is up to 64 events of 8 bytes, little-endian:
-`type` u16, `code` u16, `value` s32. Whatever the device cannot have refuses its packet whole: the driver gets one
-packet of text that says why, and is disconnected. See the README for an example client.
+`type` u16, `code` u16, `value` s32. Whatever the device cannot have refuses its packet whole: the driver is told
+why, and is disconnected. What it is told is one JSON object a packet. See the README for an example client.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import select
 import socket
 from collections.abc import Hashable
 from typing import Protocol
@@ -19,6 +21,9 @@ from ..vhost_user.device import Worker
 from .capabilities import MAX_PACKET, Capabilities, Frame
 
 MAX_DRIVERS = 16  # at once; more are turned away, so that descriptors last
+MAX_FEEDBACK = 4096  # bytes of one packet to a driver
+SEND_BUFFER = 16 << 10  # bytes, as the kernel counts them, that a driver may leave unread
+REFUSED = "refused"
 
 
 class Model(Protocol):
@@ -41,9 +46,26 @@ class DriverSocket:
         self._worker = worker
         self._listener = socket.socket(fileno=os.dup(fd))
         self._listener.setblocking(False)
-        self._drivers: set[socket.socket] = set()
+        self._drivers: dict[socket.socket, set[str]] = {}  # each with the kinds of state that it has not been told
+        self._told: dict[str, bytes] = {}  # the newest packet of each kind
+        self._deaf = select.epoll()  # drivers that do not read, until they do
         self._paused = False
         worker.watch(self._listener.fileno(), self._accept)
+        worker.watch(self._deaf.fileno(), self._tell_late)
+
+    def tell(self, kind: str, value: object) -> None:
+        """The state `kind` is now `value`, which JSON can say in MAX_FEEDBACK bytes: for every driver, and for those
+        that come later. One that reads slowly misses what is replaced by then."""
+        packet = json.dumps({kind: value}).encode()
+        if len(packet) > MAX_FEEDBACK:
+            raise ValueError(f"{kind}: a packet of {len(packet)} bytes to a driver, {MAX_FEEDBACK} at most")
+        self._told[kind] = packet
+        for driver, untold in self._drivers.items():
+            if not untold:  # otherwise it does not read
+                untold.add(kind)
+                self._send(driver)
+            else:
+                untold.add(kind)
 
     def pause(self) -> None:
         """Reads no more: drivers wait in their own `send` until `resume`."""
@@ -64,6 +86,8 @@ class DriverSocket:
             self._drop(driver)
         self._worker.unwatch(self._listener.fileno())
         self._listener.close()
+        self._worker.unwatch(self._deaf.fileno())
+        self._deaf.close()
 
     def _accept(self) -> None:
         try:
@@ -75,12 +99,39 @@ class DriverSocket:
             _refuse(driver, f"there are {MAX_DRIVERS} drivers already")
             driver.close()
             return
-        self._drivers.add(driver)
+        driver.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+        self._drivers[driver] = set(self._told)
         if not self._paused:
             self._watch(driver)
+        self._send(driver)
 
     def _watch(self, driver: socket.socket) -> None:
         self._worker.watch(driver.fileno(), lambda: self._read(driver))
+
+    def _send(self, driver: socket.socket) -> None:
+        """Tells a driver what it has not been told; the rest once it reads."""
+        untold = self._drivers[driver]
+        try:
+            for kind in sorted(untold):
+                driver.send(self._told[kind], socket.MSG_NOSIGNAL)
+                untold.discard(kind)
+        except BlockingIOError:
+            # Told of once: a driver that has gone would be told of without end while nobody reads from it.
+            self._wait(driver)
+        except OSError:  # it hears nothing any more, and may have more to say
+            untold.clear()
+
+    def _wait(self, driver: socket.socket) -> None:
+        events = select.EPOLLOUT | select.EPOLLONESHOT
+        try:
+            self._deaf.register(driver, events)
+        except FileExistsError:
+            self._deaf.modify(driver, events)
+
+    def _tell_late(self) -> None:
+        ready = {fd for fd, _ in self._deaf.poll(0)}
+        for driver in [driver for driver in self._drivers if driver.fileno() in ready]:
+            self._send(driver)
 
     def _read(self, driver: socket.socket) -> None:
         if driver not in self._drivers or self._paused:  # an event of the round in which that changed
@@ -104,7 +155,7 @@ class DriverSocket:
             self._model.deliver(driver, frames)
 
     def _drop(self, driver: socket.socket) -> None:
-        self._drivers.discard(driver)
+        del self._drivers[driver]
         if not self._paused:
             self._worker.unwatch(driver.fileno())
         self._model.withdraw(driver)
@@ -114,4 +165,4 @@ class DriverSocket:
 def _refuse(driver: socket.socket, reason: str) -> None:
     """Tells a driver why it is disconnected, if it can hear."""
     with contextlib.suppress(OSError):
-        driver.send(reason.encode(), socket.MSG_NOSIGNAL)
+        driver.send(json.dumps({REFUSED: reason}).encode(), socket.MSG_NOSIGNAL)

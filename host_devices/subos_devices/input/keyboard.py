@@ -1,7 +1,4 @@
-"""The keyboard: every key that Linux names, so that any host keyboard can drive it. Repeating is the guest's job.
-
-LEDs come back over the status queue and go to nobody yet.
-"""
+"""The keyboard: every key that Linux names, so that any host keyboard can drive it. Repeating is the guest's job."""
 
 from __future__ import annotations
 

@@ -1,31 +1,29 @@
 """The model that every virtio-input device shares (VIRTIO 1.3 §5.8).
 
-A subclass says what it is by `capabilities`; events come by `deliver` from host drivers, each of which has keys of
-its own: a key is down for the guest while anybody holds it. Chains are popped only when there is an event to
-put into them, so none is ever kept, and a queue can be stopped or its worker replaced at any moment.
+A subclass says what it is by `capabilities`; events come by `deliver` from host drivers. Chains are popped only when
+there is an event to put into them, so none is ever kept, and a queue can be stopped or its worker replaced at any
+moment.
 
 What the guest has not heard while its queue was down is not played back: when the queue starts it is told the state.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable
+import contextlib
+from collections.abc import Callable, Hashable, Iterable, Iterator
 
 from subos_protocol.input_codes import Ev
 from subos_protocol.virtio import DeviceId
-from subos_protocol.virtio_input import (
-    EVENTQ,
-    VIRTIO_INPUT_EVENT,
-    pack_config,
-    virtio_input_event,
-)
+from subos_protocol.virtio_input import EVENTQ, STATUSQ, VIRTIO_INPUT_EVENT, pack_config
 
 from ..vhost_user.device import Device, DeviceSpec, Worker
 from ..vhost_user.errors import BadChain, RingError
-from ..vhost_user.virtqueue import Virtqueue
-from .capabilities import PRESSED, RELEASED, Capabilities, Frame
+from ..vhost_user.virtqueue import Virtqueue, Words
+from .capabilities import Capabilities, Frame
 from .driver_socket import DriverSocket
+from .lights import Lights
 from .outbox import Outbox
+from .state import State
 
 
 class InputDevice(Device):
@@ -42,10 +40,14 @@ class InputDevice(Device):
         self._drivers: DriverSocket | None = None
         self._eventq: Virtqueue | None = None
         self._outbox = Outbox()
-        self._holders: dict[int, set[Hashable]] = {}  # of each key that is down
-        self._axes: dict[int, int] = {}  # the last value of each axis that ever moved
+        self._state = self.new_state()
+        self._lights = Lights(self.capabilities.of(Ev.EV_LED))
         self._guest_is_new = True
         self._log: Callable[[str], None] = lambda message: None
+
+    def new_state(self) -> State:
+        """Nothing pressed, nothing moved."""
+        return State(self.capabilities)
 
     # --- control plane
 
@@ -69,14 +71,18 @@ class InputDevice(Device):
     def queue_started(self, queue: Virtqueue) -> None:
         if queue.index == EVENTQ:
             self._eventq = queue
-            self._outbox.put(self._state())
+            self._outbox.put(self._state.whole(guest_is_new=self._guest_is_new))
             self._guest_is_new = False
+        elif queue.index == STATUSQ and queue.used_index == 0:  # a ring that nobody has used is a new driver's
+            with self._lights_told():
+                self._lights.go_out()
 
     def process(self, queue: Virtqueue) -> None:
-        if queue.index != EVENTQ:
-            queue.drain(lambda words: 0)  # what the guest says goes to nobody yet: its buffers go back unread
-        elif queue is self._eventq:
+        if queue is self._eventq:
             self._send()
+        elif queue.index == STATUSQ:
+            with self._lights_told():  # once for all that is there
+                queue.drain(lambda words: self._hear(queue, words))
 
     def queue_stopped(self, queue: Virtqueue) -> None:
         if queue is self._eventq:
@@ -92,45 +98,30 @@ class InputDevice(Device):
     def deliver(self, source: Hashable, frames: Iterable[Frame]) -> None:
         """`source` reports `frames`, each of which `capabilities.check` would pass."""
         for frame in frames:
-            self._put([event for event in frame if self._note(source, event)])
+            self._put(self._state.take(source, frame))
         self._send_to_running_guest()
 
     def withdraw(self, source: Hashable) -> None:
         """`source` is gone: what nobody else holds is released."""
-        held = [code for code, holders in self._holders.items() if source in holders]
-        self.deliver(source, [[virtio_input_event(Ev.EV_KEY, code, RELEASED) for code in held]])
+        self._put(self._state.leave(source))
+        self._send_to_running_guest()
 
     # --- inside
 
-    def _note(self, source: Hashable, event: virtio_input_event) -> bool:
-        """Keeps the state that `event` leads to. False where it makes no difference to the guest."""
-        if event.type == Ev.EV_ABS:
-            self._axes[event.code] = event.value
-        if event.type != Ev.EV_KEY:
-            return True
-        holders = self._holders.setdefault(event.code, set())
-        before = bool(holders)
-        if event.value == PRESSED:
-            holders.add(source)
-        else:
-            holders.discard(source)
-        after = bool(holders)
-        if not holders:
-            del self._holders[event.code]
-        return before != after
+    def _hear(self, queue: Virtqueue, words: Words) -> int:
+        readable, _ = queue.split(words)
+        self._lights.hear(readable)
+        return 0
 
-    def _state(self) -> Frame:
-        """What brings any guest to where the device is now; Linux ignores what changes nothing.
-
-        A guest that was stopped, or saw another worker before this one, may hold keys that are up by now.
-        """
-        keys = self.capabilities.of(Ev.EV_KEY)
-        up = () if self._guest_is_new else sorted(keys - self._holders.keys())
-        return [
-            *(virtio_input_event(Ev.EV_KEY, code, RELEASED) for code in up),
-            *(virtio_input_event(Ev.EV_ABS, code, value) for code, value in self._axes.items()),
-            *(virtio_input_event(Ev.EV_KEY, code, PRESSED) for code in sorted(self._holders)),
-        ]
+    @contextlib.contextmanager
+    def _lights_told(self) -> Iterator[None]:
+        """Tells the drivers which lights are on, if that has changed in the block."""
+        before = dict(self._lights.state)
+        try:
+            yield
+        finally:
+            if self._drivers is not None and self._lights.state != before:
+                self._drivers.tell("leds", self._lights.state)
 
     def _put(self, frame: Frame) -> None:
         if self._eventq is not None:

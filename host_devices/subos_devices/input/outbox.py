@@ -1,22 +1,26 @@
 """Events on their way to a guest that takes four at a time.
 
-A frame goes out event by event as the guest makes buffers available. While it waits, a frame of nothing but motion
-joins the one before it if that is nothing but motion too (the last position counts), and likewise for wheels (they add
-up); so nothing ever moves across a button or from one side of a wheel's turn to the other. All else
-keeps its place, and is bounded by whoever heeds `full`.
+A frame goes out event by event as the guest makes buffers available. While it waits, a frame of nothing but positions
+joins the one before it if that is nothing but positions too (the last ones count, those of each touch apart), and
+likewise for relative motion and for wheels (they add up); so nothing ever moves across a button or from one side of a
+wheel's turn to the other. All else keeps its place, and is bounded by whoever heeds `full`.
 """
 
 from __future__ import annotations
 
 from collections import deque
 
-from subos_protocol.input_codes import Abs, Ev
+from subos_protocol.input_codes import Abs, Ev, Rel
 from subos_protocol.virtio_input import virtio_input_event
 
 from .capabilities import SYN_REPORT, Frame
 
 MAX_FRAMES = 64
+NO_SLOT = 1 << 32  # greater than any: sorts behind them
 _INT32_MIN, _INT32_MAX = -(1 << 31), (1 << 31) - 1
+_WHEELS = frozenset({Rel.REL_WHEEL, Rel.REL_HWHEEL, Rel.REL_WHEEL_HI_RES, Rel.REL_HWHEEL_HI_RES})
+_STEPS = frozenset({Abs.ABS_MT_TRACKING_ID, *range(Abs.ABS_HAT0X, Abs.ABS_HAT3Y + 1)})
+"""Axes of which each value counts: where touches begin and end, and crosses of keys."""
 
 
 class Outbox:
@@ -59,15 +63,42 @@ class Outbox:
 
 def _merge(first: Frame, second: Frame) -> Frame | None:
     """One frame that leaves the guest where both would have, or None where it would miss something."""
-    types = {event.type for event in first} | {event.type for event in second}
-    if types not in ({Ev.EV_ABS}, {Ev.EV_REL}):
+    kinds = {_kind(event) for event in (*first, *second)}
+    if len(kinds) != 1 or None in kinds:
         return None
-    values: dict[int, int] = {}
-    for type_, code, value in (*first, *second):
-        if type_ == Ev.EV_REL:
-            value = max(_INT32_MIN, min(_INT32_MAX, value + values.get(code, 0)))
-        elif code >= Abs.ABS_MT_SLOT:  # touches say which one they mean by their order
-            return None
-        values[code] = value
-    (type_,) = types
-    return [virtio_input_event(type_, code, value) for code, value in values.items()]
+    values: dict[tuple[int, int], int] = {}  # by slot and code
+    for frame in (first, second):
+        slot = NO_SLOT
+        for type_, code, value in frame:
+            if code == Abs.ABS_MT_SLOT and type_ == Ev.EV_ABS:
+                slot = value
+                continue
+            of_touch = type_ == Ev.EV_ABS and code > Abs.ABS_MT_SLOT
+            if of_touch and slot == NO_SLOT:  # of which touch, only the frames before can say
+                return None
+            key = (slot if of_touch else NO_SLOT, code)
+            if type_ == Ev.EV_REL:
+                value = max(_INT32_MIN, min(_INT32_MAX, value + values.get(key, 0)))
+            values[key] = value
+    return _frame(Ev.EV_REL if second[0].type == Ev.EV_REL else Ev.EV_ABS, values)
+
+
+def _kind(event: virtio_input_event) -> str | None:
+    """What `event` can be merged with; None: with nothing."""
+    type_, code, _ = event
+    if type_ == Ev.EV_REL:
+        return "wheels" if code in _WHEELS else "motion"
+    if type_ != Ev.EV_ABS or code in _STEPS:
+        return None
+    return "position"
+
+
+def _frame(type_: int, values: dict[tuple[int, int], int]) -> Frame:
+    """Touches in the order of their slots, then what is of no touch."""
+    frame, last = [], NO_SLOT
+    for slot, code in sorted(values, key=lambda key: key[0]):
+        if slot not in (last, NO_SLOT):
+            frame.append(virtio_input_event(Ev.EV_ABS, Abs.ABS_MT_SLOT, slot))
+        last = slot
+        frame.append(virtio_input_event(type_, code, values[slot, code]))
+    return frame

@@ -15,6 +15,7 @@ all is text, commas too.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import socket
@@ -27,7 +28,8 @@ from subos_protocol.input_codes import Abs, Ev, Key, Rel
 from subos_protocol.virtio_input import VIRTIO_INPUT_EVENT, virtio_input_event
 
 from ..errors import UserError
-from .capabilities import MAX_PACKET, PRESSED, RELEASED, SYN_REPORT
+from .capabilities import PRESSED, RELEASED, SYN_REPORT
+from .driver_socket import MAX_FEEDBACK, REFUSED
 from .keymap import key_named, keys_for
 from .mouse import AXIS_MAX
 
@@ -133,19 +135,19 @@ class DriverConnection:
         with contextlib.suppress(OSError):  # it has closed already, and said why
             self._socket.shutdown(socket.SHUT_WR)
         try:
-            reason = self._receive().decode(errors="replace")
+            while packet := self._receive():
+                if REFUSED in (said := json.loads(packet)):
+                    raise UserError(f"the device refused it: {said[REFUSED]}")
         except TimeoutError as error:
             raise UserError("the guest takes no input", "is it paused, or has it hung?") from error
-        except OSError as error:
-            raise UserError(f"the device went away: {error.strerror}", "try again") from error
-        if reason:
-            raise UserError(f"the device refused it: {reason}")
+        except (OSError, ValueError) as error:
+            raise UserError(f"the device went away: {getattr(error, 'strerror', error)}", "try again") from error
 
     def _receive(self) -> bytes:
         try:
-            return self._socket.recv(MAX_PACKET)
-        except ConnectionResetError:  # it closed with packets of ours unread; its last word is still here
-            return self._socket.recv(MAX_PACKET)
+            return self._socket.recv(MAX_FEEDBACK)
+        except ConnectionResetError:  # it closed with packets of ours unread; its last words are still here
+            return self._socket.recv(MAX_FEEDBACK)
 
 
 def play(where: Path | Mapping[str, Path], actions: Iterable[Action]) -> None:

@@ -66,12 +66,20 @@ class Watched(MouseDevice):
     def deliver(self, source: Hashable, frames: Iterable[Frame]) -> None:
         frames = list(frames)
         for frame in frames:
-            for type_, code, value in frame:
-                if type_ == 1:
-                    (self.held.add if value else self.held.discard)((source, code))
-                    value = int(any(held == code for _, held in self.held))
-                self.expected.apply(type_, code, value)
+            for event in frame:
+                self.expect(source, *event)
         super().deliver(source, frames)
+
+    def withdraw(self, source: Hashable) -> None:
+        for code in sorted(code for holder, code in self.held if holder is source):
+            self.expect(source, 1, code, 0)
+        super().withdraw(source)
+
+    def expect(self, source: Hashable, type_: int, code: int, value: int) -> None:
+        if type_ == 1:
+            (self.held.add if value else self.held.discard)((source, code))
+            value = int(any(held == code for _, held in self.held))
+        self.expected.apply(type_, code, value)
 
     held: set[tuple[Hashable, int]]
 

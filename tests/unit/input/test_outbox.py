@@ -65,9 +65,38 @@ def test_mixed_frames_stand_alone(mixed):
     assert after(mixed, mixed, at(2, 2)) == [*mixed, REPORT, *mixed, REPORT, *at(2, 2), REPORT]
 
 
-def test_touches_are_not_merged():
-    touch = [event(3, 0x2F, 1), event(3, 0x35, 10)]
-    assert after(touch, touch) == [*touch, REPORT, *touch, REPORT]
+def finger(slot: int, *axes: tuple[int, int]) -> list[event]:
+    return [event(3, 0x2F, slot), *(event(3, code, value) for code, value in axes)]
+
+
+X, Y, ID = 0x35, 0x36, 0x39  # ABS_MT_POSITION_X, ABS_MT_POSITION_Y, ABS_MT_TRACKING_ID
+
+
+def test_moves_of_touches_are_merged_each_by_itself():
+    first = [*finger(3, (X, 1), (Y, 2)), *finger(1, (X, 10)), event(3, 0, 1)]
+    second = [*finger(1, (Y, 20)), *finger(3, (X, 3)), event(3, 0, 3), event(3, 1, 4)]
+    merged = [*finger(1, (X, 10), (Y, 20)), *finger(3, (X, 3), (Y, 2)), event(3, 0, 3), event(3, 1, 4)]
+    assert after(first, second) == [*merged, REPORT]
+
+
+def test_touches_that_begin_or_end_stand_alone():
+    begin, move, end = finger(0, (ID, 7), (X, 1)), finger(0, (X, 2)), finger(0, (ID, -1))
+    assert after(begin, move, move, end, move) == [*begin, REPORT, *move, REPORT, *end, REPORT, *move, REPORT]
+
+
+def test_a_touch_that_names_no_slot_is_merged_with_nothing():
+    assert after(finger(1, (X, 1)), [event(3, X, 2)]) == [*finger(1, (X, 1)), REPORT, event(3, X, 2), REPORT]
+
+
+def test_a_cross_of_keys_keeps_its_steps():
+    left, middle = [event(3, 0x10, -1)], [event(3, 0x10, 0)]  # ABS_HAT0X
+    assert after(left, middle) == [*left, REPORT, *middle, REPORT]
+
+
+def test_relative_motion_adds_up_and_stays_on_its_side_of_a_wheel():
+    motion = [event(2, 0, 3), event(2, 1, -1)]
+    assert after(motion, motion) == [event(2, 0, 6), event(2, 1, -2), REPORT]
+    assert after(motion, wheel(1), motion) == [*motion, REPORT, *wheel(1), REPORT, *motion, REPORT]
 
 
 def test_a_frame_that_has_begun_is_closed():

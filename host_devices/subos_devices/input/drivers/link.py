@@ -18,9 +18,9 @@ from subos_protocol.virtio_input import VIRTIO_INPUT_EVENT, virtio_input_event
 
 from ...text import printable
 from ..capabilities import MAX_EVENTS, SYN_REPORT
+from ..driver_socket import MAX_FEEDBACK, REFUSED
 from .state import DeviceState
 
-MAX_FEEDBACK = 16 << 10  # bytes of a packet from the device
 RETRIES = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)  # seconds: a worker that died is replaced sooner than that
 
 
@@ -127,5 +127,5 @@ class Link:
         with contextlib.suppress(ValueError, RecursionError):
             said = json.loads(packet)
             if isinstance(said, dict):
-                self._refusal = printable(str(said.get("refused", "")))
+                self._refusal = printable(str(said.get(REFUSED, "")))
                 self._heard(said)

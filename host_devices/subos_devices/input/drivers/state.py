@@ -8,9 +8,7 @@ from dataclasses import dataclass, field
 from subos_protocol.input_codes import Abs, Ev
 from subos_protocol.virtio_input import virtio_input_event
 
-from ..capabilities import PRESSED, RELEASED
-
-NO_CONTACT = -1  # ABS_MT_TRACKING_ID of a slot without one
+from ..capabilities import NO_TOUCH, PRESSED, RELEASED
 
 
 @dataclass
@@ -50,7 +48,7 @@ class DeviceState:
         events: list[virtio_input_event] = []
         slot = self.slot
         for number, axes in sorted(now.slots.items()):
-            before = self.slots.get(number, {Abs.ABS_MT_TRACKING_ID: NO_CONTACT})
+            before = self.slots.get(number, {Abs.ABS_MT_TRACKING_ID: NO_TOUCH})
             # The contact first: what follows is said of it.
             changed = sorted(
                 (code for code, value in axes.items() if before.get(code) != value),

@@ -1,0 +1,143 @@
+"""The gamepads that there are: files in `profiles/`, each with what the real pad is under Linux.
+
+    name = "Microsoft X-Box 360 pad"
+    source = ["drivers/input/joystick/xpad.c: xpad_init_input"]     where in the kernel the values come from
+    bus = "BUS_USB"
+    vendor = 0x045e                                                 product and version likewise, 16 bits each
+    buttons = ["BTN_SOUTH"]
+    force_feedback = ["FF_RUMBLE"]
+
+    [axes]
+    ABS_X = { min = -32768, max = 32767, fuzz = 16, flat = 128, resolution = 0, rest = 0 }
+
+`rest` is where an axis stands that nobody touches. All keys are needed, and there are no others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from enum import IntEnum
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from subos_protocol.input_codes import Abs, Bus, Ev, Ff, Key
+from subos_protocol.virtio_input import MAX_U, virtio_input_absinfo, virtio_input_devids
+
+from ...errors import SubosError, UserError
+from ..capabilities import Capabilities
+
+Code = TypeVar("Code", bound=IntEnum)
+
+_KINDS: Mapping[str, type] = {
+    "name": str,
+    "source": list,
+    "bus": str,
+    "vendor": int,
+    "product": int,
+    "version": int,
+    "buttons": list,
+    "force_feedback": list,
+    "axes": dict,
+}
+_AXIS: Mapping[str, type] = dict.fromkeys(("min", "max", "fuzz", "flat", "resolution", "rest"), int)
+_INT32 = range(-(1 << 31), 1 << 31)
+_FOLDER = Path(__file__).with_name("profiles")
+
+
+class BadProfile(SubosError):
+    """A file that describes no gamepad."""
+
+
+class Profile(NamedTuple):
+    """`name` is the file's; `rest` says where the axes stand that nobody touches, `source` where it all comes from."""
+
+    name: str
+    capabilities: Capabilities
+    force_feedback: frozenset[int]
+    rest: Mapping[int, int]
+    source: tuple[str, ...]
+
+
+@cache
+def names() -> tuple[str, ...]:
+    """The profiles that there are."""
+    return tuple(sorted(path.stem for path in _FOLDER.glob("*.toml")))
+
+
+@cache
+def load(name: str) -> Profile:
+    """The profile called `name`. Raises UserError."""
+    if name not in names():
+        raise UserError(f"no gamepad is called {name!r}", f"there are {', '.join(names())}")
+    return parse(name, (_FOLDER / f"{name}.toml").read_text("utf-8"))
+
+
+def parse(name: str, text: str) -> Profile:
+    """The profile that a file describes. Raises BadProfile, which says what is wrong where."""
+    import tomllib  # here, as workers of other devices need none
+
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise BadProfile(f"{name}: it is not TOML: {error}") from error
+    _check_keys(name, table, _KINDS)
+    for key in ("source", "buttons", "force_feedback"):
+        if not all(isinstance(item, str) for item in table[key]) or len(set(table[key])) != len(table[key]):
+            raise BadProfile(f"{name}: {key} must be a list of texts, each of them once")
+    if not table["source"] or not table["buttons"]:
+        raise BadProfile(f"{name}: a gamepad has buttons, and a source")
+    if not 0 < len(table["name"].encode()) <= MAX_U:
+        raise BadProfile(f"{name}: name has 1 to {MAX_U} bytes")
+    numbers = [_number(name, key, table[key], range(1 << 16)) for key in ("vendor", "product", "version")]
+    axes, rest = _axes(name, table["axes"])
+    capabilities = Capabilities(
+        name=table["name"],
+        ids=virtio_input_devids(*_codes(name, Bus, [table["bus"]]), *numbers),
+        codes={Ev.EV_KEY: frozenset(_codes(name, Key, table["buttons"]))},
+        axes=axes,
+    )
+    effects = frozenset[int](_codes(name, Ff, table["force_feedback"]))
+    return Profile(name, capabilities, effects, rest, tuple(table["source"]))
+
+
+def _axes(name: str, table: dict[str, Any]) -> tuple[dict[int, virtio_input_absinfo], dict[int, int]]:
+    """Each axis, and where it rests."""
+    axes, rest = {}, {}
+    for axis, code in zip(table, _codes(name, Abs, table), strict=True):
+        where = f"{name}: {axis}"
+        if not isinstance(table[axis], dict):
+            raise BadProfile(f"{where} must be a table")
+        _check_keys(where, table[axis], _AXIS)
+        low, high, fuzz, flat, resolution, place = (_number(where, key, table[axis][key], _INT32) for key in _AXIS)
+        if not (low <= place <= high and low < high) or min(fuzz, flat, resolution) < 0:
+            raise BadProfile(f"{where}: min < max, rest within them, and nothing else below 0")
+        axes[int(code)] = virtio_input_absinfo(low, high, fuzz, flat, resolution)
+        rest[int(code)] = place
+    return axes, rest
+
+
+def _check_keys(where: str, table: Mapping[str, Any], kinds: Mapping[str, type]) -> None:
+    for key in sorted(table.keys() ^ kinds.keys()):
+        raise BadProfile(f"{where}: {key} is {'missing' if key in kinds else 'no key of a profile'}")
+    for key, kind in kinds.items():
+        if type(table[key]) is not kind:
+            raise BadProfile(f"{where}: {key} must be of the kind {kind.__name__}, not {table[key]!r}")
+
+
+def _number(where: str, key: str, value: int, allowed: range) -> int:
+    if value not in allowed:
+        raise BadProfile(f"{where}: {key} is {value}, which is not within {allowed.start} to {allowed.stop - 1}")
+    return value
+
+
+def _codes(name: str, kind: type[Code], members: Iterable[str]) -> list[Code]:
+    """The kernel's numbers, of which some have several names."""
+    found = []
+    for member in members:
+        if member not in kind.__members__:
+            raise BadProfile(f"{name}: {member} is no {kind.__name__} that the kernel knows")
+        found.append(kind[member])
+    if len(set(found)) != len(found):
+        raise BadProfile(f"{name}: two names of one {kind.__name__}")
+    return found
