@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from subos_devices import runtime
-from subos_devices.input.drivers import MAX_FEEDBACK
+from subos_devices.input.driver_socket import MAX_FEEDBACK
 from subos_devices.input.model import InputDevice
 from subos_devices.vhost_user.device import DeviceSpec, Option
 

@@ -15,7 +15,9 @@ import pytest
 from evdev import AbsInfo, UInput
 from evdev import ecodes as codes
 
+from subos_devices.input.gamepad import profiles
 from subos_devices.testing import FrontEnd, Served, serve
+from subos_protocol.virtio_input import VIRTIO_INPUT_EVENT, virtio_input_event
 from support.input_guest import Guest
 from support.waiting import eventually
 
@@ -43,10 +45,12 @@ class Driver:
 class Bench:
     """A device of a guest, served here; the guest is played."""
 
-    def __init__(self, served: Served, socket: Path, kind: str, folder: Path, stack: contextlib.ExitStack) -> None:
+    def __init__(
+        self, served: Served, socket: Path, words: tuple[str, ...], folder: Path, stack: contextlib.ExitStack
+    ) -> None:
         self.served = served
         self.socket = socket
-        self._kind = kind
+        self._words = words  # that say what is behind the socket
         self._folder = folder
         self._stack = stack
         self._vm = stack.enter_context(FrontEnd.connect(served.path, timeout=PATIENCE))
@@ -57,7 +61,7 @@ class Bench:
         log = self._folder / "driver.log"
         command = [sys.executable, "-m", "subos_devices.cli", "input", "--socket", str(self.socket), "attach"]
         with log.open("wb") as stderr:
-            process = subprocess.Popen([*command, *words, "--to", self._kind], stderr=stderr)
+            process = subprocess.Popen([*command, *words, *self._words], stderr=stderr)
         self._stack.callback(_end, process)
         return Driver(process, log)
 
@@ -72,11 +76,11 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 @contextlib.contextmanager
-def bench(kind: str, folder: Path) -> Iterator[Bench]:
+def bench(kind: str, folder: Path, *options: str) -> Iterator[Bench]:
     socket = folder / "a device.driver.sock"
     with contextlib.ExitStack() as stack:
-        served = stack.enter_context(serve(kind, "--driver-socket", str(socket)))
-        yield Bench(served, socket, kind, folder, stack)
+        served = stack.enter_context(serve(kind, "--driver-socket", str(socket), *options))
+        yield Bench(served, socket, ("--to", kind, *options), folder, stack)
 
 
 @pytest.fixture
@@ -93,6 +97,29 @@ def plug_tablet(maximum: int = 1000) -> UInput:
     axis = AbsInfo(0, 0, maximum, 0, 0, 0)
     keys = [codes.BTN_LEFT, codes.BTN_RIGHT]
     return UInput({codes.EV_KEY: keys, codes.EV_ABS: [(codes.ABS_X, axis), (codes.ABS_Y, axis)]}, TABLET)
+
+
+def plug_pad(profile: str) -> UInput:
+    """As the kernel's driver for the real one registers it."""
+    pad = profiles.load(profile)
+    axes = [
+        (code, AbsInfo(pad.rest[code], axis.min, axis.max, axis.fuzz, axis.flat, axis.res))
+        for code, axis in pad.capabilities.axes.items()
+    ]
+    ids = pad.capabilities.ids
+    return UInput(
+        {codes.EV_KEY: sorted(pad.capabilities.of(codes.EV_KEY)), codes.EV_ABS: axes},
+        pad.capabilities.name,
+        vendor=ids.vendor,
+        product=ids.product,
+        version=ids.version,
+        bustype=ids.bustype,
+    )
+
+
+def move(device: UInput, axis: int, value: int) -> None:
+    device.write(codes.EV_ABS, axis, value)
+    device.syn()
 
 
 def press(device: UInput, *keys: int) -> None:
@@ -221,8 +248,7 @@ def test_what_the_kernel_has_dropped_is_made_up_for(keyboard: Bench) -> None:
 
 def test_axes_are_scaled(tmp_path: Path) -> None:
     with bench("mouse", tmp_path) as mouse, plug_tablet() as real:
-        real.write(codes.EV_ABS, codes.ABS_X, 250)
-        real.syn()
+        move(real, codes.ABS_X, 250)
         mouse.attach(TABLET).wait_for("drives mouse")
         mouse.hears(codes.EV_ABS, codes.ABS_X, 8192)  # where it was before
         real.write(codes.EV_ABS, codes.ABS_X, 1000)
@@ -241,3 +267,114 @@ def test_a_relative_mouse_drives_an_absolute_one(tmp_path: Path) -> None:
         real.syn()
         mouse.hears(codes.EV_ABS, codes.ABS_X, 16384 + 2000)
         mouse.hears(codes.EV_REL, codes.REL_WHEEL_HI_RES, -120)  # which this one does not report itself
+
+
+def light(keyboard: Bench, code: int, value: int) -> None:
+    """The guest turns a light on or off."""
+    keyboard.status.request([VIRTIO_INPUT_EVENT.pack(virtio_input_event(codes.EV_LED, code, value))])
+
+
+def test_lights_are_the_guest_s_while_it_has_the_keyboard(keyboard: Bench) -> None:
+    with plug_keyboard() as real:
+        real.device.set_led(codes.LED_NUML, 1)
+        driver = keyboard.attach(KEYBOARD, "--grab")
+        driver.wait_for("drives keyboard")
+        eventually(lambda: _is_grabbed(real.device.path), PATIENCE)
+        light(keyboard, codes.LED_CAPSL, 1)
+        eventually(lambda: codes.LED_CAPSL in real.device.leds())
+        light(keyboard, codes.LED_NUML, 0)
+        eventually(lambda: codes.LED_NUML not in real.device.leds())
+        press(real, codes.KEY_LEFTCTRL, codes.KEY_RIGHTCTRL)
+        driver.wait_for("the host has the devices")
+        eventually(lambda: real.device.leds() == [codes.LED_NUML])  # as it was
+
+
+def test_a_pad_that_is_pressed_drives_one_of_another_make_and_comes_back(tmp_path: Path) -> None:
+    with bench("gamepad", tmp_path, "--option", "profile=xbox360") as pad:
+        real = plug_pad("dualshock4")
+        driver = pad.attach("next-pad")
+        driver.wait_for("press a button")
+        move(real, codes.ABS_X, 0)  # is no button
+        press(real, codes.BTN_SOUTH)
+        driver.wait_for("drives gamepad")
+        release(real, codes.BTN_SOUTH)
+        pad.hears(codes.EV_ABS, codes.ABS_X, -32768)
+        press(real, codes.BTN_EAST)
+        pad.hears(codes.EV_KEY, codes.BTN_EAST, 1)
+        move(real, codes.ABS_RZ, 255)
+        pad.hears(codes.EV_ABS, codes.ABS_RZ, 255)
+        real.close()
+        for axis in (codes.ABS_X, codes.ABS_RZ):
+            pad.hears(codes.EV_ABS, axis, 0)
+        pad.hears(codes.EV_KEY, codes.BTN_EAST, 0)
+        with plug_pad("dualshock4") as again:
+            driver.wait_for("drives gamepad", times=2)  # it is known: nobody has to press
+            move(again, codes.ABS_Y, 255)
+            pad.hears(codes.EV_ABS, codes.ABS_Y, 32767)
+
+
+def test_rules_of_a_file_make_a_pad_of_a_keyboard(tmp_path: Path) -> None:
+    rules = tmp_path / "vm.toml"
+    rules.write_text(
+        """
+        [[input]]
+        device = "Test Key*"
+        map = { KEY_W = "ABS_Y-", KEY_S = "ABS_Y+", KEY_SPACE = "BTN_SOUTH" }
+        turbo = { KEY_SPACE = 50 }
+        """
+    )
+    with bench("gamepad", tmp_path, "--option", "profile=generic") as pad, plug_keyboard() as real:
+        profile = profiles.load("generic")
+        up, middle = profile.capabilities.axes[codes.ABS_Y].min, profile.rest[codes.ABS_Y]
+        pad.attach("--config", str(rules)).wait_for("drives gamepad")
+        press(real, codes.KEY_W)
+        pad.hears(codes.EV_ABS, codes.ABS_Y, up)
+        release(real, codes.KEY_W)
+        pad.hears(codes.EV_ABS, codes.ABS_Y, middle)
+        press(real, codes.KEY_SPACE)
+        pad.guest.listen(lambda: _presses(pad) >= 3)
+        release(real, codes.KEY_SPACE)
+        pad.hears(codes.EV_KEY, codes.BTN_SOUTH, 0)
+
+
+def _presses(pad: Bench) -> int:
+    return sum(event == (codes.EV_KEY, codes.BTN_SOUTH, 1) for event in pad.guest.events)
+
+
+def plug_touchscreen() -> UInput:
+    size = AbsInfo(0, 0, 1000, 0, 0, 0)
+    axes = [
+        (codes.ABS_MT_SLOT, AbsInfo(0, 0, 4, 0, 0, 0)),
+        (codes.ABS_MT_TRACKING_ID, AbsInfo(0, 0, 65535, 0, 0, 0)),
+        *((code, size) for code in (codes.ABS_X, codes.ABS_Y, codes.ABS_MT_POSITION_X, codes.ABS_MT_POSITION_Y)),
+    ]
+    events = {codes.EV_KEY: [codes.BTN_TOUCH], codes.EV_ABS: axes}
+    return UInput(events, "Test Touchscreen", input_props=[codes.INPUT_PROP_DIRECT])
+
+
+def test_fingers_whose_events_the_kernel_has_dropped(tmp_path: Path) -> None:
+    def touch(slot: int, finger: int, x: int = 0) -> None:
+        real.write(codes.EV_ABS, codes.ABS_MT_SLOT, slot)
+        real.write(codes.EV_ABS, codes.ABS_MT_TRACKING_ID, finger)
+        if finger >= 0:
+            real.write(codes.EV_ABS, codes.ABS_MT_POSITION_X, x)
+        real.syn()
+
+    with bench("touch", tmp_path) as screen, plug_touchscreen() as real:
+        driver = screen.attach("*touchscreen")
+        driver.wait_for("drives touch")
+        touch(0, 5, 1000)
+        screen.hears(codes.EV_ABS, codes.ABS_MT_POSITION_X, 32767)
+        os.kill(driver.process.pid, signal.SIGSTOP)
+        try:
+            touch(0, -1)
+            touch(2, 6, 500)
+            for x in range(4000):
+                touch(3, 7, x % 1000)
+            touch(3, -1)
+        finally:
+            os.kill(driver.process.pid, signal.SIGCONT)
+        # The first finger's end, and the one that stays.
+        screen.hears(codes.EV_ABS, codes.ABS_MT_POSITION_X, 16384)
+        touch(2, -1)
+        screen.hears(codes.EV_KEY, codes.BTN_TOUCH, 0)

@@ -15,6 +15,8 @@ from .chord import Chord
 from .host import HostDevice, lights_of
 from .link import Link
 from .mapper import Mapper
+from .mapping import Mapping
+from .pads import pad_routes
 from .rules import Rule
 from .state import DeviceState
 from .translation import Translation
@@ -66,12 +68,19 @@ class Forwarding:
         gone."""
         state = self.device.state()
         self._known = state.copy()
-        self._mapper = Mapper(self.device.capabilities, self.rule.mapping)
+        self._mapper = Mapper(self.device.capabilities, self._mapping())
         self._translation = Translation(self._mapper.capabilities, self.target.capabilities)
         self._link = Link(self.target.path, self._hear, self._lose_target)
         self._forward(DeviceState().difference(DeviceState(axes=state.axes)))
         self._wants_grab = self.rule.grab
         self._grab_when_idle()
+
+    def _mapping(self) -> Mapping:
+        """The rule's own; where it moves no control, what one make of pad has otherwise than the other."""
+        mapping = self.rule.mapping
+        if mapping.routes:
+            return mapping
+        return mapping._replace(routes=pad_routes(self.device.capabilities, self.target.capabilities))
 
     def pause(self) -> None:
         """Gives the device back to the host; the guest's is released."""

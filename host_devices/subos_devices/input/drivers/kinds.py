@@ -9,6 +9,7 @@ from ..capabilities import Capabilities
 TARGETS = {
     "keyboard": ("keyboard",),
     "mouse": ("pointer", "mouse"),
+    "absolute-mouse": ("mouse",),
     "touch": ("touch",),
     "pen": ("pen",),
     "gamepad": ("gamepad",),
@@ -35,8 +36,10 @@ def kind_of(device: Capabilities) -> str:
         return "" if Key.BTN_TOOL_FINGER in keys and Prop.INPUT_PROP_DIRECT not in device.props else "touch"
     if keys & PAD_BUTTONS and has_position:
         return "gamepad"
-    if Key.BTN_LEFT in keys and (has_position or {Rel.REL_X, Rel.REL_Y} <= moves):
+    if Key.BTN_LEFT in keys and {Rel.REL_X, Rel.REL_Y} <= moves:
         return "mouse"
+    if Key.BTN_LEFT in keys and has_position:
+        return "absolute-mouse"
     if any(0 < key < Key.BTN_MISC for key in keys):
         return "keyboard"
     return ""

@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from subos_devices.errors import UserError
 from subos_devices.input.capabilities import Capabilities
 from subos_devices.input.drivers.mapper import Mapper
-from subos_devices.input.drivers.mapping import parse_mapping
+from subos_devices.input.drivers.mapping import Mapping, parse_mapping
+from subos_devices.input.drivers.pads import pad_routes
 from subos_devices.input.drivers.translation import Translation
+from subos_devices.input.gamepad import profiles
 from subos_protocol.input_codes import Abs, Ev, Key
 from subos_protocol.virtio_input import virtio_input_absinfo, virtio_input_devids, virtio_input_event
 
@@ -228,3 +230,24 @@ def test_what_is_wrong_is_named(text: str, message: str, hint: str) -> None:
 def test_no_table_is_answered_by_anything_but_a_user_error(table: object) -> None:
     with contextlib.suppress(UserError):
         parse_mapping(table, "input[1]")
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "done", "seen"),
+    [
+        ("switchpro", "xbox360", ("BTN_TL2", 1), ("ABS_Z", 255)),
+        ("switchpro", "xbox360", ("BTN_TL2", 0), None),
+        ("xbox360", "switchpro", ("ABS_RZ", 255), ("BTN_TR2", 1)),
+        ("dualsense", "xbox360", ("ABS_Z", 255), ("ABS_Z", 255)),
+        ("dualsense", "xbox360", ("BTN_TL2", 1), None),
+        ("xbox360", "dualsense", ("ABS_X", -32768), ("ABS_X", 0)),
+        ("xbox360", "xbox360", ("ABS_HAT0X", -1), ("ABS_HAT0X", -1)),
+    ],
+)
+def test_pads_that_have_triggers_in_another_form(
+    source: str, target: str, done: tuple[str, int], seen: tuple[str, int] | None
+) -> None:
+    mine, theirs = profiles.load(source).capabilities, profiles.load(target).capabilities
+    mapper = Mapper(mine, Mapping(pad_routes(mine, theirs)))
+    frame = mapper.frame([virtio_input_event(*code(done[0]), done[1])], 0)
+    assert named(Translation(mapper.capabilities, theirs).frame(frame)) == ([seen] if seen else [])

@@ -14,8 +14,12 @@ from subos_devices.input.drivers.host import Identity
 from subos_devices.input.drivers.kinds import kind_of
 from subos_devices.input.drivers.places import Places
 from subos_devices.input.drivers.rules import Rule, parse_device, parse_rules
+from subos_devices.input.gamepad import profiles
 from subos_devices.input.keyboard import KEYBOARD
 from subos_devices.input.mouse import MOUSE
+from subos_devices.input.pen import PEN
+from subos_devices.input.pointer import POINTER
+from subos_devices.input.touch import TOUCH
 from subos_protocol.input_codes import Abs, Ev, Key, Prop, Rel
 from subos_protocol.virtio_input import virtio_input_absinfo, virtio_input_devids, virtio_input_event
 
@@ -165,7 +169,11 @@ XY = {Abs.ABS_X, Abs.ABS_Y}
     ("device", "kind"),
     [
         (KEYBOARD, "keyboard"),
-        (MOUSE, "mouse"),
+        (MOUSE, "absolute-mouse"),
+        (POINTER, "mouse"),
+        (TOUCH, "touch"),
+        (PEN, "pen"),
+        *((profiles.load(name).capabilities, "gamepad") for name in profiles.names()),
         (made({Key.KEY_VOLUMEUP, Key.KEY_POWER}), "keyboard"),
         (made({Key.BTN_LEFT, Key.KEY_A}, moves={Rel.REL_X, Rel.REL_Y}), "mouse"),
         (made({Key.BTN_SOUTH, Key.BTN_EAST}, XY), "gamepad"),
