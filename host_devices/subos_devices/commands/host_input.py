@@ -84,7 +84,7 @@ def attach(name: str, socket: Path | None, words: Sequence[str]) -> int:
     args = parser.parse_args(words)
     rules = [Rule(*parse_device(text), args.to, args.grab) for text in args.devices]
     if args.config is not None:
-        rules += _rules_of(args.config)
+        rules += [rule._replace(to=rule.to or args.to) for rule in _rules_of(args.config)]
     if not rules:
         raise UserError("which device?", "subos-devices input devices lists them; --help says how to name them")
     targets = _targets(name, socket, args)
