@@ -6,7 +6,7 @@
             for event in device.read(timeout=1.0):
                 print(code_name(event.type, event.code), event.value)
 
-or `python3 -m subos_agent.evdev list`, and `… read NAME` for a line of JSON an event.
+or `python3 -m subos_agent.evdev list`, `… read NAME` for a line of JSON an event, and `… light NAME LED_CAPSL on`.
 Source: the kernel's include/uapi/linux/input.h.
 """
 
@@ -36,6 +36,8 @@ from subos_protocol.input_codes import (
     SND_MAX,
     SW_MAX,
     Ev,
+    Led,
+    Syn,
     code_name,
 )
 from subos_protocol.virtio_input import unpack_bitmap
@@ -180,6 +182,15 @@ class EventDevice:
         """Range and present value of an absolute axis."""
         return input_absinfo(*_ABSINFO.unpack(fcntl.ioctl(self.fd, eviocgabs(code), bytes(_ABSINFO.size))))
 
+    def write(self, type_: int, code: int, value: int) -> None:
+        """One event for the device (a light), and the end of its frame. Raises OSError where that is not allowed."""
+        events = _EVENT.pack(0, 0, type_, code, value) + _EVENT.pack(0, 0, Ev.EV_SYN, Syn.SYN_REPORT, 0)
+        fd = os.open(self.path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(fd, events)
+        finally:
+            os.close(fd)
+
     def read(self, timeout: Optional[float] = None) -> Iterator[input_event]:
         """Events as they come; ends after `timeout` seconds in all, never if None. Raises OSError (ENODEV) when
         the device is unplugged."""
@@ -244,13 +255,17 @@ def _describe(device: EventDevice) -> dict[str, object]:
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """`list`: the devices, a line of JSON each. `read NAME`: first such a line, then one an event: [type, code, value],
-    with the kernel's names. Exit 1 where there is no such device."""
+    with the kernel's names. `light NAME LED on|off`: switches a light. Exit 1 where there is no such device."""
     parser = argparse.ArgumentParser(prog="python3 -m subos_agent.evdev", description=main.__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("list")
     read = commands.add_parser("read")
     read.add_argument("name")
     read.add_argument("--timeout", type=float, help="seconds in all")
+    light = commands.add_parser("light")
+    light.add_argument("name")
+    light.add_argument("led", choices=Led.__members__)
+    light.add_argument("state", choices=("off", "on"))
     args = parser.parse_args(argv)
     if args.command == "list":
         for device in devices():
@@ -262,6 +277,9 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         print(f"no input device is called {args.name!r}", file=sys.stderr)
         return 1
     with chosen:
+        if args.command == "light":
+            chosen.write(Ev.EV_LED, Led[args.led], int(args.state == "on"))
+            return 0
         print(json.dumps(_describe(chosen)), flush=True)
         for event in chosen.read(args.timeout):
             type_ = Ev(event.type).name if event.type in Ev.__members__.values() else event.type

@@ -86,6 +86,16 @@ REQUESTS = {
     "nothing to attach": (["attach", "--qmp", "{0}/file"], "nothing to attach"),
     "a VM that does not run": (["detach", "absent"], "no VM called 'absent' answers"),
     "a mouse that is not there": (["input", "absent", "click"], "no VM called 'absent' is running"),
+    "a mouse of another kind": (
+        ["input", "absent", "mouse", "trackball"],
+        "a mouse is absolute or relative, not 'trackball'",
+    ),
+    "no gamepad of that name": (["run", "--gamepad", "atari"], "no gamepad is called 'atari'"),
+    "more gamepads than there are": (["run", *["--gamepad=generic"] * 9], "9 gamepads are too many"),
+    "a gamepad to serve that there is not": (
+        ["serve", "gamepad", "--option", "profile=atari", "--socket-path", "{0}/sock"],
+        "no gamepad is called 'atari'",
+    ),
     "an unknown kind of device": (["serve", "teapot", "--socket-path", "{0}/sock"], "no device is called 'teapot'"),
     "a device in no module": (["serve", ":X", "--socket-path", "{0}/sock"], "the device ':X' cannot be loaded"),
     "a device in a file": (["serve", "./x.py:D", "--socket-path", "{0}/sock"], "the device './x.py:D' cannot be"),

@@ -7,7 +7,8 @@ import signal
 from pathlib import Path
 
 from subos_devices.errors import UserError
-from subos_devices.input.script import DriverConnection, button, move
+from subos_devices.input.actions import button, move
+from subos_devices.input.client import DriverConnection
 from subos_devices.testing import FrontEnd, serve
 from subos_protocol.input_codes import Ev, Key
 from support.input_guest import Guest

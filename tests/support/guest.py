@@ -17,6 +17,7 @@ from typing import TypeVar
 from subos_devices.config import resolve
 from subos_devices.errors import GuestLost, SubosError
 from subos_devices.input import script
+from subos_devices.input.actions import Action
 from subos_devices.launcher import devices
 from subos_devices.launcher.control import (
     CommandNotStarted,
@@ -167,7 +168,7 @@ class Guest:
 
         return asyncio.run_coroutine_threadsafe(run(), self._loop).result(30)
 
-    def play(self, actions: Sequence[script.Action]) -> None:
+    def play(self, actions: Sequence[Action]) -> None:
         """Plays actions on the mouse. A worker that is being replaced is waited for."""
         path = devices.driver_path(self.vm.folder, "mouse")
 

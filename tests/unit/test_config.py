@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from subos_devices.config import resolve
-from subos_devices.launcher.settings import SETTINGS
+from subos_devices.launcher.settings import SETTINGS, wanted_devices
 from subos_devices.launcher.shares import Share, parse_shares
 
 
@@ -31,6 +31,13 @@ def test_shares_in_a_file_are_relative_to_it(tmp_path: Path, monkeypatch: pytest
     ]
     assert settings.image == home / "disk"
     assert settings.modules == Path("../beside/lib")
+
+
+def test_gamepads_in_a_file(tmp_path: Path) -> None:
+    (tmp_path / "vm.toml").write_text('gamepad = ["xbox360", "switchpro"]\ntouch = true\nmouse = false\n')
+    wanted = wanted_devices(resolve(argparse.Namespace(), SETTINGS, tmp_path / "vm.toml"))
+    assert [name for name, chosen in wanted.items() if chosen] == ["keyboard", "touch", "rng", "vsock", "gamepad"]
+    assert wanted["gamepad"] == ["xbox360", "switchpro"]
 
 
 def test_shares_of_the_flags_are_left_as_they_are(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from subos_devices import runtime
 from subos_devices.input import script
+from subos_devices.input.actions import move
 from subos_devices.launcher.control import agent_command
 from subos_devices.supervisor import control
 from support.command import status_of, subos
@@ -72,7 +73,7 @@ def test_the_guest_knows_what_the_mouse_can_do(guest: Guest, folder: Path) -> No
 
 
 def test_every_action_arrives_in_order(guest: Guest, folder: Path) -> None:
-    guest.play([script.move(1, 1)])  # a position that is the same again would be no event
+    guest.play([move(1, 1)])  # a position that is the same again would be no event
     watch = Watch(guest, folder)
     step("play every kind of action")
     guest.play(
@@ -154,7 +155,7 @@ def test_a_mouse_whose_process_is_killed_under_events(guest: Guest, folder: Path
         """Moves, and clicks all the while."""
         while not stop.is_set():
             place = played[0] % 32768
-            guest.play([script.move(place, 32767 - place), *script.parse(["press, release, press right"])])
+            guest.play([move(place, 32767 - place), *script.parse(["press, release, press right"])])
             played[0] += 1
 
     thread = threading.Thread(target=stream, name="stream")
@@ -170,7 +171,7 @@ def test_a_mouse_whose_process_is_killed_under_events(guest: Guest, folder: Path
         stop.set()
         thread.join()
     step(f"{played[0]} rounds played; the last position")
-    guest.play([script.move(11111, 22222)])
+    guest.play([move(11111, 22222)])
     seen = watch.end()
     assert (seen["state"]["x"], seen["state"]["y"]) == (11111, 22222)
     assert set(seen["state"]["pressed"]) <= {"BTN_SIDE", "BTN_EXTRA"}  # the end's own

@@ -16,6 +16,7 @@ from pathlib import Path
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    from ..launcher.settings import add_device_flags
     from ..launcher.shares import FORM
 
     parser = subparsers.add_parser(
@@ -27,10 +28,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--share", action="append", default=[], metavar=FORM, help="share a folder or a file; may be repeated"
     )
-    parser.add_argument("--mouse", action="store_true", help="an absolute mouse")
-    parser.add_argument("--keyboard", action="store_true", help="a keyboard")
-    parser.add_argument("--rng", action="store_true", help="a random number generator")
-    parser.add_argument("--vsock", action="store_true", help="streams between programs of the guest and of the host")
+    add_device_flags(parser)
     parser.add_argument("--memory", default="2G", metavar="SIZE", help="the VM's memory, as in its -m (default: 2G)")
     parser.add_argument(
         "--socket-dir", type=Path, default=Path.cwd(), metavar="DIR", help="where the sockets are (default: here)"
@@ -42,14 +40,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     from ..errors import UserError
     from ..launcher import devices
-    from ..launcher.settings import memory_mib
+    from ..launcher.settings import DEVICES, memory_mib, wanted_devices
     from ..launcher.shares import parse_shares
 
-    wanted = {kind: getattr(args, kind) for kind in ("mouse", "keyboard", "rng", "vsock")}
-    planned = devices.plan(parse_shares(args.share), **wanted)
+    planned = devices.plan(parse_shares(args.share), **wanted_devices(args))
     if not planned:
-        names = "--share, --mouse, --keyboard, --rng, --vsock"
-        raise UserError("nothing to print arguments for", f"name at least one of {names}")
+        flags = ", ".join(f"--{kind}" for kind in ("share", *DEVICES, "gamepad"))
+        raise UserError("nothing to print arguments for", f"name at least one of {flags}")
     folder = args.socket_dir.absolute()
     serve = [devices.serve_command(folder, device) for device in planned]
     memory = f"memory-backend-memfd,id=subos-memory,size={memory_mib(args.memory)}M,share=on"

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     from .. import config
-    from ..launcher.settings import SHARE_SETTINGS
+    from ..launcher.settings import SHARE_SETTINGS, add_device_flags
     from ..launcher.shares import FORM
 
     parser = subparsers.add_parser("attach", help="devices for a QEMU that runs already", description=__doc__)
@@ -27,10 +27,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--share", action="append", default=[], metavar=FORM, help="share a folder or a file; may be repeated"
     )
-    parser.add_argument("--mouse", action="store_true", help="an absolute mouse")
-    parser.add_argument("--keyboard", action="store_true", help="a keyboard")
-    parser.add_argument("--rng", action="store_true", help="a random number generator")
-    parser.add_argument("--vsock", action="store_true", help="streams between programs of the guest and of the host")
+    add_device_flags(parser)
     parser.add_argument(
         "--agent",
         nargs="?",
@@ -52,17 +49,15 @@ def run(args: argparse.Namespace) -> int:
     from ..errors import UserError
     from ..launcher import devices
     from ..launcher.attached import Attachment
-    from ..launcher.settings import SHARE_SETTINGS, share_options
+    from ..launcher.settings import DEVICES, SHARE_SETTINGS, share_options, wanted_devices
     from ..launcher.shares import parse_shares
 
     shares = parse_shares(args.share)
     common = share_options(config.resolve(args, SHARE_SETTINGS, None))
-    wanted = {kind: getattr(args, kind) for kind in ("mouse", "keyboard", "rng", "vsock")}
-    planned = devices.plan(shares, **wanted, common=common)
+    planned = devices.plan(shares, **wanted_devices(args), common=common)
     if not planned and not args.agent:
-        raise UserError(
-            "nothing to attach", "name at least one of --share, --mouse, --keyboard, --rng, --vsock, --agent"
-        )
+        flags = ", ".join(f"--{kind}" for kind in ("share", *DEVICES, "gamepad", "agent"))
+        raise UserError("nothing to attach", f"name at least one of {flags}")
     Rules.parse(args.clipboard)
     attachment = Attachment(args.qmp.absolute(), args.name, planned, shares, common, args.clipboard, args.agent)
 

@@ -7,7 +7,7 @@ import contextlib
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from ..input.drivers.forwarding import Target
@@ -31,6 +31,32 @@ examples:
   subos-devices input work attach id:046d:c52b --to mouse
   subos-devices input work attach --config vm.toml       the [[input]] rules of a settings file, mappings included
 """
+
+
+class Where(NamedTuple):
+    """The VM `name`, or one device of it (VM/DEVICE); or the device behind `socket`, a pad with `profile`, if it is
+    one."""
+
+    name: str
+    socket: Path | None
+    profile: str
+
+    @property
+    def said(self) -> str:
+        return self.name or f"--socket {self.socket}"
+
+    def targets(self, kind: str) -> Callable[[], Sequence[Target]]:
+        """Lists the guest's devices; of what is behind a socket the `kind` must be known. Raises UserError."""
+        if self.socket is None:
+            return _VmDevices(self.name)
+        from ..errors import UserError
+
+        if not kind:
+            raise UserError("what is behind the socket?", "--to KIND: keyboard, mouse, … as it was served")
+        target = _target(kind, kind, {"profile": self.profile} if kind == "gamepad" else {}, self.socket)
+        if target is None:
+            raise UserError(f"{kind!r} is no input device", "--to KIND: keyboard, mouse, … as it was served")
+        return lambda: [target]
 
 
 def _say(message: str) -> None:
@@ -59,14 +85,14 @@ def devices(words: Sequence[str]) -> int:
     return 0
 
 
-def attach(name: str, socket: Path | None, words: Sequence[str]) -> int:
+def attach(where: Where, words: Sequence[str]) -> int:
     from .. import signals
     from ..errors import UserError
     from ..input.drivers.driver import EvdevDriver
     from ..input.drivers.rules import FORMS, Rule, parse_device
 
     parser = argparse.ArgumentParser(
-        prog=f"subos-devices input {name or '--socket PATH'} attach",
+        prog=f"subos-devices input {where.said} attach",
         description="Forwards input devices of this host to the guest.",
         epilog=ATTACH.format(forms=FORMS),
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -80,14 +106,13 @@ def attach(name: str, socket: Path | None, words: Sequence[str]) -> int:
         "--config", type=Path, metavar="FILE", help="a settings file whose [[input]] rules are taken, too"
     )
     parser.add_argument("--quiet", action="store_true", help="say only what is wrong")
-    _add_option(parser)
     args = parser.parse_args(words)
     rules = [Rule(*parse_device(text), args.to, args.grab) for text in args.devices]
     if args.config is not None:
         rules += [rule._replace(to=rule.to or args.to) for rule in _rules_of(args.config)]
     if not rules:
         raise UserError("which device?", "subos-devices input devices lists them; --help says how to name them")
-    targets = _targets(name, socket, args)
+    targets = where.targets(args.to)
     there = {word for target in targets() for word in (target.name, target.kind)}
     for rule in rules:
         if rule.to and rule.to not in there:
@@ -104,38 +129,12 @@ async def _until_ended(work: Any) -> int:
     return 0
 
 
-def _add_option(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--option",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="with --socket: an option that the device was served with",
-    )
-
-
 def _rules_of(file: Path) -> list[Any]:
     from .. import config
     from ..input.drivers.rules import parse_rules
     from ..launcher.settings import SETTINGS
 
     return parse_rules(config.resolve(argparse.Namespace(), SETTINGS, file).input, f"{file}: input")
-
-
-def _targets(name: str, socket: Path | None, args: argparse.Namespace) -> Callable[[], Sequence[Target]]:
-    """Lists the guest's devices. Raises UserError where there is no such VM, now or later."""
-    if socket is None:
-        return _VmDevices(name)
-    from ..errors import UserError
-    from ..input.drivers.forwarding import Target
-
-    if not args.to:
-        raise UserError("what is behind the socket?", "--to KIND: keyboard, mouse, … as it was served")
-    options = dict(item.partition("=")[::2] for item in args.option)
-    found = _target(args.to, args.to, options, socket)
-    if not isinstance(found, Target):
-        raise UserError(f"{args.to!r} is no input device", "--to KIND: keyboard, mouse, … as it was served")
-    return lambda: [found]
 
 
 class _VmDevices:
@@ -181,4 +180,4 @@ def _target(name: str, kind: str, options: dict[str, Option], path: Path) -> Tar
 
 
 OF_THE_HOST: dict[str, Callable[[Sequence[str]], int]] = {"devices": devices}
-OF_A_VM: dict[str, Callable[[str, Path | None, Sequence[str]], int]] = {"attach": attach}
+OF_A_VM: dict[str, Callable[[Where, Sequence[str]], int]] = {"attach": attach}

@@ -36,6 +36,7 @@ whose the guest's files are:
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     from .. import config
     from ..launcher.settings import SHARE_SETTINGS
+    from ..registry import KINDS
 
     parser = subparsers.add_parser(
         "serve",
@@ -45,7 +46,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "kind", metavar="KIND", help="fs, mouse, keyboard, rng, vsock, or package.module:Class of a device of yours"
+        "kind", metavar="KIND", help=f"{', '.join(KINDS)}, or package.module:Class of a device of yours"
     )
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--socket-path", type=Path, metavar="PATH", help="make and listen on this socket")
@@ -54,7 +55,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--readonly", action="store_true", help="fs: the guest may change nothing")
     config.add_flags(parser.add_argument_group("fs: how files are shared"), SHARE_SETTINGS)
     parser.add_argument(
-        "--driver-socket", type=Path, metavar="PATH", help="mouse, keyboard: where their events come from"
+        "--driver-socket", type=Path, metavar="PATH", help="input devices: where their events come from"
     )
     parser.add_argument(
         "--uds-path",
@@ -64,7 +65,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument("--guest-cid", type=int, metavar="N", help="vsock: the guest's address (default: 3)")
     parser.add_argument(
-        "--option", action="append", default=[], metavar="NAME=VALUE", help="an option of a device of yours"
+        "--option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="gamepad: profile=NAME; or an option of a device of yours",
     )
     parser.add_argument(
         "--persistent", action="store_true", help="wait for the next front end when one has gone, rather than end"

@@ -90,7 +90,8 @@ def _show(machine: dict[str, Any]) -> None:
     for device in machine["devices"]:
         options = device["options"]
         path = shared_path(options)
-        what = path + (" (read-only)" if options.get("readonly") else "")
+        what = path or str(options.get("profile", ""))
+        what += " (read-only)" if options.get("readonly") else ""
         what += f" at {device['mounted']}" if device.get("mounted") not in (None, path) else ""
         if "vsock" in device:
             what = f"{device['vsock']['connections']} open streams"

@@ -22,6 +22,7 @@ from .agent_port import AgentPort
 from .devices import PlannedDevice, plan
 from .guest_side import guest_side
 from .hot_disks import HotDisks
+from .hot_mouse import HotMouse
 from .hot_shares import HotShares
 from .mounts import GuestMounts
 from .plugged import Plugged
@@ -110,14 +111,14 @@ class Attachment:
             self._end.set()
 
     def _handlers(self) -> dict[str, control.Handler]:
-        disks = HotDisks(self.qmp, self._plugged.lock).handlers()
+        others = HotDisks(self.qmp, self._plugged.lock).handlers() | HotMouse(self._plugged).handlers()
         return {
             "status": self._status,
             "detach": self._last_change(self._detach),
             "share-list": self._hot_shares.list,
             "share-add": self._last_change(self._hot_shares.add),
             "share-remove": self._last_change(self._hot_shares.remove),
-            **{name: self._last_change(disk) for name, disk in disks.items()},
+            **{name: self._last_change(change) for name, change in others.items()},
         }
 
     def _last_change(self, change: control.Handler) -> control.Handler:

@@ -16,15 +16,16 @@ from ..runtime import listen
 from ..supervisor.supervisor import Supervisor
 from ..vhost_user.device import DeviceSpec, Option
 from .qemu import VhostUserDevice
+from .settings import MAX_GAMEPADS
 from .shares import ROOT_TAG, Share
 
 QEMU_DRIVERS = {
     "fs": "vhost-user-fs-pci",
-    "mouse": "vhost-user-input-pci",
-    "keyboard": "vhost-user-input-pci",
+    **dict.fromkeys(("mouse", "pointer", "keyboard", "touch", "pen", "gamepad"), "vhost-user-input-pci"),
     "rng": "vhost-user-rng-pci",
     "vsock": "vhost-user-vsock-pci",
 }
+MICE = ("mouse", "pointer")  # absolute and relative: while the VM runs, either can be had instead of the other
 FS_QUEUE_SIZE = 1024  # descriptors; Linux sizes its requests by it, so a small one means small reads
 
 
@@ -69,22 +70,47 @@ def root_device() -> PlannedDevice:
     return replace(device, options=options, removable=False, followed=False)  # below an overlay nothing can be told
 
 
+def input_device(kind: str) -> PlannedDevice:
+    """An input device that the VM has at most one of."""
+    return PlannedDevice(kind, kind, driven=True, removable=kind in MICE)
+
+
+def gamepads(profiles: Sequence[str]) -> list[PlannedDevice]:
+    """`gamepad1` and so on, one of each profile. Raises UserError for an unknown one, or too many."""
+    if len(profiles) > MAX_GAMEPADS:
+        raise UserError(f"{len(profiles)} gamepads are too many", f"a VM has at most {MAX_GAMEPADS}")
+    if profiles:
+        from ..input.gamepad.profiles import load  # which takes the time that loading the kernel's codes takes
+
+        for profile in profiles:
+            load(profile)
+    return [
+        PlannedDevice(f"gamepad{number}", "gamepad", {"profile": profile}, driven=True)
+        for number, profile in enumerate(profiles, 1)
+    ]
+
+
 def plan(
     shares: Sequence[Share],
     *,
     mouse: bool = False,
+    pointer: bool = False,
     keyboard: bool = False,
+    touch: bool = False,
+    pen: bool = False,
+    gamepad: Sequence[str] = (),
     rng: bool = False,
     vsock: bool = False,
     common: Mapping[str, Option] | None = None,
 ) -> list[PlannedDevice]:
-    """The devices that a person asked for. `common` are options of all shares. Raises UserError where two devices would
-    have one name."""
+    """The devices that a person asked for; `gamepad` has a profile for each. `common` are options of all shares.
+
+    Raises UserError where two devices would have one name, and as `gamepads` does.
+    """
     devices = [share_device(share, common) for share in shares]
-    if mouse:
-        devices.append(PlannedDevice("mouse", "mouse", driven=True))
-    if keyboard:
-        devices.append(PlannedDevice("keyboard", "keyboard", driven=True))
+    inputs = {"mouse": mouse, "pointer": pointer, "keyboard": keyboard, "touch": touch, "pen": pen}
+    devices += [input_device(kind) for kind, wanted in inputs.items() if wanted]
+    devices += gamepads(gamepad)
     if rng:
         devices.append(PlannedDevice("rng", "rng"))
     if vsock:
@@ -127,6 +153,8 @@ def serve_command(folder: Path, device: PlannedDevice) -> list[str]:
         command += ["--readonly"] if device.options["readonly"] else []
     if device.driven:
         command += ["--driver-socket", str(driver_path(folder, device.name))]
+    if device.kind == "gamepad":
+        command += ["--option", f"profile={device.options['profile']}"]
     if device.kind == "vsock":
         command += ["--uds-path", str(vsock_path(folder))]
     return command

@@ -63,7 +63,8 @@ class Plugged:
         await self._supervisor.remove(name)
         if self._file_events is not None:
             self._file_events.close(name)
-        plug.socket.unlink(missing_ok=True)
+        for path in (plug.socket, device_plan.driver_path(self._folder, name)):
+            path.unlink(missing_ok=True)
 
     async def take_back(self) -> None:
         """Leaves the VM as it was: QEMU may abort where a connection closes before its device is out.

@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import re
 from pathlib import Path
+from typing import Any
 
-from ..config import Setting
+from ..config import Setting, add_flags
 from ..errors import UserError
 from ..fs.identity import mapping_options
+from ..input.gamepad import names
 from ..vhost_user.device import Option
 from .qemu import ACCELERATORS
 from .shares import FORM
@@ -40,6 +42,26 @@ SHARE_SETTINGS = (
 )
 """How shares are served: flags of `run`, `attach` and `serve fs`."""
 
+MAX_GAMEPADS = 8
+DEVICES = {
+    "mouse": "an absolute mouse",
+    "pointer": "a relative mouse, for games",
+    "keyboard": "a keyboard",
+    "touch": "a touch screen of ten fingers",
+    "pen": "a pen, with pressure and tilt",
+    "rng": "a random number generator",
+    "vsock": "streams between programs of the guest and of the host",
+}
+"""What is asked for by a flag of its name, besides gamepads; `devices.plan` has the same names."""
+
+DEFAULT_DEVICES = {"mouse", "keyboard", "rng", "vsock"}
+GAMEPAD = Setting(
+    "gamepad",
+    list,
+    f"a gamepad: {', '.join(names())}; may be repeated, at most {MAX_GAMEPADS} times: gamepad1, gamepad2 …",
+    "PROFILE",
+)
+
 SETTINGS = (
     Setting("name", str, "what the VM is called, here and in the guest", "NAME"),
     Setting("image", Path, "boot this disk instead of this machine's own userland", "DISK"),
@@ -66,12 +88,22 @@ SETTINGS = (
         "rules win; may be repeated",
         "RULE",
     ),
-    Setting("mouse", bool, "an absolute mouse", default=True),
-    Setting("keyboard", bool, "a keyboard, besides the terminal", default=True),
-    Setting("rng", bool, "a random number generator", default=True),
-    Setting("vsock", bool, "streams between programs of the guest and of the host", default=True),
+    *(Setting(kind, bool, what, default=kind in DEFAULT_DEVICES) for kind, what in DEVICES.items()),
+    GAMEPAD,
     Setting("input", list, "rules: which input devices of this host drive the guest's", tables=True),
 )
+
+
+def add_device_flags(parser: argparse.ArgumentParser) -> None:
+    """For a VM that has none of them by default."""
+    for kind, what in DEVICES.items():
+        parser.add_argument(f"--{kind}", action="store_true", help=what)
+    add_flags(parser, [GAMEPAD])
+
+
+def wanted_devices(settings: argparse.Namespace) -> dict[str, Any]:
+    """What `devices.plan` is to plan, of `add_device_flags` or of SETTINGS."""
+    return {name: getattr(settings, name, []) for name in (*DEVICES, GAMEPAD.name)}
 
 
 def share_options(settings: argparse.Namespace) -> dict[str, Option]:

@@ -31,6 +31,7 @@ from .devices import PlannedDevice
 from .guest_run import GuestRun, Mode, guest_environment, write_boot_files
 from .guest_side import guest_side
 from .hot_disks import HotDisks
+from .hot_mouse import HotMouse
 from .hot_shares import HotShares
 from .kernel import Kernel, find_kernel
 from .machine import Machine
@@ -47,7 +48,7 @@ from .qemu import (
     probe_image,
     this_architecture,
 )
-from .settings import memory_mib, share_options
+from .settings import memory_mib, share_options, wanted_devices
 from .shares import Share, parse_shares
 
 
@@ -76,14 +77,7 @@ class VmPlan:
         """Checks the settings and finds what they name. Raises UserError."""
         shares = parse_shares(settings.share)
         common = share_options(settings)
-        devices = device_plan.plan(
-            shares,
-            mouse=settings.mouse,
-            keyboard=settings.keyboard,
-            rng=settings.rng,
-            vsock=settings.vsock,
-            common=common,
-        )
+        devices = device_plan.plan(shares, **wanted_devices(settings), common=common)
         name = settings.name or f"vm-{os.getpid()}"
         if settings.name and runtime.is_running(name):
             raise UserError(f"a VM called {name!r} is running", "choose another --name, or see subos-devices status")
@@ -178,20 +172,26 @@ async def start(
                 )
             )
             vm = RunningVm(plan, folder, machine, supervisor, guest.hub)
-            shares = _hot_shares(vm, guest.file_events)
+            plugged = _plugged(vm, guest.file_events)
+            shares = _hot_shares(vm, plugged)
             guest.serves(shares)
             guest.hub.follow_port(machine.port("agent"))
             disks = HotDisks(folder / "qmp.sock", shares.lock)
             handlers = {"status": _status(vm, shares), **shares.handlers(), **disks.handlers()}
+            handlers |= HotMouse(plugged).handlers()
             await stack.enter_async_context(control_socket.serve(folder, handlers))
             yield vm
 
 
-def _hot_shares(vm: RunningVm, file_events: FileEvents) -> HotShares:
+def _plugged(vm: RunningVm, file_events: FileEvents) -> Plugged:
     plugged = Plugged(vm.supervisor, vm.folder, vm.folder / "qmp.sock", file_events)
     for device in vm.plan.devices:
         if device.removable:
             plugged.devices[device.name] = device_plan.vhost_user_device(vm.folder, device)
+    return plugged
+
+
+def _hot_shares(vm: RunningVm, plugged: Plugged) -> HotShares:
     booted_with = vm.plan.kernel is not None  # guest/boot mounts them itself
     mounts = GuestMounts(vm.agent, own_root=not booted_with)
     return HotShares(plugged, vm.plan.shares, mounts, vm.plan.common, mounted=booted_with)

@@ -46,11 +46,12 @@ class Bench:
     """A device of a guest, served here; the guest is played."""
 
     def __init__(
-        self, served: Served, socket: Path, words: tuple[str, ...], folder: Path, stack: contextlib.ExitStack
+        self, served: Served, socket: Path, kind: str, profile: str, folder: Path, stack: contextlib.ExitStack
     ) -> None:
         self.served = served
         self.socket = socket
-        self._words = words  # that say what is behind the socket
+        self._kind = kind
+        self._profile = profile
         self._folder = folder
         self._stack = stack
         self._vm = stack.enter_context(FrontEnd.connect(served.path, timeout=PATIENCE))
@@ -59,9 +60,10 @@ class Bench:
 
     def attach(self, *words: str) -> Driver:
         log = self._folder / "driver.log"
-        command = [sys.executable, "-m", "subos_devices.cli", "input", "--socket", str(self.socket), "attach"]
+        command = [sys.executable, "-m", "subos_devices.cli", "input", "--socket", str(self.socket)]
+        command += ["--profile", self._profile, "attach"]
         with log.open("wb") as stderr:
-            process = subprocess.Popen([*command, *words, *self._words], stderr=stderr)
+            process = subprocess.Popen([*command, *words, "--to", self._kind], stderr=stderr)
         self._stack.callback(_end, process)
         return Driver(process, log)
 
@@ -76,11 +78,12 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 @contextlib.contextmanager
-def bench(kind: str, folder: Path, *options: str) -> Iterator[Bench]:
+def bench(kind: str, folder: Path, profile: str = "") -> Iterator[Bench]:
     socket = folder / "a device.driver.sock"
     with contextlib.ExitStack() as stack:
+        options = ["--option", f"profile={profile}"] if profile else []
         served = stack.enter_context(serve(kind, "--driver-socket", str(socket), *options))
-        yield Bench(served, socket, ("--to", kind, *options), folder, stack)
+        yield Bench(served, socket, kind, profile or "generic", folder, stack)
 
 
 @pytest.fixture
@@ -290,7 +293,7 @@ def test_lights_are_the_guest_s_while_it_has_the_keyboard(keyboard: Bench) -> No
 
 
 def test_a_pad_that_is_pressed_drives_one_of_another_make_and_comes_back(tmp_path: Path) -> None:
-    with bench("gamepad", tmp_path, "--option", "profile=xbox360") as pad:
+    with bench("gamepad", tmp_path, "xbox360") as pad:
         real = plug_pad("dualshock4")
         driver = pad.attach("next-pad")
         driver.wait_for("press a button")
@@ -323,7 +326,7 @@ def test_rules_of_a_file_make_a_pad_of_a_keyboard(tmp_path: Path) -> None:
         turbo = { KEY_SPACE = 50 }
         """
     )
-    with bench("gamepad", tmp_path, "--option", "profile=generic") as pad, plug_keyboard() as real:
+    with bench("gamepad", tmp_path, "generic") as pad, plug_keyboard() as real:
         profile = profiles.load("generic")
         up, middle = profile.capabilities.axes[codes.ABS_Y].min, profile.rest[codes.ABS_Y]
         pad.attach("--config", str(rules)).wait_for("drives gamepad")

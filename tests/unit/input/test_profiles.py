@@ -13,7 +13,7 @@ from typing import NamedTuple
 import pytest
 
 from subos_devices.errors import UserError
-from subos_devices.input.gamepad import profiles
+from subos_devices.input.gamepad import names, profiles
 from subos_devices.input.gamepad.device import GamepadDevice
 from subos_devices.vhost_user.device import DeviceSpec
 
@@ -104,10 +104,10 @@ def test_a_profile_is_what_the_kernel_registers(name):
 
 
 def test_all_profiles_are_compared_but_the_one_that_is_no_real_pad():
-    assert set(profiles.names()) == {*REAL, "generic"}
+    assert set(names()) == {*REAL, "generic"}
 
 
-@pytest.mark.parametrize("name", profiles.names())
+@pytest.mark.parametrize("name", names())
 def test_every_profile_says_where_it_comes_from_and_is_known_by_its_whole_name(name):
     profile = profiles.load(name)
     assert all(re.match(r"(drivers|Documentation)/[\w/.-]+\.(c|rst)", source) for source in profile.source)
@@ -117,7 +117,7 @@ def test_every_profile_says_where_it_comes_from_and_is_known_by_its_whole_name(n
 
 
 def test_sticks_rest_in_the_middle_and_triggers_at_the_start():
-    for name in profiles.names():
+    for name in names():
         profile = profiles.load(name)
         for code, axis in profile.capabilities.axes.items():
             trigger = code in (2, 5)

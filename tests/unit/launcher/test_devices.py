@@ -37,6 +37,24 @@ def test_a_share_of_one_file_is_its_folder_with_that_name_only(tmp_path: Path) -
     assert command[command.index("--shared-dir") + 1] == str(tmp_path / "a file")
 
 
-def test_shares_can_be_taken_out_again_and_the_root_cannot(tmp_path: Path) -> None:
-    planned = [*devices.plan([Share(tmp_path, "t")], mouse=True), devices.root_device()]
-    assert [devices.vhost_user_device(tmp_path, device).removable for device in planned] == [True, False, False]
+def test_shares_and_mice_can_be_taken_out_again_and_the_root_cannot(tmp_path: Path) -> None:
+    planned = [*devices.plan([Share(tmp_path, "t")], mouse=True, pointer=True, pen=True), devices.root_device()]
+    removable = {device.name: devices.vhost_user_device(tmp_path, device).removable for device in planned}
+    assert removable == {"t": True, "mouse": True, "pointer": True, "pen": False, "subos-root": False}
+
+
+def test_gamepads_are_numbered(tmp_path: Path) -> None:
+    planned = devices.plan([], touch=True, gamepad=["xbox360", "dualsense", "xbox360"])
+    assert [device.name for device in planned] == ["touch", "gamepad1", "gamepad2", "gamepad3"]
+    assert all(devices.vhost_user_device(tmp_path, device).driver == "vhost-user-input-pci" for device in planned)
+    command = devices.serve_command(tmp_path, planned[2])
+    assert command[command.index("--option") + 1] == "profile=dualsense"
+    assert command[command.index("--driver-socket") + 1] == str(tmp_path / "gamepad2.driver.sock")
+
+
+def test_gamepads_that_there_cannot_be() -> None:
+    with pytest.raises(UserError, match="no gamepad is called 'atari'"):
+        devices.plan([], gamepad=["xbox360", "atari"])
+    with pytest.raises(UserError, match="9 gamepads are too many") as caught:
+        devices.plan([], gamepad=["generic"] * 9)
+    assert caught.value.hint == "a VM has at most 8"

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable
 from subos_protocol.input_codes import Abs, Ev, Rel
 from subos_protocol.virtio_input import virtio_input_absinfo, virtio_input_event
 
+from ..actions import HI_RES
 from ..capabilities import PRESSED, RELEASED, Capabilities
-from ..script import HI_RES
 
 COUNTS = 20  # units of an absolute axis for one count of a relative mouse
 

@@ -15,7 +15,7 @@ DEFAULT = "generic"
 
 
 class GamepadDevice(InputDevice):
-    """`gamepad`: option `profile`, one of `profiles.names()`."""
+    """`gamepad`: option `profile`, one of `names()`."""
 
     def __init__(self, spec: DeviceSpec) -> None:
         self.profile = profiles.load(str(spec.options.get("profile") or DEFAULT))

@@ -18,7 +18,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from enum import IntEnum
 from functools import cache
-from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from subos_protocol.input_codes import Abs, Bus, Ev, Ff, Key
@@ -26,6 +25,7 @@ from subos_protocol.virtio_input import MAX_U, virtio_input_absinfo, virtio_inpu
 
 from ...errors import SubosError, UserError
 from ..capabilities import Capabilities
+from . import FOLDER, names
 
 Code = TypeVar("Code", bound=IntEnum)
 
@@ -42,7 +42,6 @@ _KINDS: Mapping[str, type] = {
 }
 _AXIS: Mapping[str, type] = dict.fromkeys(("min", "max", "fuzz", "flat", "resolution", "rest"), int)
 _INT32 = range(-(1 << 31), 1 << 31)
-_FOLDER = Path(__file__).with_name("profiles")
 
 
 class BadProfile(SubosError):
@@ -60,17 +59,11 @@ class Profile(NamedTuple):
 
 
 @cache
-def names() -> tuple[str, ...]:
-    """The profiles that there are."""
-    return tuple(sorted(path.stem for path in _FOLDER.glob("*.toml")))
-
-
-@cache
 def load(name: str) -> Profile:
     """The profile called `name`. Raises UserError."""
     if name not in names():
         raise UserError(f"no gamepad is called {name!r}", f"there are {', '.join(names())}")
-    return parse(name, (_FOLDER / f"{name}.toml").read_text("utf-8"))
+    return parse(name, (FOLDER / f"{name}.toml").read_text("utf-8"))
 
 
 def parse(name: str, text: str) -> Profile:
