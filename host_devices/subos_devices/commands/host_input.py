@@ -16,9 +16,12 @@ if TYPE_CHECKING:
 ASK_SECONDS = 2.0
 """How long the VM may take to list its devices: meanwhile no event of a grabbed keyboard is seen."""
 
+MIN_SPEED, MAX_SPEED = 0.01, 1000.0
+
 ATTACH = """\
 DEVICE is one of
-{forms}
+{forms}  next-pad                 the next gamepad on which somebody presses a button
+
 both Ctrl keys together give all devices back to the host, and to the guest again. It works while the guest hangs,
 too. Ctrl-C (or SIGTERM) ends it; so does the VM's end.
 
@@ -121,6 +124,69 @@ def attach(where: Where, words: Sequence[str]) -> int:
     return signals.run(_until_ended(driver.run()))
 
 
+def play(where: Where, words: Sequence[str]) -> int:
+    from ..errors import UserError
+    from ..input.drivers import player
+    from ..input.evemu import Reader
+
+    parser = argparse.ArgumentParser(
+        prog=f"subos-devices input {where.said} play",
+        description="Does again what `subos-devices input record`, or evemu-record, has written down.",
+    )
+    parser.add_argument("file", type=Path, metavar="FILE", help="the recording")
+    parser.add_argument("--speed", type=speed, default=1.0, metavar="N", help="how many times as fast (default: 1)")
+    parser.add_argument("--to", default="", metavar="DEVICE", help="the guest's device, by name or kind")
+    args = parser.parse_args(words)
+    targets = where.targets(args.to)()
+    try:
+        with args.file.open("rb") as file:
+            reader = Reader(file, args.file)
+            played = player.play(reader, player.choose(reader, args.to, targets), args.speed)
+    except OSError as error:
+        raise UserError(f"{args.file} cannot be read: {error.strerror}") from error
+    print(f"{played} frames played")
+    return 0
+
+
+def speed(text: str) -> float:
+    found = float(text)
+    if not MIN_SPEED <= found <= MAX_SPEED:  # and no number at all fails this, too
+        raise argparse.ArgumentTypeError(f"{text} is not within {MIN_SPEED} to {MAX_SPEED}")
+    return found
+
+
+def record(words: Sequence[str]) -> int:
+    from .. import signals
+    from ..errors import UserError
+    from ..input.drivers.recorder import Recorder, find, open_file
+    from ..input.drivers.rules import FORMS, NEXT_PAD, Rule, parse_device
+
+    parser = argparse.ArgumentParser(
+        prog="subos-devices input record",
+        description="Writes down what an input device of this host does, until Ctrl-C, in evemu's text format.",
+        epilog=f"DEVICE is one of\n{FORMS}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("file", type=Path, metavar="FILE", help="a new file; - is standard output")
+    parser.add_argument("--device", metavar="DEVICE", help="which (default: the first on which something happens)")
+    args = parser.parse_args(words)
+    rule = Rule(*parse_device(args.device)) if args.device else None
+    if rule is not None and rule.by == NEXT_PAD:
+        raise UserError(
+            "next-pad is for attach", "leave out --device: the first device that does something is recorded"
+        )
+
+    async def run() -> None:
+        recorder = Recorder(find(rule), _say)
+        with contextlib.nullcontext(sys.stdout) if str(args.file) == "-" else open_file(args.file) as file:
+            try:
+                await recorder.run(file)
+            finally:
+                _say(f"{recorder.frames} frames recorded")
+
+    return signals.run(_until_ended(run()))
+
+
 async def _until_ended(work: Any) -> int:
     import asyncio
 
@@ -179,5 +245,5 @@ def _target(name: str, kind: str, options: dict[str, Option], path: Path) -> Tar
     return Target(name, kind, path, device.capabilities) if isinstance(device, InputDevice) else None
 
 
-OF_THE_HOST: dict[str, Callable[[Sequence[str]], int]] = {"devices": devices}
-OF_A_VM: dict[str, Callable[[Where, Sequence[str]], int]] = {"attach": attach}
+OF_THE_HOST: dict[str, Callable[[Sequence[str]], int]] = {"devices": devices, "record": record}
+OF_A_VM: dict[str, Callable[[Where, Sequence[str]], int]] = {"attach": attach, "play": play}

@@ -381,3 +381,30 @@ def test_fingers_whose_events_the_kernel_has_dropped(tmp_path: Path) -> None:
         screen.hears(codes.EV_ABS, codes.ABS_MT_POSITION_X, 16384)
         touch(2, -1)
         screen.hears(codes.EV_KEY, codes.BTN_TOUCH, 0)
+
+
+def test_what_was_recorded_is_played(tmp_path: Path) -> None:
+    recording = tmp_path / "what was recorded.evemu"
+    log = tmp_path / "recorder.log"
+    command = [sys.executable, "-m", "subos_devices.cli", "input"]
+    with bench("mouse", tmp_path) as mouse, plug_tablet() as real:
+        with log.open("wb") as stderr:
+            recorder = subprocess.Popen([*command, "record", str(recording), "--device", TABLET], stderr=stderr)
+        try:
+            eventually(lambda: "recording" in log.read_text() or recorder.poll() is not None, PATIENCE)
+            move(real, codes.ABS_X, 250)
+            press(real, codes.BTN_LEFT)
+            move(real, codes.ABS_X, 1000)
+            release(real, codes.BTN_LEFT)
+            eventually(lambda: "BTN_LEFT" in recording.read_text().splitlines()[-2], PATIENCE)
+        finally:
+            _end(recorder)
+        assert "5 frames recorded" in log.read_text()  # with that of where it began
+        again = subprocess.run([*command, "record", str(recording), "--device", TABLET], check=False)
+        assert again.returncode == 2  # nothing is written over
+        play = [*command, "--socket", str(mouse.socket), "play", str(recording), "--to", "mouse", "--speed", "100"]
+        subprocess.run(play, check=True)
+        mouse.hears(codes.EV_KEY, codes.BTN_LEFT, 0)
+        heard = [event[1:] for event in mouse.guest.events if event.type == codes.EV_KEY or event.code == codes.ABS_X]
+        moves = [(codes.ABS_X, 8192), (codes.BTN_LEFT, 1), (codes.ABS_X, 32767), (codes.BTN_LEFT, 0)]
+        assert [event for event in heard if event in moves] == moves

@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from subos_protocol.input_codes import Ev, Syn
 from subos_protocol.virtio_input import virtio_input_event
 
 from ..capabilities import Capabilities
 from .chord import Chord
+from .frames import FrameReader
 from .host import HostDevice, lights_of
 from .link import Link
 from .mapper import Mapper
@@ -20,8 +20,6 @@ from .pads import pad_routes
 from .rules import Rule
 from .state import DeviceState
 from .translation import Translation
-
-MAX_FRAME = 1024  # events; the kernel's own frames are far shorter
 
 
 class Target(NamedTuple):
@@ -53,9 +51,7 @@ class Forwarding:
         self._owner = owner
         self._loop = asyncio.get_running_loop()
         self._chord = Chord()
-        self._known = DeviceState()
-        self._frame: list[virtio_input_event] = []
-        self._dropped = False
+        self._reader = FrameReader(device)
         self._wants_grab = False
         self._link: Link | None = None
         self._tick: asyncio.TimerHandle | None = None
@@ -66,12 +62,11 @@ class Forwarding:
     def activate(self) -> None:
         """Begins to forward. What is held by now was pressed for somebody else. Raises OSError where the device is
         gone."""
-        state = self.device.state()
-        self._known = state.copy()
+        axes = self._reader.begin().axes
         self._mapper = Mapper(self.device.capabilities, self._mapping())
         self._translation = Translation(self._mapper.capabilities, self.target.capabilities)
         self._link = Link(self.target.path, self._hear, self._lose_target)
-        self._forward(DeviceState().difference(DeviceState(axes=state.axes)))
+        self._forward(DeviceState().difference(DeviceState(axes=axes)))
         self._wants_grab = self.rule.grab
         self._grab_when_idle()
 
@@ -103,27 +98,13 @@ class Forwarding:
 
     def _read(self) -> None:
         try:
-            for timed in self.device.read():
-                self._take(timed.event)
+            for frame in self._reader.read():
+                self._happened(frame.events)
             self._grab_when_idle()
         except OSError:  # ENODEV
             self._owner.unplugged(self)
 
-    def _take(self, event: virtio_input_event) -> None:
-        if event.type == Ev.EV_SYN and event.code == Syn.SYN_DROPPED:
-            self._dropped = True
-        elif event.type == Ev.EV_SYN and event.code == Syn.SYN_REPORT:
-            frame, self._frame = self._frame, []
-            if self._dropped:  # what came meanwhile is not whole: the kernel says where things are
-                self._dropped = False
-                now = self.device.state()
-                frame = self._known.difference(now)
-            self._happened(frame)
-        elif len(self._frame) < MAX_FRAME:
-            self._frame.append(event)
-
     def _happened(self, frame: Sequence[virtio_input_event]) -> None:
-        self._known.note(frame)
         chords = [self._chord.note(event) for event in frame]
         self._forward(frame)
         if any(chords):
@@ -131,7 +112,7 @@ class Forwarding:
 
     def _grab_when_idle(self) -> None:
         """A key that is down when we grab would stay down for the host: it never hears of the release."""
-        if not self._wants_grab or self._known.keys:
+        if not self._wants_grab or self._reader.known.keys:
             return
         self._wants_grab = False
         try:

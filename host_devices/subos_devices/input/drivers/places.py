@@ -45,23 +45,25 @@ class Places:
         Its own place of before comes first, then that of one of its make that is away (it may be plugged elsewhere
         now), then one that nobody ever had, then one whose device is away.
         """
-        allowed = _allowed(rule, kind, targets)
-        if allowed and allowed[0].kind in SHARED:
-            return allowed[0]
-        away = [target for target in allowed if target.name in self._places and not self._places[target.name].taken]
+        possible = allowed(rule.to, kind, targets)
+        if possible and possible[0].kind in SHARED:
+            return possible[0]
+        away = [target for target in possible if target.name in self._places and not self._places[target.name].taken]
         best = [
             *(target for target in away if self._places[target.name].identity.is_same(identity)),
             *(target for target in away if self._places[target.name].identity.is_alike(identity)),
-            *(target for target in allowed if target.name not in self._places),
+            *(target for target in possible if target.name not in self._places),
             *(target for target in away if self._places[target.name].rule is rule),
         ]
         return best[0] if best else None
 
 
-def _allowed(rule: Rule, kind: str, targets: Sequence[Target]) -> list[Target]:
-    if rule.to:
-        named = [target for target in targets if target.name == rule.to]
-        return named or [target for target in targets if target.kind == rule.to]
+def allowed(to: str, kind: str, targets: Sequence[Target]) -> list[Target]:
+    """Those of `targets` that `to` says, by name or kind; without it those that a device of `kind` can drive, the best
+    first."""
+    if to:
+        named = [target for target in targets if target.name == to]
+        return named or [target for target in targets if target.kind == to]
     kinds = TARGETS.get(kind, ())
     return sorted(
         (target for target in targets if target.kind in kinds),

@@ -19,7 +19,6 @@ FORMS = """\
   name:NAME, phys:PLACE    likewise; PLACE is where it is plugged
   id:VENDOR:PRODUCT        in hexadecimal, as lsusb says them: id:045e:028e
   /dev/input/…             that file, a link of /dev/input/by-id too
-  next-pad                 the next gamepad on which somebody presses a button
 """
 _HINT = 'a name ("*Xbox*"), id:045e:028e, phys:usb-*, /dev/input/by-id/…, or next-pad'
 _KEYS = ("device", "to", "grab", "map", "swap", "invert", "dead_zone", "turbo")

@@ -61,8 +61,3 @@ class DeviceState:
         if slot != now.slot:
             events.append(virtio_input_event(Ev.EV_ABS, Abs.ABS_MT_SLOT, now.slot))
         return events
-
-    def copy(self) -> DeviceState:
-        return DeviceState(
-            set(self.keys), dict(self.axes), {number: dict(axes) for number, axes in self.slots.items()}, self.slot
-        )
