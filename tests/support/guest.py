@@ -44,7 +44,7 @@ T = TypeVar("T")
 
 class Guest:
     """The guest, with a share that it may write (`share`), one that it may not (`read_only`), one in which locks hold
-    on the host (`locked`), one for each other cache mode (`caches`), a mouse and an rng.
+    on the host (`locked`), one for each other cache mode (`caches`), a mouse, a gamepad and an rng.
 
     They lie under the same path on both sides. What goes wrong with the VM itself is raised as GuestLost, and from
     then on `lost` says why.
@@ -70,7 +70,7 @@ class Guest:
         for path in (share, read_only, locked):
             path.mkdir(parents=True)
         shutil.copytree(INSIDE, share / ".inside", ignore=shutil.ignore_patterns("__pycache__"))
-        chosen = argparse.Namespace(name=name, share=[f"{share}:rw", f"{read_only}:readonly:ro"])
+        chosen = argparse.Namespace(name=name, share=[f"{share}:rw", f"{read_only}:readonly:ro"], gamepad=["xbox360"])
         plan = VmPlan.from_settings(resolve(chosen, SETTINGS, None))
         plan = replace(plan, common={"locks": "host"}).sharing(f"{locked}:locked:rw")
         caches = {mode: folder / mode for mode in CACHES}

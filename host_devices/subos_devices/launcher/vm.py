@@ -18,8 +18,8 @@ from typing import Any
 
 from .. import runtime
 from ..agent.clipboard.policy import Rules
-from ..agent.file_events import FileEvents
 from ..agent.hub import Hub
+from ..agent.worker_channels import WorkerChannels
 from ..errors import UserError
 from ..supervisor import control as control_socket
 from ..supervisor.supervisor import Supervisor
@@ -142,7 +142,7 @@ async def start(
             guest = await stack.enter_async_context(
                 guest_side(folder, plan.name, plan.clipboard, has_agent=plan.kernel is not None)
             )
-            await device_plan.serve(supervisor, folder, plan.devices, guest.file_events)
+            await device_plan.serve(supervisor, folder, plan.devices, guest.channels)
             config = _machine_config(plan, folder)
             ports: tuple[str, ...] = ("agent",)
             if plan.kernel is not None:
@@ -172,7 +172,7 @@ async def start(
                 )
             )
             vm = RunningVm(plan, folder, machine, supervisor, guest.hub)
-            plugged = _plugged(vm, guest.file_events)
+            plugged = _plugged(vm, guest.channels)
             shares = _hot_shares(vm, plugged)
             guest.serves(shares)
             guest.hub.follow_port(machine.port("agent"))
@@ -183,8 +183,8 @@ async def start(
             yield vm
 
 
-def _plugged(vm: RunningVm, file_events: FileEvents) -> Plugged:
-    plugged = Plugged(vm.supervisor, vm.folder, vm.folder / "qmp.sock", file_events)
+def _plugged(vm: RunningVm, channels: Mapping[str, WorkerChannels]) -> Plugged:
+    plugged = Plugged(vm.supervisor, vm.folder, vm.folder / "qmp.sock", channels)
     for device in vm.plan.devices:
         if device.removable:
             plugged.devices[device.name] = device_plan.vhost_user_device(vm.folder, device)
