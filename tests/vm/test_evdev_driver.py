@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 from pathlib import Path
 
 import pytest
 
+from subos_devices.launcher.input_driver import input_driver
+from subos_devices.testing.serving import children
 from support.guest import Guest
+from support.processes import is_alive
 
 pytestmark = pytest.mark.vm
 
@@ -23,6 +27,19 @@ def run_inside(guest: Guest, folder: Path, module: str) -> None:
         str(guest.share / ".inside" / module),
         timeout=400,
     )
+
+
+def test_the_rules_of_run_have_a_process_that_ends_with_it(guest: Guest, folder: Path) -> None:
+    rules = folder / "a vm.toml"
+    rules.write_text('[[input]]\ndevice = "no such device"\n')
+
+    async def live() -> set[int]:
+        before = set(children(os.getpid()))
+        async with input_driver(guest.vm.plan.name, rules):
+            return set(children(os.getpid())) - before
+
+    (process,) = asyncio.run(live())
+    assert not is_alive(process)
 
 
 @pytest.mark.timeout(500)
