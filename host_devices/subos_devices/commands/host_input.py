@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..errors import UserError
+
 if TYPE_CHECKING:
     from ..input.drivers.forwarding import Target
     from ..vhost_user.device import Option
@@ -36,6 +38,10 @@ examples:
 """
 
 
+class VmEnded(UserError):
+    """The VM was there, and is no longer."""
+
+
 class Where(NamedTuple):
     """The VM `name`, or one device of it (VM/DEVICE); or the device behind `socket`, a pad with `profile`, if it is
     one."""
@@ -52,7 +58,6 @@ class Where(NamedTuple):
         """Lists the guest's devices; of what is behind a socket the `kind` must be known. Raises UserError."""
         if self.socket is None:
             return _VmDevices(self.name)
-        from ..errors import UserError
 
         if not kind:
             raise UserError("what is behind the socket?", "--to KIND: keyboard, mouse, … as it was served")
@@ -90,7 +95,6 @@ def devices(words: Sequence[str]) -> int:
 
 def attach(where: Where, words: Sequence[str]) -> int:
     from .. import signals
-    from ..errors import UserError
     from ..input.drivers.driver import EvdevDriver
     from ..input.drivers.rules import FORMS, Rule, parse_device
 
@@ -125,7 +129,6 @@ def attach(where: Where, words: Sequence[str]) -> int:
 
 
 def play(where: Where, words: Sequence[str]) -> int:
-    from ..errors import UserError
     from ..input.drivers import player
     from ..input.evemu import Reader
 
@@ -157,7 +160,6 @@ def speed(text: str) -> float:
 
 def record(words: Sequence[str]) -> int:
     from .. import signals
-    from ..errors import UserError
     from ..input.drivers.recorder import Recorder, find, open_file
     from ..input.drivers.rules import FORMS, NEXT_PAD, Rule, parse_device
 
@@ -190,8 +192,12 @@ def record(words: Sequence[str]) -> int:
 async def _until_ended(work: Any) -> int:
     import asyncio
 
-    with contextlib.suppress(asyncio.CancelledError):  # a signal: that is how it ends
+    try:
         await work
+    except asyncio.CancelledError:
+        pass  # a signal: that is how it ends
+    except VmEnded as error:
+        _say(error.message)
     return 0
 
 
@@ -212,10 +218,11 @@ class _VmDevices:
 
     def __call__(self) -> Sequence[Target]:
         from .. import runtime
-        from ..errors import UserError
         from ..launcher.devices import driver_path
         from ..supervisor import control
 
+        if self._known and not runtime.is_running(self._name):
+            raise VmEnded(f"the VM {self._name!r} has ended")
         folder = runtime.running_folder(self._name)
         try:
             rows = control.ask(self._name, "status", timeout=ASK_SECONDS)["devices"]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,8 +16,11 @@ import evdev
 import pytest
 from evdev import AbsInfo, UInput
 from evdev import ecodes as codes
+from uinput_pad import PAD, STEPS, Host
 
+from subos_agent.gamepad.uinput import UinputPad
 from subos_devices.input.gamepad import profiles
+from subos_devices.runtime import listen
 from subos_devices.testing import FrontEnd, Served, serve
 from subos_protocol.virtio_input import VIRTIO_INPUT_EVENT, virtio_input_event
 from support.input_guest import Guest
@@ -46,10 +51,10 @@ class Bench:
     """A device of a guest, served here; the guest is played."""
 
     def __init__(
-        self, served: Served, socket: Path, kind: str, profile: str, folder: Path, stack: contextlib.ExitStack
+        self, served: Served, path: Path, kind: str, profile: str, folder: Path, stack: contextlib.ExitStack
     ) -> None:
         self.served = served
-        self.socket = socket
+        self.path = path
         self._kind = kind
         self._profile = profile
         self._folder = folder
@@ -59,17 +64,21 @@ class Bench:
         self.status = self._vm.queue(1, size=4)
 
     def attach(self, *words: str) -> Driver:
-        log = self._folder / "driver.log"
-        command = [sys.executable, "-m", "subos_devices.cli", "input", "--socket", str(self.socket)]
-        command += ["--profile", self._profile, "attach"]
-        with log.open("wb") as stderr:
-            process = subprocess.Popen([*command, *words, "--to", self._kind], stderr=stderr)
-        self._stack.callback(_end, process)
-        return Driver(process, log)
+        return start_driver(self._stack, self._folder, self.path, self._profile, *words, "--to", self._kind)
 
     def hears(self, type_: int, code: int, value: int) -> None:
         """Waits until the guest has last heard this of it."""
         self.guest.listen(lambda: self.guest.last(type_, code) == value)
+
+
+def start_driver(stack: contextlib.ExitStack, folder: Path, path: Path, profile: str, *words: str) -> Driver:
+    """`input --socket … attach`, until `stack` is left."""
+    log = folder / "driver.log"
+    command = [sys.executable, "-m", "subos_devices.cli", "input", "--socket", str(path), "--profile", profile]
+    with log.open("wb") as stderr:
+        process = subprocess.Popen([*command, "attach", *words], stderr=stderr)
+    stack.callback(_end, process)
+    return Driver(process, log)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -79,11 +88,11 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 @contextlib.contextmanager
 def bench(kind: str, folder: Path, profile: str = "") -> Iterator[Bench]:
-    socket = folder / "a device.driver.sock"
+    path = folder / "a device.driver.sock"
     with contextlib.ExitStack() as stack:
         options = ["--option", f"profile={profile}"] if profile else []
-        served = stack.enter_context(serve(kind, "--driver-socket", str(socket), *options))
-        yield Bench(served, socket, kind, profile or "generic", folder, stack)
+        served = stack.enter_context(serve(kind, "--driver-socket", str(path), *options))
+        yield Bench(served, path, kind, profile or "generic", folder, stack)
 
 
 @pytest.fixture
@@ -402,9 +411,34 @@ def test_what_was_recorded_is_played(tmp_path: Path) -> None:
         assert "5 frames recorded" in log.read_text()  # with that of where it began
         again = subprocess.run([*command, "record", str(recording), "--device", TABLET], check=False)
         assert again.returncode == 2  # nothing is written over
-        play = [*command, "--socket", str(mouse.socket), "play", str(recording), "--to", "mouse", "--speed", "100"]
+        play = [*command, "--socket", str(mouse.path), "play", str(recording), "--to", "mouse", "--speed", "100"]
         subprocess.run(play, check=True)
         mouse.hears(codes.EV_KEY, codes.BTN_LEFT, 0)
         heard = [event[1:] for event in mouse.guest.events if event.type == codes.EV_KEY or event.code == codes.ABS_X]
         moves = [(codes.ABS_X, 8192), (codes.BTN_LEFT, 1), (codes.ABS_X, 32767), (codes.BTN_LEFT, 0)]
         assert [event for event in heard if event in moves] == moves
+
+
+def test_effects_are_played_on_the_pad_and_end_with_the_line(tmp_path: Path) -> None:
+    path = tmp_path / "a device"
+    upload, play = STEPS[:2]
+    with contextlib.ExitStack() as stack:
+        pad = UinputPad(PAD)
+        stack.callback(pad.close)
+        pad.create()
+        host = Host(pad)
+        host.awake.set()
+        host.start()
+        stack.callback(host.join)
+        stack.callback(setattr, host, "over", True)
+        listener = stack.enter_context(listen(path, socket.SOCK_SEQPACKET))
+        listener.settimeout(PATIENCE)
+        start_driver(stack, tmp_path, path, "xbox360", "id:045e:028e", "--to", "gamepad")
+        device, _ = listener.accept()
+        for said in (upload, play):
+            device.send(json.dumps({"ff": said}).encode())
+        eventually(lambda: host.said == [upload, play], PATIENCE)
+        device.close()  # the worker has died: nobody would stop it any more
+        eventually(lambda: {"erase": 0} in host.said, PATIENCE)
+        again, _ = listener.accept()
+        again.close()

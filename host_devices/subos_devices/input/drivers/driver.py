@@ -68,10 +68,10 @@ class EvdevDriver:
 
     def _say_what_is_awaited(self) -> None:
         served = [forwarding.rule for forwarding in self._forwardings.values()]
+        if any(rule.by == NEXT_PAD for rule in self._rules):
+            self._say("press a button on the gamepad that the guest shall have")
         for rule in self._rules:
-            if rule.by == NEXT_PAD:
-                self._say("press a button on the gamepad that the guest shall have")
-            elif rule not in served:
+            if rule.by != NEXT_PAD and rule not in served:
                 self._say(f"no device {rule} is here yet; it is taken when it comes")
 
     # --- devices of the host
@@ -82,6 +82,8 @@ class EvdevDriver:
 
     def _look(self) -> None:
         """Takes what is new and a rule is about."""
+        if self._end.done():
+            return
         there = paths()
         self._seen = {path: stamp for path, stamp in self._seen.items() if path in there}
         for path in there:
@@ -149,16 +151,20 @@ class EvdevDriver:
             self._unplugged(forwarding)
 
     def _unplugged(self, forwarding: Forwarding) -> None:
-        self._remove(forwarding)
-        self._say(f"{forwarding.device} is gone; {forwarding.target.name} waits for it")
+        if self._remove(forwarding):
+            self._say(f"{forwarding.device} is gone; {forwarding.target.name} waits for it")
+            asyncio.get_running_loop().call_soon(self._look)  # another one may have its name already
 
-    def _remove(self, forwarding: Forwarding) -> None:
+    def _remove(self, forwarding: Forwarding) -> bool:
+        """False where it was removed before."""
         path = forwarding.device.path
-        if self._forwardings.get(path) is forwarding:
-            del self._forwardings[path]
-            self._seen.pop(path, None)
-            self._places.leave(forwarding.target.name)
-            forwarding.close()
+        if self._forwardings.get(path) is not forwarding:
+            return False
+        del self._forwardings[path]
+        self._seen.pop(path, None)
+        self._places.leave(forwarding.target.name)
+        forwarding.close()
+        return True
 
     # --- the next pad
 
@@ -199,11 +205,14 @@ class EvdevDriver:
         """The guest's device is gone: another one may take its place, or it comes back."""
         self._remove(forwarding)
         self._orphans.add(forwarding.device.path)
-        self._warn(f"{forwarding.target.name}: {reason}")
         self._tries = 0
         self._look_for_orphans()
+        if not self._end.done():
+            self._warn(f"{forwarding.target.name}: {reason}")
 
     def _look_for_orphans(self) -> None:
+        if self._end.done():
+            return
         try:
             self._targets()
         except UserError as error:

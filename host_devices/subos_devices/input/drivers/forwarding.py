@@ -7,9 +7,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from subos_protocol.input_codes import Ev
 from subos_protocol.virtio_input import virtio_input_event
 
 from ..capabilities import Capabilities
+from ..driver_socket import FORCE, LEDS
+from ..rumble import PadRumble
 from .chord import Chord
 from .frames import FrameReader
 from .host import HostDevice, lights_of
@@ -55,6 +58,9 @@ class Forwarding:
         self._wants_grab = False
         self._link: Link | None = None
         self._tick: asyncio.TimerHandle | None = None
+        self._rumble: PadRumble | None = None
+        self._lights: dict[int, int] = {}  # as the guest wants them
+        self._has_warned = False
         self._mapper: Mapper
         self._translation: Translation
         self._loop.add_reader(device.fd, self._read)
@@ -63,9 +69,10 @@ class Forwarding:
         """Begins to forward. What is held by now was pressed for somebody else. Raises OSError where the device is
         gone."""
         axes = self._reader.begin().axes
+        self._lights = {}
         self._mapper = Mapper(self.device.capabilities, self._mapping())
         self._translation = Translation(self._mapper.capabilities, self.target.capabilities)
-        self._link = Link(self.target.path, self._hear, self._lose_target)
+        self._link = Link(self.target.path, self._hear, self._silence, self._lose_target)
         self._forward(DeviceState().difference(DeviceState(axes=axes)))
         self._wants_grab = self.rule.grab
         self._grab_when_idle()
@@ -86,12 +93,15 @@ class Forwarding:
         if self._link is not None:
             self._link.close()
             self._link = None
+        self._silence()
         self.device.release()
 
     def close(self) -> None:
         """The end; the host's device is closed."""
         self.pause()
         self._loop.remove_reader(self.device.fd)
+        if self._rumble is not None:
+            self._rumble.close()
         self.device.close()
 
     # --- from the host
@@ -119,6 +129,7 @@ class Forwarding:
             self.device.grab()
         except OSError as error:
             self._owner.warn(f"{self.device} cannot be grabbed: {error.strerror}; another program has it")
+        self._light()
 
     # --- to the guest
 
@@ -146,12 +157,40 @@ class Forwarding:
     # --- from the guest
 
     def _hear(self, said: dict[str, Any]) -> None:
-        lights = said.get("leds")
-        if isinstance(lights, dict) and self.device.grabbed:  # otherwise they are the host's
+        lights = said.get(LEDS)
+        if isinstance(lights, dict):
+            self._lights = lights_of(lights)
+            self._light()
+        if FORCE in said:
+            self._feel(said[FORCE])
+
+    def _light(self) -> None:
+        """A grabbed device's lights are the guest's, otherwise they are the host's."""
+        if self.device.grabbed:
             try:
-                self.device.light(lights_of(lights))
+                self.device.light(self._lights)
             except OSError as error:
-                self._owner.warn(f"the lights of {self.device} cannot be set: {error.strerror}")
+                self._warn_once(f"the lights of {self.device} cannot be set: {error.strerror}")
+
+    def _feel(self, said: object) -> None:
+        can = self.device.capabilities.of(Ev.EV_FF)
+        try:
+            if self._rumble is None and can:
+                self._rumble = PadRumble(self.device.path, can)
+        except OSError as error:
+            self._warn_once(f"{self.device} cannot rumble: {error.strerror}")
+        if self._rumble is not None:
+            self._rumble.feel(said)
+
+    def _warn_once(self, message: str) -> None:
+        if not self._has_warned:
+            self._has_warned = True
+            self._owner.warn(message)
+
+    def _silence(self) -> None:
+        """Nobody is there who would end what plays."""
+        if self._rumble is not None:
+            self._rumble.silence()
 
     def _lose_target(self, reason: str) -> None:
         self._owner.unserved(self, reason)

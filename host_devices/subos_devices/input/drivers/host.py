@@ -6,6 +6,7 @@ python-evdev and pyudev are optional: without them everything else works, and wh
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import struct
@@ -83,6 +84,7 @@ class HostDevice:
             self._device.name, info.vendor, info.product, self._device.uniq or "", self._device.phys or ""
         )
         self.grabbed = False
+        self._may_write = bool(fcntl.fcntl(self.fd, fcntl.F_GETFL) & os.O_RDWR)
         self._lights: set[int] = set()  # those that were on when it was grabbed
 
     def close(self) -> None:
@@ -123,16 +125,19 @@ class HostDevice:
         """Gives it back to the host, with its lights as they were."""
         if self.grabbed:
             self.grabbed = False
-            with contextlib.suppress(OSError):  # it may be gone
-                self.light({code: int(code in self._lights) for code in self.capabilities.of(Ev.EV_LED)})
+            lights = {code: int(code in self._lights) for code in self.capabilities.of(Ev.EV_LED)}
+            with contextlib.suppress(OSError):  # we may only read, or it is gone
+                self.light(lights)
+            with contextlib.suppress(OSError):
                 self._device.ungrab()
 
     def light(self, lights: dict[int, int]) -> None:
         """Turns lights on and off. Raises OSError where we may only read."""
-        for code, value in lights.items():
-            if code in self.capabilities.of(Ev.EV_LED):
-                self._device.set_led(code, value)
-        self._device.syn()
+        known = {code: value for code, value in lights.items() if code in self.capabilities.of(Ev.EV_LED)}
+        if known and not self._may_write:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        for code, value in known.items():
+            self._device.set_led(code, value)
 
     def __str__(self) -> str:
         return f"{printable(self.identity.name)} ({self.path})"

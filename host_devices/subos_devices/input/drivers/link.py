@@ -25,21 +25,29 @@ RETRIES = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)  # seconds: a worker that died is repl
 
 
 class Link:
-    """To the driver socket `path`. `heard` gets what the device says; `lost` is called when it does not come back.
+    """To the driver socket `path`. `heard` gets what the device says; `broke` is called when it hangs up, and `lost`
+    when it does not come back then.
 
     Lives on the running event loop, and sleeps while nothing happens.
     """
 
-    def __init__(self, path: Path, heard: Callable[[dict[str, Any]], None], lost: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        heard: Callable[[dict[str, Any]], None],
+        broke: Callable[[], None],
+        lost: Callable[[str], None],
+    ) -> None:
         self._path = path
         self._heard = heard
+        self._broke = broke
         self._lost = lost
         self._loop = asyncio.get_running_loop()
         self._socket: socket.socket | None = None
         self._wanted = DeviceState()
         self._sent = DeviceState()
         self._blocked = False
-        self._retry: asyncio.TimerHandle | None = None
+        self._later: asyncio.Handle | None = None
         self._refusal = ""
         self._connect(0)
 
@@ -51,15 +59,13 @@ class Link:
 
     def close(self) -> None:
         """The device releases what it was told is down, and centres its axes."""
-        if self._retry is not None:
-            self._retry.cancel()
-            self._retry = None
+        if self._later is not None:
+            self._later.cancel()
         self._disconnect()
 
     # --- inside
 
     def _connect(self, attempt: int) -> None:
-        self._retry = None
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         connection.setblocking(False)
         try:
@@ -67,9 +73,9 @@ class Link:
         except OSError as error:
             connection.close()
             if attempt < len(RETRIES) and not isinstance(error, FileNotFoundError):
-                self._retry = self._loop.call_later(RETRIES[attempt], self._connect, attempt + 1)
-            else:
-                self._lost(f"no device listens on {self._path}: {error.strerror}")
+                self._later = self._loop.call_later(RETRIES[attempt], self._connect, attempt + 1)
+            else:  # not before whoever made this has it
+                self._later = self._loop.call_soon(self._lost, f"no device listens on {self._path}: {error.strerror}")
             return
         self._socket, self._sent, self._blocked = connection, DeviceState(), False
         self._loop.add_reader(connection.fileno(), self._read)
@@ -118,6 +124,7 @@ class Link:
             self._hear(packet)
             return
         self._disconnect()
+        self._broke()
         if self._refusal:
             self._lost(f"the device refused it: {self._refusal}")
         else:

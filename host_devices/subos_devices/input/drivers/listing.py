@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from ...text import printable
 from .host import PERMISSION_HINT, HostDevice, evdev_module, identity_of, paths
 from .kinds import kind_of
 
@@ -54,7 +55,7 @@ def show(found: list[dict[str, Any]]) -> None:
         table.add_column(column, overflow="fold")
     for row in found:
         kind = "may not be read" if row["kind"] is None else row["kind"] or "-"
-        table.add_row(*(escape(text) for text in (row["path"], row["name"], kind, row["id"], row["phys"])))
+        table.add_row(*(escape(printable(text)) for text in (row["path"], row["name"], kind, row["id"], row["phys"])))
     console.print(table)
     if any(row["kind"] is None for row in found):
         console.print(f"hint: {PERMISSION_HINT}", highlight=False, markup=False)
