@@ -13,7 +13,7 @@ Source: the kernel's include/uapi/linux/input.h.
 from __future__ import annotations
 
 import argparse
-import ctypes
+import contextlib
 import fcntl
 import json
 import os
@@ -26,7 +26,7 @@ from types import TracebackType
 from typing import Iterator, List, NamedTuple, Optional, Sequence, Set, Type
 
 from subos_protocol.effects import Effect, Rumble
-from subos_protocol.ff_effect import ff_effect, to_kernel
+from subos_protocol.ff_effect import EVIOCSFF, to_kernel
 from subos_protocol.input_codes import (
     ABS_MAX,
     EV_MAX,
@@ -94,7 +94,6 @@ def eviocgabs(axis: int) -> int:
     return _read_ioctl(0x40 + axis, _ABSINFO.size)
 
 
-EVIOCSFF = 1 << 30 | ctypes.sizeof(ff_effect) << 16 | ord("E") << 8 | 0x80  # _IOW('E', 0x80, struct ff_effect)
 EVIOCGID = _read_ioctl(0x02, _ID.size)
 
 
@@ -236,10 +235,11 @@ def find(name: str, folder: Optional[Path] = None) -> Optional[EventDevice]:
     """The first device called `name`, open."""
     found = None
     for device in devices(folder):
-        if found is None and device.name == name:
-            found = device
-        else:
-            device.close()
+        with contextlib.suppress(OSError):  # it is gone already
+            if found is None and device.name == name:
+                found = device
+                continue
+        device.close()
     return found
 
 

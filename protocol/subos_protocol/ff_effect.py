@@ -55,6 +55,12 @@ class ff_effect(ctypes.Structure):
     ]
 
 
+EVIOCSFF = 1 << 30 | ctypes.sizeof(ff_effect) << 16 | ord("E") << 8 | 0x80
+"""_IOW('E', 0x80, struct ff_effect): uploads an effect, whose number the kernel fills in where it is -1."""
+EVIOCRMFF = 1 << 30 | ctypes.sizeof(ctypes.c_int) << 16 | ord("E") << 8 | 0x81
+"""_IOW('E', 0x81, int): erases the effect of that number."""
+
+
 def to_kernel(effect: Effect, *, number: int) -> ff_effect:
     """`number` is -1 for one that the kernel does not have yet."""
     said = ff_effect(id=number, direction=effect.direction, length=effect.length, delay=effect.delay)

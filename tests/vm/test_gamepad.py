@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+import subos_devices
 from subos_devices.input.driver_socket import MAX_FEEDBACK
 from subos_devices.input.gamepad import profiles
 from subos_devices.launcher.control import Completed
@@ -154,6 +155,21 @@ def test_uinput_says_what_games_do(guest: Guest) -> None:
     assert sorted(each["erase"] for each in said["said"][len(kinds) :] if "erase" in each) == [0, 1], "it was closed"
     assert said["found"], "a request that uinput did not tell of is answered"
     assert said["failed"] == "No such device", "who uploads to a pad that goes is told so"
+
+
+def test_effects_are_played_on_a_pad_of_the_host(guest: Guest) -> None:
+    """The guest is the host here: it has a kernel with uinput."""
+    said = json.loads(guest.inside("host_pad.py", str(Path(subos_devices.__file__).parents[1]), timeout=150))
+    assert said["played"] == [{"upload": {**RUMBLE, "delay": 10}}, {"play": {"id": 0, "times": 2}}]
+    assert {"stop": 0} in said["silenced"]
+    assert {"stop": 0} in said["closed"]
+    forces = [each["upload"] for each in said["simple"] if "upload" in each]
+    assert [(force["type"], force["strong"], force["weak"]) for force in forces] == [
+        ("rumble", 10, 10),
+        ("rumble", 2, 2),
+    ]
+    assert len(said["late"]) < 20
+    assert said["ended"]
 
 
 def test_a_game_sees_one_pad_that_is_the_real_one(guest: Guest, pad: Driver) -> None:

@@ -22,11 +22,9 @@ from typing import Any
 
 from subos_agent import evdev
 from subos_protocol.effects import Erase, Gain, Play, Stop, Upload, from_object
-from subos_protocol.ff_effect import ff_effect, to_kernel
+from subos_protocol.ff_effect import EVIOCRMFF, EVIOCSFF, to_kernel
 from subos_protocol.input_codes import Ev, Ff, code_name
 
-EVIOCSFF = 1 << 30 | len(bytes(ff_effect())) << 16 | ord("E") << 8 | 0x80
-EVIOCRMFF = 1 << 30 | 4 << 16 | ord("E") << 8 | 0x81
 EVIOCGEFFECTS = 2 << 30 | 4 << 16 | ord("E") << 8 | 0x84
 PATIENCE = 60  # seconds
 
