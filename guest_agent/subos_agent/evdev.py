@@ -124,11 +124,11 @@ class input_absinfo(NamedTuple):
 
 
 class EventDevice:
-    """An open /dev/input/eventN; a context manager. Raises OSError as the kernel does."""
+    """An open /dev/input/eventN; a context manager. `writable` is for `write`. Raises OSError as the kernel does."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, writable: bool = False) -> None:
         self.path = path
-        self.fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        self.fd = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_NONBLOCK | os.O_CLOEXEC)
 
     def __enter__(self) -> EventDevice:
         return self
@@ -186,13 +186,9 @@ class EventDevice:
         return input_absinfo(*_ABSINFO.unpack(fcntl.ioctl(self.fd, eviocgabs(code), bytes(_ABSINFO.size))))
 
     def write(self, type_: int, code: int, value: int) -> None:
-        """One event for the device (a light), and the end of its frame. Raises OSError where that is not allowed."""
-        events = _EVENT.pack(0, 0, type_, code, value) + _EVENT.pack(0, 0, Ev.EV_SYN, Syn.SYN_REPORT, 0)
-        fd = os.open(self.path, os.O_WRONLY | os.O_CLOEXEC)
-        try:
-            os.write(fd, events)
-        finally:
-            os.close(fd)
+        """One event for the device (a light), and the end of its frame."""
+        end = _EVENT.pack(0, 0, Ev.EV_SYN, Syn.SYN_REPORT, 0)
+        os.write(self.fd, _EVENT.pack(0, 0, type_, code, value) + end)
 
     def play(self, effect: Effect) -> None:
         """Has it rumble: until the effect has come to its end, another one is played, or the device is closed."""
@@ -293,7 +289,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         return 1
     with chosen:
         if args.command == "light":
-            chosen.write(Ev.EV_LED, Led[args.led], int(args.state == "on"))
+            with EventDevice(chosen.path, writable=True) as device:
+                device.write(Ev.EV_LED, Led[args.led], int(args.state == "on"))
             return 0
         if args.command == "rumble":
             chosen.play(Effect(0, args.length, 0, 0, Rumble(args.strong, args.weak)))

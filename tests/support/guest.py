@@ -7,6 +7,7 @@ import asyncio
 import concurrent.futures
 import os
 import shutil
+import signal
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Sequence
@@ -32,6 +33,7 @@ from subos_devices.launcher.settings import SETTINGS
 from subos_devices.launcher.vm import RunningVm, VmPlan, start
 from subos_devices.supervisor.zygote import Zygote
 
+from .steps import step
 from .waiting import eventually
 
 BOOT_TIMEOUT = 120.0  # seconds; 6 under emulation on an idle machine
@@ -44,7 +46,8 @@ T = TypeVar("T")
 
 class Guest:
     """The guest, with a share that it may write (`share`), one that it may not (`read_only`), one in which locks hold
-    on the host (`locked`), one for each other cache mode (`caches`), a mouse, a gamepad and an rng.
+    on the host (`locked`), one for each other cache mode (`caches`), a mouse and an rng, a touch screen, a pen, and two
+    gamepads.
 
     They lie under the same path on both sides. What goes wrong with the VM itself is raised as GuestLost, and from
     then on `lost` says why.
@@ -70,7 +73,8 @@ class Guest:
         for path in (share, read_only, locked):
             path.mkdir(parents=True)
         shutil.copytree(INSIDE, share / ".inside", ignore=shutil.ignore_patterns("__pycache__"))
-        chosen = argparse.Namespace(name=name, share=[f"{share}:rw", f"{read_only}:readonly:ro"], gamepad=["xbox360"])
+        shares = [f"{share}:rw", f"{read_only}:readonly:ro"]
+        chosen = argparse.Namespace(name=name, share=shares, touch=True, pen=True, gamepad=["xbox360", "dualsense"])
         plan = VmPlan.from_settings(resolve(chosen, SETTINGS, None))
         plan = replace(plan, common={"locks": "host"}).sharing(f"{locked}:locked:rw")
         caches = {mode: folder / mode for mode in CACHES}
@@ -185,6 +189,15 @@ class Guest:
         """The process that serves the device `name` now; waits for one."""
         server = self.vm.supervisor.devices[name]
         return eventually(lambda: server.worker.pid if server.worker else 0)
+
+    def kill_worker(self, name: str) -> None:
+        """SIGKILL, and the next one is up."""
+        server = self.vm.supervisor.devices[name]
+        pid, restarts = self.worker(name), server.restarts
+        step(f"kill process {pid}, which serves {name}")
+        os.kill(pid, signal.SIGKILL)
+        eventually(lambda: server.restarts == restarts + 1 and server.worker is not None and server.worker.pid)
+        assert self.worker(name) != pid
 
 
 class GuestKeeper:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import threading
 import uuid
 from pathlib import Path
@@ -45,16 +44,6 @@ class Watch:
         assert done.status == 0, done.stderr.decode()
         seen: dict[str, Any] = json.loads(done.stdout)
         return seen
-
-
-def kill_worker(guest: Guest, name: str) -> None:
-    """SIGKILL, and the next one is up."""
-    server = guest.vm.supervisor.devices[name]
-    pid, restarts = guest.worker(name), server.restarts
-    step(f"kill process {pid}, which serves {name}")
-    os.kill(pid, signal.SIGKILL)
-    eventually(lambda: server.restarts == restarts + 1 and server.worker is not None and server.worker.pid)
-    assert guest.worker(name) != pid
 
 
 def boot_id(guest: Guest) -> str:
@@ -164,7 +153,7 @@ def test_a_mouse_whose_process_is_killed_under_events(guest: Guest, folder: Path
         for _ in range(KILLS):
             before = played[0]
             eventually(lambda before=before: played[0] >= before + 20)
-            kill_worker(guest, "mouse")
+            guest.kill_worker("mouse")
         before = played[0]
         eventually(lambda: played[0] >= before + 20)
     finally:
@@ -201,7 +190,7 @@ def test_an_rng_whose_process_is_killed(guest: Guest) -> None:
     boot = boot_id(guest)
     restarts = guest.vm.supervisor.devices["rng"].restarts
     draw(guest)
-    kill_worker(guest, "rng")
+    guest.kill_worker("rng")
     draw(guest)
     assert guest.vm.supervisor.devices["rng"].restarts == restarts + 1
     assert boot_id(guest) == boot
@@ -220,6 +209,9 @@ def test_status_lists_the_vm(guest: Guest) -> None:
         **dict.fromkeys(("always", "metadata", "never"), "fs"),
         "mouse": "mouse",
         "keyboard": "keyboard",
+        "touch": "touch",
+        "pen": "pen",
+        **dict.fromkeys(("gamepad1", "gamepad2"), "gamepad"),
         "rng": "rng",
         "vsock": "vsock",
     }
