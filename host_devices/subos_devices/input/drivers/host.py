@@ -10,6 +10,7 @@ import errno
 import fcntl
 import os
 import struct
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -26,7 +27,7 @@ from .state import DeviceState
 FOLDER = Path("/dev/input")
 SYSFS = Path("/sys/class/input")
 MAX_SLOTS = 64  # that we ask the kernel for; the most that any driver has is 20
-HINT = "install them: pip install 'subos[evdev]', which takes a C compiler and the headers of Python and of Linux"
+HINT = f"{sys.executable} -m pip install evdev pyudev; that takes a C compiler and the headers of Python and of Linux"
 PERMISSION_HINT = (
     "run it as root; or let your user read them: sudo usermod -aG input $USER (then log in again), after which every "
     'program of yours reads every key; or a udev rule that gives you this one device: TAG+="uaccess"'
