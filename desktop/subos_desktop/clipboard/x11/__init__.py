@@ -58,6 +58,7 @@ class X11Clipboard(Clipboard):
         self._one_taker = asyncio.Lock()
         self._released.clear()
         try:
+            await connection.extend()
             known = await self._atoms.intern(USUAL)
             self._numbers = {Selection.CLIPBOARD: known["CLIPBOARD"], Selection.PRIMARY: known["PRIMARY"]}
             self._selections = {number: selection for selection, number in self._numbers.items()}

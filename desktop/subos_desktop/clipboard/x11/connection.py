@@ -7,6 +7,7 @@ import collections
 import contextlib
 import functools
 import itertools
+import os
 import socket
 from typing import Callable, Deque, Dict, Iterator, List, Optional, Tuple, TypeVar, Union
 
@@ -61,23 +62,26 @@ class Connection:
     # --- opening and closing -----------------------------------------------------------------------------------
 
     async def open(self) -> None:
-        """Connects. Raises NoServer, Unavailable, Disconnected."""
+        """Connects. Raises NoServer."""
         try:
             opened, self._setup = await asyncio.wait_for(log_in(self.name), PATIENCE)
         except (OSError, ValueError, asyncio.TimeoutError) as error:
-            reason = getattr(error, "strerror", None) or str(error) or "it does not answer"
-            raise NoServer(f"no connection to the X server: {reason}", "is DISPLAY set, and XAUTHORITY?") from error
+            raise NoServer(
+                f"no connection to the X server: {_reason(error)}", "is DISPLAY set, and XAUTHORITY?"
+            ) from error
         self._socket = opened
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         asyncio.get_running_loop().add_reader(opened.fileno(), self._readable)
         self.max_property = requests.max_data(self._setup.max_request)
+
+    async def extend(self) -> None:
+        """XFIXES, which is needed, and BIG-REQUESTS, which is not. Raises Unavailable, Disconnected."""
         try:
             await self._extend()
         except XError as error:
             raise Unavailable(f"the X server's extensions do not work: {error}") from error
 
     async def _extend(self) -> None:
-        """XFIXES, which is needed, and BIG-REQUESTS, which is not."""
         found = [
             self.ask(requests.query_extension(name), wire.unpack_extension)
             for name in (requests.XFIXES, requests.BIG_REQUESTS)
@@ -294,6 +298,12 @@ def _settle(
     elif not future.done():
         future.set_exception(answer)
         future.exception()  # who waited may be gone
+
+
+def _reason(error: Exception) -> str:
+    """asyncio's own words for an OSError name the address alone."""
+    number = getattr(error, "errno", None) or 0
+    return os.strerror(number) if number > 0 else getattr(error, "strerror", None) or str(error) or "it does not answer"
 
 
 def _all_events(watchers: List[Tuple[Watcher, int]]) -> int:

@@ -16,7 +16,8 @@ from .wire import WireError
 SOCKET = "/tmp/.X11-unix/X{}"
 FIRST_PORT = 6000
 _NAME = re.compile(
-    r"(?:(?P<protocol>tcp|unix)/)?(?P<host>[-:.\w]*|\[[\w:.%]+\]):(?P<number>\d{1,5})(?:\.(?P<screen>\d{1,3}))?"
+    r"(?:(?P<protocol>tcp|unix)/)?(?P<host>[-:.\w]*|\[[\w:.%]+\]):(?P<number>\d{1,5})(?:\.(?P<screen>\d{1,3}))?",
+    re.ASCII,
 )
 
 Address = Tuple[Family, bytes]
