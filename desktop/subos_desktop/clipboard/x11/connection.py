@@ -29,8 +29,8 @@ from .wire import (
 
 MAX_UNSENT = 64 << 20  # bytes; a server that takes nothing any more is given up
 SEND_BUFFER = 1 << 20  # bytes that we would have the kernel take at once: it takes what it may
-MAX_BUFFERS = 64  # that are sent at once
-LATER = 0.1  # seconds that a request may wait for company which nobody waits for
+MAX_BUFFERS = 64  # of one call of the kernel
+LATER = 0.1  # seconds; what is sent `later` waits so long at most
 
 Answer = TypeVar("Answer")
 # Events and errors that concern one window go to who watches it.
@@ -118,7 +118,7 @@ class Connection:
     # --- requests ----------------------------------------------------------------------------------------------
 
     def send(self, request: bytes, data: bytes = b"", later: bool = False) -> None:
-        """A request without a reply, and the data that ends it. Errors go to the window's watchers.
+        """A request without a reply, and the data that it ends with. Errors go to the window's watchers.
 
         It leaves together with what else is sent before the loop goes on, or `later` with whatever leaves then.
         Does nothing on a lost connection.
@@ -126,12 +126,10 @@ class Connection:
         if self._socket is None:
             return
         self._sequence = (self._sequence + 1) & 0xFFFF
-        self._unsent.append(memoryview(request))
-        self._unsent_bytes += len(request)
-        if data:
-            padding = bytes(-len(data) & 3)
-            self._unsent += memoryview(data), memoryview(padding)
-            self._unsent_bytes += len(data) + len(padding)
+        for part in (request, data, bytes(-len(data) & 3)):
+            if part:
+                self._unsent.append(memoryview(part))
+                self._unsent_bytes += len(part)
         loop = asyncio.get_running_loop()
         if self._unsent_bytes > MAX_UNSENT:
             # Not here and now: whoever sends is not prepared for the end.
