@@ -39,8 +39,8 @@ why() {
         qemu) echo "QEMU 8.2 or newer for $machine, which runs the guest" ;;
         busybox) echo "a static busybox, the guest's first process" ;;
         kmod) echo "modprobe, for the guest, and depmod, for the kernel that is downloaded" ;;
-        compiler) echo "a C compiler: it makes devices faster, and the tests build a C program in the guest" ;;
-        headers) echo "Python's C headers: with a C compiler they make devices faster" ;;
+        compiler) echo "a C compiler: for faster devices, for input devices of this host, and for a C program in the tests" ;;
+        headers) echo "Python's C headers: with a C compiler, for faster devices and for input devices of this host" ;;
         make) echo "the tests run make in the guest" ;;
         git) echo "the tests clone a repository in the guest" ;;
         bootdisk) echo "syslinux and mtools: the tests make a disk that boots" ;;

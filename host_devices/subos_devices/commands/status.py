@@ -96,6 +96,8 @@ def _show(machine: dict[str, Any]) -> None:
         if "vsock" in device:
             what = f"{device['vsock']['connections']} open streams"
         driver = "running" if device["driver"] else "connected" if device["connected"] else "-"
+        if device.get("gamepad", {}).get("agent"):
+            driver = "agent"
         counts = (str(device[key]) for key in ("pid", "restarts", "requests"))
         table.add_row(device["name"], device["kind"], what, driver, *counts)
     Console().print(table)

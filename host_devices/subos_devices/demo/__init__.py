@@ -23,6 +23,7 @@ CHECKS: tuple[Check, ...] = (
     ("keyboard", "the guest lights Caps Lock, the host is told", inputs.keyboard_lights),
     ("touch", "two fingers come, move apart and go", inputs.touch),
     ("gamepad", "every button and axis of an Xbox 360 pad", inputs.gamepad),
+    ("gamepad", "a game has it rumble, the host is told", inputs.rumble),
     ("rng", "the guest draws random bytes", entropy.generator),
     ("vsock", "1 MiB there and back again", channel.echo),
     ("agent", "the host runs a command in the guest", channel.runs_a_command),

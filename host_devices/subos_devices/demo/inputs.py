@@ -16,7 +16,7 @@ from ..input.client import DriverConnection
 from ..input.gamepad import profiles
 from ..launcher import devices
 from ..launcher.control import agent_command
-from .scene import CheckFailed, Scene, in_guest, same
+from .scene import CheckFailed, Scene, eventually, in_guest, same
 
 NAMES = {
     "mouse": "SubOS Mouse",
@@ -104,6 +104,7 @@ async def gamepad(scene: Scene) -> str:
     profile = profiles.load("xbox360")
     pad, rest = profile.capabilities, profile.rest
     keys = sorted(pad.of(Ev.EV_KEY))
+    await _until_agent_has(scene, "gamepad1")
     await _play(scene, [actions.button(code, value) for code in keys for value in (1, 0)], "gamepad1")
     pressed: list[list[object]] = [["EV_KEY", code_name(Ev.EV_KEY, code), value] for code in keys for value in (1, 0)]
     await _until_seen(scene, *pressed, device="gamepad1")
@@ -114,6 +115,30 @@ async def gamepad(scene: Scene) -> str:
             await _until_seen(scene, *_axes(places), device="gamepad1")
     await _until_seen(scene, *_axes(rest), device="gamepad1")  # nobody touches it any more
     return f"{pad.name}: {len(keys)} buttons, {len(pad.axes)} axes"
+
+
+async def rumble(scene: Scene) -> str:
+    """As a game has it by the kernel's interface for force feedback."""
+    await _until_agent_has(scene, "gamepad1")
+    strong, weak, length = 1 + secrets.randbelow(65535), 1 + secrets.randbelow(65535), 100 + secrets.randbelow(200)
+    with DriverConnection(devices.driver_path(scene.vm.folder, "gamepad1")) as driver:
+        words = _evdev("rumble", NAMES["gamepad1"], *map(str, (strong, weak, length)))
+        await in_guest(scene, *words)
+        uploaded = (await asyncio.to_thread(driver.hear)).get("ff", {}).get("upload", {})
+        same(tuple(uploaded.get(name) for name in ("strong", "weak", "length")), (strong, weak, length), "the effect")
+        played = (await asyncio.to_thread(driver.hear)).get("ff")
+        same(played, {"play": {"id": uploaded["id"], "times": 1}}, "what is done with it")
+    return f"magnitudes {strong} and {weak}, for {length} ms"
+
+
+async def _until_agent_has(scene: Scene, device: str) -> None:
+    """The agent comes a little later than the guest; until then the pad is one that cannot rumble."""
+    server = scene.vm.supervisor.devices[device]
+
+    async def has() -> bool:
+        return bool(server.status()["gamepad"]["agent"])
+
+    await eventually(has, "the agent's gamepad", 60)
 
 
 def _axes(places: Mapping[int, int]) -> list[list[object]]:
