@@ -24,6 +24,7 @@ from subos_devices.launcher.qemu import VhostUserDevice
 from subos_devices.launcher.settings import SETTINGS
 from subos_devices.launcher.vm import RunningVm, VmPlan, start
 from subos_devices.supervisor.zygote import Zygote
+from subos_devices.vhost_user.device import Option
 from subos_protocol.fuse_opcodes import FuseOpcode
 
 OURS, PEER = "subos", "virtiofsd"
@@ -86,12 +87,17 @@ def opcode_name(number: int) -> str:
 
 @asynccontextmanager
 async def booted(
-    zygote: Zygote, store: Path, peer: Sequence[str], ours: dict[str, str], properties: dict[str, str]
+    zygote: Zygote,
+    store: Path,
+    peer: Sequence[str],
+    ours: dict[str, str],
+    properties: dict[str, str],
+    followed: bool,
 ) -> AsyncIterator[Guest]:
     """The default guest, with shares on new folders in `store`.
 
     `peer` is virtiofsd's command without socket and folder, `ours` are our device's options, `properties` QEMU's for
-    both devices.
+    both devices. `followed`: the guest's agent is told what the host changes in our share.
     """
     os.chdir(PROJECT)  # which the guest then sees even under /tmp
     plan = VmPlan.from_settings(resolve(argparse.Namespace(mouse=False, keyboard=False, rng=False), SETTINGS, None))
@@ -108,10 +114,11 @@ async def booted(
                 [*peer, "--socket-path", str(socket), "--shared-dir", str(shares[PEER])], socket
             ) as process:
                 common = {"queue-size": devices.FS_QUEUE_SIZE, **properties}
-                planned = devices.PlannedDevice(
-                    OURS, "fs", {"shared_dir": str(shares[OURS]), **ours}, {"tag": OURS, **common}
-                )
-                await devices.serve(vm.supervisor, vm.folder, [planned])
+                options: dict[str, Option] = {"shared_dir": str(shares[OURS]), **ours}
+                planned = devices.PlannedDevice(OURS, "fs", options, {"tag": OURS, **common}, followed=followed)
+                if followed:
+                    await vm.agent.agent()
+                await devices.serve(vm.supervisor, vm.folder, [planned], vm.file_events)
                 pair = [
                     devices.vhost_user_device(vm.folder, planned),
                     VhostUserDevice("bench-peer", "vhost-user-fs-pci", socket, {"tag": PEER, **common}),

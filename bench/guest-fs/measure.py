@@ -80,6 +80,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--no-xattr", dest="xattr", action="store_false", help="both without extended attributes")
     parser.add_argument("--virtiofsd", metavar="COMMAND", help="the peer (default: the machine's, or Debian's)")
     parser.add_argument("--store", type=Path, default=BUILD, metavar="DIR", help="where the shares are (bench/build)")
+    parser.add_argument(
+        "--followed", action="store_true", help="the guest's agent is told what the host changes in our share"
+    )
     parser.add_argument("--requests", action="store_true", help="also print the requests by kind")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
@@ -107,7 +110,7 @@ async def measure(
 ) -> int:
     """Fills in the rows' results, by name."""
     say("booting")
-    async with booted(zygote, options.store.resolve(), peer, options.ours, options.device) as guest:
+    async with booted(zygote, options.store.resolve(), peer, options.ours, options.device, options.followed) as guest:
         for row in options.rows:
             say(row)
             results[row] = await measure_row(guest, row, fixtures, options.rounds)

@@ -124,7 +124,8 @@ class input_absinfo(NamedTuple):
 
 
 class EventDevice:
-    """An open /dev/input/eventN; a context manager. `writable` is for `write`. Raises OSError as the kernel does."""
+    """An open /dev/input/eventN; a context manager. `writable` is for `write` and `play`. Raises OSError as the kernel
+    does."""
 
     def __init__(self, path: Path, writable: bool = False) -> None:
         self.path = path
@@ -288,13 +289,13 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         print(f"no input device is called {args.name!r}", file=sys.stderr)
         return 1
     with chosen:
-        if args.command == "light":
+        if args.command in ("light", "rumble"):
             with EventDevice(chosen.path, writable=True) as device:
-                device.write(Ev.EV_LED, Led[args.led], int(args.state == "on"))
-            return 0
-        if args.command == "rumble":
-            chosen.play(Effect(0, args.length, 0, 0, Rumble(args.strong, args.weak)))
-            time.sleep(args.length / 1000)
+                if args.command == "light":
+                    device.write(Ev.EV_LED, Led[args.led], int(args.state == "on"))
+                else:
+                    device.play(Effect(0, args.length, 0, 0, Rumble(args.strong, args.weak)))
+                    time.sleep(args.length / 1000)
             return 0
         print(json.dumps(_describe(chosen)), flush=True)
         for event in chosen.read(args.timeout):

@@ -60,7 +60,8 @@ class Service:
         self._shares_clipboard = configuration.clipboard
         self._host: Optional[Peer] = None
         self._gamepads = Gamepads()
-        self.handlers.update(self._gamepads.handlers())
+        if configuration.gamepads:
+            self.handlers.update(self._gamepads.handlers())
         self._sessions = Sessions(lambda: self._host if self._host and self._host.hello else None)
         if configuration.clipboard:
             self.handlers.update(self._sessions.handlers())

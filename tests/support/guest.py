@@ -38,6 +38,7 @@ from .waiting import eventually
 
 BOOT_TIMEOUT = 120.0  # seconds; 6 under emulation on an idle machine
 MAX_BOOTS = 3  # in one session; a guest that is lost again and again would only take time
+GAMEPADS = ("xbox360", "dualsense:no-rumble")
 CACHES = ("always", "metadata", "never")
 INSIDE = Path(__file__).with_name("inside")
 
@@ -47,7 +48,7 @@ T = TypeVar("T")
 class Guest:
     """The guest, with a share that it may write (`share`), one that it may not (`read_only`), one in which locks hold
     on the host (`locked`), one for each other cache mode (`caches`), a mouse and an rng, a touch screen, a pen, and two
-    gamepads.
+    gamepads, the first of which the agent has.
 
     They lie under the same path on both sides. What goes wrong with the VM itself is raised as GuestLost, and from
     then on `lost` says why.
@@ -74,7 +75,7 @@ class Guest:
             path.mkdir(parents=True)
         shutil.copytree(INSIDE, share / ".inside", ignore=shutil.ignore_patterns("__pycache__"))
         shares = [f"{share}:rw", f"{read_only}:readonly:ro"]
-        chosen = argparse.Namespace(name=name, share=shares, touch=True, pen=True, gamepad=["xbox360", "dualsense"])
+        chosen = argparse.Namespace(name=name, share=shares, touch=True, pen=True, gamepad=list(GAMEPADS))
         plan = VmPlan.from_settings(resolve(chosen, SETTINGS, None))
         plan = replace(plan, common={"locks": "host"}).sharing(f"{locked}:locked:rw")
         caches = {mode: folder / mode for mode in CACHES}

@@ -63,3 +63,14 @@ def test_a_port_is_plugged_and_the_agent_finds_it(portless: Path) -> None:
     assert eventually(lambda: subos("exec", "again", "--", "echo", "again").stdout == b"again\n", BOOT)
     subos("detach", "again", check=0)
     eventually(lambda: not (runtime.base_folder() / "again").exists())
+
+
+def test_a_vsock_device_is_plugged_and_the_agent_finds_it(portless: Path) -> None:
+    said = subos("attach", "--qmp", portless, "--name", "again", "--agent", "vsock", check=0).stdout.decode()
+    assert said == "attached to again: agent\n"
+    eventually(lambda: status_of("again")["agent"], BOOT)
+    assert status_of("again")["agent"]["way"] == "vsock"
+    done = subos("exec", "-i", "again", "--", "sh", "-c", "tr a-z A-Z; exit 5", stdin=b"hello" * 100_000, check=5)
+    assert done.stdout == b"HELLO" * 100_000
+    subos("detach", "again", check=0)
+    eventually(lambda: not (runtime.base_folder() / "again").exists())

@@ -17,6 +17,7 @@ from subos_protocol import __version__
 from support import debian
 from support.command import COMMAND, assert_nothing_is_left, listed, refused, subos
 from support.console import Console
+from support.desktops import x_server
 from support.steps import step
 from support.waiting import eventually
 
@@ -180,3 +181,64 @@ def test_cloud_init_installs_the_agent_at_the_first_boot(release: str, tmp_path:
         assert "the host was here" in console.run("cat /srv/code/from-host")
         assert "for the host are off in this guest" in refused("exec", name, "--", "true").message
         assert console.run("cat /etc/hostname").strip() == "debian"
+
+
+@pytest.mark.by_hand
+@pytest.mark.parametrize("flag", ["--install-agent", "--cloud-init"])
+@pytest.mark.parametrize("release", ["bookworm", "trixie"])
+def test_the_clipboard_of_a_user_s_desktop(
+    release: str, flag: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the disk is an X server without a screen, and a user who has the desktop to herself."""
+    name, shared = f"desk-{release}", tmp_path / "shared"
+    shared.mkdir(mode=0o777)
+    shared.chmod(0o777)
+    png = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 2048
+    formats = {"UTF8_STRING": "words, déjà vu".encode(), "text/html": b"<b>words</b>", "image/png": png}
+    disk = debian.disk(release, tmp_path / "disk.img", "xvfb", "xclip", *(["cloud-init"] if "cloud" in flag else []))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    with x_server() as (host, _):
+        monkeypatch.setenv("DISPLAY", host["DISPLAY"])
+        with booted(name, disk, flag, "--share", f"{shared}:code:/srv/code") as (console, _):
+            if flag == "--install-agent":
+                console.run("mount LABEL=SUBOS /mnt && sh /mnt/install.sh; umount /mnt")
+            assert agent_of(name)["release"] == __version__
+            step("begin the user's desktop")
+            console.run("until grep -q /srv/code /proc/mounts; do sleep 1; done")
+            console.run("useradd -m ann")
+            console.run("Xvfb :5 -screen 0 64x64x24 -nolisten tcp -noreset >/dev/null 2>&1 &")
+            console.run("until [ -S /tmp/.X11-unix/X5 ]; do sleep 1; done")
+            console.run("su ann -c 'DISPLAY=:5 subos-agent session --backend x11' >/tmp/session.log 2>&1 &")
+            for number, (target, data) in enumerate(formats.items()):
+                file = shared / f"data{number}"
+                file.write_bytes(data)
+                step(f"{target} to the guest")
+                subprocess.run(
+                    ["xclip", "-selection", "clipboard", "-t", target, "-i", file],
+                    env=host, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                )  # fmt: skip
+                paste = f"timeout 10 xclip -o -selection clipboard -t {target} 2>/dev/null"
+                console.run(
+                    f"su ann -c 'export DISPLAY=:5; for turn in $(seq 60); do {paste} >/tmp/pasted; "
+                    f"cmp -s /tmp/pasted /srv/code/data{number} && exit; sleep 1; done; exit 1' || "
+                    "{ cat /tmp/session.log; false; }"
+                )
+                step(f"{target} to the host")
+                file.write_bytes(data + b" and back")
+                copy = f"xclip -selection clipboard -t {target} -i /srv/code/data{number} >/dev/null 2>&1"
+                console.run(f"su ann -c 'DISPLAY=:5 {copy}'")
+                eventually(
+                    lambda target=target, data=data: pasted(host, target) == data + b" and back", timeout=TIMEOUT
+                )
+            step("what the user's guest writes is the host's, and the other way round")
+            console.run("su ann -c 'echo from the guest >/srv/code/hers'")
+            assert (shared / "hers").read_text() == "from the guest\n"
+    assert_nothing_is_left(name)
+
+
+def pasted(environment: dict[str, str], target: str) -> bytes | None:
+    """What a program of the host pastes."""
+    command = ["timeout", "20", "xclip", "-o", "-selection", "clipboard", "-t", target]
+    done = subprocess.run(command, env=environment, capture_output=True, check=False)
+    return done.stdout if done.returncode == 0 else None

@@ -285,6 +285,21 @@ def test_both_sides_change_things_at_once(guest: Guest, place: Path) -> None:
     assert_same(guest, place)
 
 
+@pytest.mark.by_hand
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("mode", ["auto", "always"])
+def test_both_sides_change_things_for_ten_minutes(guest: Guest, mode: str) -> None:
+    folder, seed = fresh(guest, mode, f"ten-minutes-{mode}"), time.time_ns() % 1000
+    for minute in range(10):
+        step(f"random changes on both sides, minute {minute + 1}, seed {seed + 2 * minute}")
+        command = guest.inside_command("changes.py", str(folder), "60", str(seed + 2 * minute), "0")
+        begun = guest.begin(command, timeout=200)
+        change(folder, 60, seed + 2 * minute + 1, pause=0.01)
+        done = guest.finish(begun)
+        assert done.status == 0, done.stderr.decode()
+        assert_same(guest, folder)
+
+
 def test_what_the_guest_has_cached_for_a_day_is_known_at_once(guest: Guest, always: Path) -> None:
     seed = time.time_ns() % 1000
     step(f"random changes on the host, seed {seed}")

@@ -134,7 +134,7 @@ def kill_agent(guest: Guest, number: signal.Signals) -> None:
 
 @pytest.fixture
 def pad(guest: Guest) -> Iterator[Driver]:
-    eventually(lambda: agent_has_it(guest), timeout=60)
+    eventually(lambda: agent_has_it(guest), timeout=120)
     driver = Driver(guest)
     yield driver
     driver.close()
@@ -223,7 +223,7 @@ def test_the_worker_is_killed_while_a_button_is_down_and_an_effect_plays(
     step("the worker is killed")
     os.kill(guest.worker(NAME), signal.SIGKILL)
     pad.feels(lambda _felt: pad.hung_up)
-    eventually(lambda: server.restarts == restarts + 1 and agent_has_it(guest), timeout=20)
+    eventually(lambda: server.restarts == restarts + 1 and agent_has_it(guest), timeout=60)
     pad.connect_again()
     pad.feels(lambda felt: {"upload": ENDLESS} in felt and {"play": {"id": 0, "times": 1}} in felt)
     pad.send((Ev.EV_KEY, Key.BTN_START, 1))
@@ -247,7 +247,7 @@ def test_the_agent_ends_while_a_button_is_down_and_an_effect_plays(
     assert {"stop": 0} in felt
     if number == signal.SIGTERM:
         eventually(lambda: twin_runs(guest))
-    eventually(lambda: agent_has_it(guest), timeout=60)
+    eventually(lambda: agent_has_it(guest), timeout=120)
     step("the next agent has it")
     game = Playing(guest, folder, [{"pressed": ["BTN_SOUTH"]}], then=[{"pressed": []}, {"nodes": True}])
     pad.send((Ev.EV_KEY, Key.BTN_SOUTH, 0))

@@ -94,7 +94,6 @@ def driver(guest: Guest, name: str) -> Iterator[DriverConnection]:
     [
         ("touch", lambda: TOUCH),
         ("pen", lambda: PEN),
-        ("gamepad1", lambda: profiles.load("xbox360").capabilities),
         ("gamepad2", lambda: profiles.load("dualsense").capabilities),
     ],
 )

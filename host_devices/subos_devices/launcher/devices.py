@@ -17,7 +17,7 @@ from ..runtime import listen
 from ..supervisor.supervisor import Supervisor
 from ..vhost_user.device import DeviceSpec, Option
 from .qemu import VhostUserDevice
-from .settings import MAX_GAMEPADS
+from .settings import MAX_GAMEPADS, NO_RUMBLE
 from .shares import ROOT_TAG, Share
 
 QEMU_DRIVERS = {
@@ -78,19 +78,20 @@ def input_device(kind: str) -> PlannedDevice:
     return PlannedDevice(kind, kind, driven=True, removable=kind in MICE)
 
 
-def gamepads(profiles: Sequence[str]) -> list[PlannedDevice]:
-    """`gamepad1` and so on, one of each profile. Raises UserError for an unknown one, or too many."""
-    if len(profiles) > MAX_GAMEPADS:
-        raise UserError(f"{len(profiles)} gamepads are too many", f"a VM has at most {MAX_GAMEPADS}")
-    if profiles:
+def gamepads(wanted: Sequence[str]) -> list[PlannedDevice]:
+    """`gamepad1` and so on, each by its profile, with NO_RUMBLE after it where the guest's agent is to leave it alone.
+    Raises UserError for what is no profile, or too many."""
+    if len(wanted) > MAX_GAMEPADS:
+        raise UserError(f"{len(wanted)} gamepads are too many", f"a VM has at most {MAX_GAMEPADS}")
+    devices = []
+    for number, text in enumerate(wanted, 1):
         from ..input.gamepad.profiles import load  # which takes the time that loading the kernel's codes takes
 
-        for profile in profiles:
-            load(profile)
-    return [
-        PlannedDevice(f"gamepad{number}", "gamepad", {"profile": profile}, driven=True, channel=GAMEPAD)
-        for number, profile in enumerate(profiles, 1)
-    ]
+        profile = text.removesuffix(NO_RUMBLE)
+        load(profile)
+        channel = GAMEPAD if profile == text else ""
+        devices.append(PlannedDevice(f"gamepad{number}", "gamepad", {"profile": profile}, driven=True, channel=channel))
+    return devices
 
 
 def plan(

@@ -43,6 +43,7 @@ SHARE_SETTINGS = (
 """How shares are served: flags of `run`, `attach` and `serve fs`."""
 
 MAX_GAMEPADS = 8
+NO_RUMBLE = ":no-rumble"
 DEVICES = {
     "mouse": "an absolute mouse",
     "pointer": "a relative mouse, for games",
@@ -58,7 +59,8 @@ DEFAULT_DEVICES = {"mouse", "keyboard", "rng", "vsock"}
 GAMEPAD = Setting(
     "gamepad",
     list,
-    f"a gamepad: {', '.join(names())}; may be repeated, at most {MAX_GAMEPADS} times: gamepad1, gamepad2 …",
+    f"a gamepad: {', '.join(names())}; it rumbles where the guest's agent runs, unless {NO_RUMBLE} follows, which is "
+    f"quicker; may be repeated, at most {MAX_GAMEPADS} times: gamepad1, gamepad2 …",
     "PROFILE",
 )
 

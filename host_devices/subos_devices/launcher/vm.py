@@ -120,6 +120,7 @@ class RunningVm:
     machine: Machine
     supervisor: Supervisor
     agent: Hub
+    channels: Mapping[str, WorkerChannels]
 
 
 @contextlib.asynccontextmanager
@@ -171,8 +172,8 @@ async def start(
                     qmp_socket=folder / "qmp.sock",
                 )
             )
-            vm = RunningVm(plan, folder, machine, supervisor, guest.hub)
-            plugged = _plugged(vm, guest.channels)
+            vm = RunningVm(plan, folder, machine, supervisor, guest.hub, guest.channels)
+            plugged = _plugged(vm)
             shares = _hot_shares(vm, plugged)
             guest.serves(shares)
             guest.hub.follow_port(machine.port("agent"))
@@ -183,8 +184,8 @@ async def start(
             yield vm
 
 
-def _plugged(vm: RunningVm, channels: Mapping[str, WorkerChannels]) -> Plugged:
-    plugged = Plugged(vm.supervisor, vm.folder, vm.folder / "qmp.sock", channels)
+def _plugged(vm: RunningVm) -> Plugged:
+    plugged = Plugged(vm.supervisor, vm.folder, vm.folder / "qmp.sock", vm.channels)
     for device in vm.plan.devices:
         if device.removable:
             plugged.devices[device.name] = device_plan.vhost_user_device(vm.folder, device)

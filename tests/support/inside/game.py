@@ -26,7 +26,7 @@ from subos_protocol.ff_effect import EVIOCRMFF, EVIOCSFF, to_kernel
 from subos_protocol.input_codes import Ev, Ff, code_name
 
 EVIOCGEFFECTS = 2 << 30 | 4 << 16 | ord("E") << 8 | 0x84
-PATIENCE = 60  # seconds
+PATIENCE = 120  # seconds
 
 
 class Game:

@@ -182,6 +182,37 @@ def test_an_agent_that_takes_nothing_gets_no_more(taken):
     assert taken.agent_hears()[-2:] == [(3, X, 7), REPORT]
 
 
+@pytest.mark.parametrize("next_one", [Lost(), Opened()])
+def test_drivers_do_not_wait_for_an_agent_that_is_gone(taken, next_one):
+    driver = taken.connect()
+    for number in range(WINDOW + MAX_FRAMES):
+        taken.send(driver, (1, SOUTH, 1 - number % 2))
+    fill(driver)
+    taken.agent_hears()
+    taken.tell(next_one)
+    taken.worker.turn()
+    driver.send(struct.pack("<HHi", 3, X, 9))
+    taken.worker.turn()
+    taken.tell(Lost())
+    taken.start_queue()
+    assert (3, X, 9) in taken.guest_reads()
+
+
+def test_a_launcher_that_takes_nothing_is_told_later(taken):
+    """It cannot be told of 32 packets, so it must have been told of much else."""
+    taken.agent_hears()
+    told = 0
+    while not taken.worker.alarms:
+        taken.device._agent.announce()
+        told += 1
+    taken.tell(Lost(), Opened())
+    taken.worker.ring()
+    assert len(taken.agent_hears()) == told - 1
+    taken.worker.ring()
+    assert taken.agent_hears()[-1] == REPORT, "the state"
+    assert not taken.worker.alarms
+
+
 def fill(driver: socket.socket) -> None:
     """Until nobody takes more; it ends only if the device does not read."""
     with contextlib.suppress(BlockingIOError):

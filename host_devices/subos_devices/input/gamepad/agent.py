@@ -5,6 +5,7 @@ The agent is as hostile as its guest. What it says is bounded, and so is how oft
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from typing import Protocol
 
@@ -28,6 +29,7 @@ from ..capabilities import Frame
 from ..outbox import Outbox
 
 MESSAGES_AT_ONCE = 32
+MOST_KEPT = 1024  # packets, more than a socket keeps
 PAUSE = 0.01  # seconds without listening, after as many at once
 RETRY = 0.05  # seconds until what nobody could take is said again
 
@@ -60,8 +62,7 @@ class AgentLink:
         self._unsaid: list[bytes] = []
         self._complained = False
         channel.setblocking(False)
-        while self._receive():
-            pass  # meant for the worker before
+        self._drain()
         self._listen()
         self.announce()
 
@@ -95,28 +96,34 @@ class AgentLink:
     def _say(self, packet: bytes) -> None:
         """In order; what the launcher does not take at the moment is said later."""
         self._unsaid.append(packet)
-        if len(self._unsaid) == 1:
-            self._say_more()
+        if len(self._unsaid) == 1 and not self._flush():
+            self._worker.alarm(RETRY, self._say_more)
 
     def _say_more(self) -> None:
+        if self._flush():
+            self.send()
+        else:
+            self._worker.alarm(RETRY, self._say_more)
+
+    def _flush(self) -> bool:
+        """False where the launcher takes no more."""
         while self._unsaid and self._channel.fileno() >= 0:
             try:
                 self._channel.send(self._unsaid[0], socket.MSG_NOSIGNAL)
             except BlockingIOError:
-                self._worker.alarm(RETRY, self._say_more)
-                return
-            except OSError:  # the launcher is gone, and so will we be
-                self._unsaid.clear()
-                return
+                return False
+            except OSError:  # it is gone, and so will we be
+                break
             del self._unsaid[0]
-        self.send()
+        self._unsaid.clear()
+        return True
 
-    def _receive(self) -> bytes:
-        """The next packet; empty where there is none."""
-        try:
-            return self._channel.recv(MAX_MESSAGE + 1)
-        except OSError:
-            return b""
+    def _drain(self) -> None:
+        """What was meant for the worker before; the agent may say more meanwhile, which means nothing either."""
+        with contextlib.suppress(OSError):
+            for _ in range(MOST_KEPT):
+                if not self._channel.recv(MAX_MESSAGE + 1):
+                    return
 
     def _listen(self) -> None:
         self._listening = True

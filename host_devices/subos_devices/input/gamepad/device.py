@@ -79,14 +79,19 @@ class GamepadDevice(InputDevice):
     def agent_has_it(self) -> None:
         self._statistics[0] = 1
         self._outbox.clear()
-        self._put(self._state.whole(guest_is_new=True))
-        self._send_to_running_guest()
+        self._hand_over(guest_is_new=True)
 
     def agent_lost_it(self) -> None:
         self._statistics[0] = 0
         if self._drivers is not None:
             self._drivers.feel_nothing()
-        self._put(self._state.whole(guest_is_new=False))
+        self._hand_over(guest_is_new=False)
+
+    def _hand_over(self, *, guest_is_new: bool) -> None:
+        """Whose the pad is now is told its state, and drivers need not wait for whose it was."""
+        if self._drivers is not None:
+            self._drivers.resume()
+        self._put(self._state.whole(guest_is_new=guest_is_new))
         self._send_to_running_guest()
 
     def agent_takes_more(self) -> None:
