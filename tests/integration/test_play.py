@@ -66,6 +66,7 @@ def test_a_recording_for_a_device_that_is_not_there(tmp_path: Path) -> None:
         assert message == f"{recording}, line 1: it does not say what its device is: there is no line N: or I:"
         assert "evemu" in hint
         missing = tmp_path / "missing"
+        assert "no device listens" in refused("input", "--socket", missing, "play", recording, "--to", "mouse").message
         assert refused("input", "--socket", path, "play", missing, "--to", "mouse").message.startswith(str(missing))
 
 

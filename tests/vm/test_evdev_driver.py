@@ -25,7 +25,7 @@ def run_inside(guest: Guest, folder: Path, module: str) -> None:
         *("env", f"PYTHONPATH={TESTS}", sys.executable, "-m", "pytest", "-q"),
         *("-p", "no:cacheprovider", "-p", "no:hypothesispytest", "-c", os.devnull, "--rootdir", str(folder)),
         str(guest.share / ".inside" / module),
-        timeout=400,
+        timeout=900,
     )
 
 
@@ -42,6 +42,6 @@ def test_the_rules_of_run_have_a_process_that_ends_with_it(guest: Guest, folder:
     assert not is_alive(process)
 
 
-@pytest.mark.timeout(500)
+@pytest.mark.timeout(1000)
 def test_real_devices_drive_the_guest_s(guest: Guest, folder: Path) -> None:
     run_inside(guest, folder, "evdev_driver.py")

@@ -59,6 +59,10 @@ class Where(NamedTuple):
         if self.socket is None:
             return _VmDevices(self.name)
 
+        if not self.socket.is_socket():
+            raise UserError(
+                f"no device listens on {self.socket}", "subos-devices serve KIND --driver-socket PATH makes one"
+            )
         if not kind:
             raise UserError("what is behind the socket?", "--to KIND: keyboard, mouse, … as it was served")
         target = _target(kind, kind, {"profile": self.profile} if kind == "gamepad" else {}, self.socket)

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -442,3 +443,24 @@ def test_effects_are_played_on_the_pad_and_end_with_the_line(tmp_path: Path) -> 
         eventually(lambda: {"erase": 0} in host.said, PATIENCE)
         again, _ = listener.accept()
         again.close()
+
+
+def test_a_device_of_the_guest_that_is_plugged_out_and_in(tmp_path: Path) -> None:
+    path = tmp_path / "a device"
+    with contextlib.ExitStack() as stack:
+        real = stack.enter_context(plug_keyboard())
+        listener = listen(path, socket.SOCK_SEQPACKET)
+        listener.settimeout(PATIENCE)
+        driver = start_driver(stack, tmp_path, path, "generic", KEYBOARD, "--to", "keyboard")
+        device, _ = listener.accept()
+        path.unlink()
+        listener.close()
+        device.close()
+        driver.wait_for("no device listens")
+        listener = stack.enter_context(listen(path, socket.SOCK_SEQPACKET))
+        listener.settimeout(PATIENCE)
+        device = stack.enter_context(listener.accept()[0])
+        press(real, codes.KEY_A)
+        device.settimeout(PATIENCE)
+        assert device.recv(4096) == struct.pack("<HHiHHi", codes.EV_KEY, codes.KEY_A, 1, 0, 0, 0)
+        assert driver.said.count("no device listens") == 1

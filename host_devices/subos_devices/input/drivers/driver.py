@@ -19,6 +19,7 @@ from .places import Places
 from .rules import NEXT_PAD, Rule
 
 PATIENCE = (0.2, 0.5, 1.0, 2.0, 4.0)  # seconds between looks for a guest's device that is gone, at most
+CALM = 30.0  # seconds after which they are counted anew
 
 
 class EvdevDriver:
@@ -43,6 +44,7 @@ class EvdevDriver:
         self._seen: dict[Path, tuple[int, int]] = {}  # those that no rule is about
         self._orphans: set[Path] = set()  # those whose device of the guest is gone, for a while perhaps
         self._tries = 0
+        self._unserved_at = 0.0
         self._paused = False
         self._end: asyncio.Future[None]
 
@@ -113,15 +115,18 @@ class EvdevDriver:
     def _place(self, device: HostDevice) -> None:
         """Gives a device to the first rule that wants it, or closes it."""
         kind = kind_of(device.capabilities)
-        for rule in self._rules:
-            if not rule.matches(device.identity, device.path) and not self._places.knows(rule, device.identity):
-                continue
+        wanted = [
+            rule
+            for rule in self._rules
+            if rule.matches(device.identity, device.path) or self._places.knows(rule, device.identity)
+        ]
+        for rule in wanted:
             target = self._choose(rule, device, kind)
             if target is not None:
                 self._forward(device, rule, target)
                 return
-            if device.path not in self._orphans:
-                self._warn(f"{device}: the guest has no device for it")
+        if wanted and device.path not in self._orphans:
+            self._warn(f"{device}: the guest has no device for it")
         if kind == "gamepad" and any(rule.by == NEXT_PAD for rule in self._rules):
             self._waiting[device.path] = device
             asyncio.get_running_loop().add_reader(device.fd, self._pressed, device)
@@ -205,25 +210,37 @@ class EvdevDriver:
         """The guest's device is gone: another one may take its place, or it comes back."""
         self._remove(forwarding)
         self._orphans.add(forwarding.device.path)
-        self._tries = 0
-        self._look_for_orphans()
-        if not self._end.done():
-            self._warn(f"{forwarding.target.name}: {reason}")
+        now = asyncio.get_running_loop().time()
+        if now - self._unserved_at > CALM:
+            self._tries = 0
+        self._unserved_at = now
+        if not self._has_ended():
+            if self._tries == 0:
+                self._warn(f"{forwarding.target.name}: {reason}")
+            self._look_later()
+
+    def _look_later(self) -> None:
+        if self._tries < len(PATIENCE):
+            asyncio.get_running_loop().call_later(PATIENCE[self._tries], self._look_for_orphans)
+            self._tries += 1
 
     def _look_for_orphans(self) -> None:
-        if self._end.done():
-            return
-        try:
-            self._targets()
-        except UserError as error:
-            self._finish(error)
+        if self._end.done() or self._has_ended():
             return
         for path in self._orphans:
             self._seen.pop(path, None)
         self._look()
-        if self._orphans and self._tries < len(PATIENCE):
-            asyncio.get_running_loop().call_later(PATIENCE[self._tries], self._look_for_orphans)
-            self._tries += 1
+        if self._orphans:
+            self._look_later()
+
+    def _has_ended(self) -> bool:
+        """Whether the VM is gone."""
+        try:
+            self._targets()
+        except UserError as error:
+            self._finish(error)
+            return True
+        return False
 
     def _finish(self, error: UserError) -> None:
         with contextlib.suppress(asyncio.InvalidStateError):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from .forwarding import Target
 from .host import Identity
 from .kinds import SHARED, TARGETS
-from .rules import Rule
+from .rules import NEXT_PAD, Rule
 
 
 @dataclass
@@ -48,12 +48,15 @@ class Places:
         possible = allowed(rule.to, kind, targets)
         if possible and possible[0].kind in SHARED:
             return possible[0]
+        own = [target for target in possible if target.name in self._places and self._places[target.name].rule is rule]
+        if rule.by == NEXT_PAD and own:  # it is about one pad
+            return None if self._places[own[0].name].taken else own[0]
         away = [target for target in possible if target.name in self._places and not self._places[target.name].taken]
         best = [
             *(target for target in away if self._places[target.name].identity.is_same(identity)),
             *(target for target in away if self._places[target.name].identity.is_alike(identity)),
             *(target for target in possible if target.name not in self._places),
-            *(target for target in away if self._places[target.name].rule is rule),
+            *(target for target in away if target in own),
         ]
         return best[0] if best else None
 

@@ -134,6 +134,16 @@ def test_many_devices_may_drive_one_mouse_and_a_rule_may_say_which_device() -> N
     assert choose(places, pad(), kind="") is None
 
 
+def test_a_rule_for_the_next_pad_is_about_one_pad() -> None:
+    places = Places()
+    first, second = Rule("next-pad", ""), Rule("next-pad", "")
+    assert [choose(places, pad("aa"), first), choose(places, pad("bb"), first)] == ["gamepad1", None]
+    assert choose(places, pad("bb"), second) == "gamepad2"
+    places.leave("gamepad1")
+    assert not places.knows(first, pad("cc"))
+    assert choose(places, pad("cc", name="Another"), first) == "gamepad1"
+
+
 # --- the chord
 
 
