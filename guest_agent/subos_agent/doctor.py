@@ -42,9 +42,8 @@ class Package(NamedTuple):
 
 
 OPTIONAL = (
-    Package("python3-xlib", "the clipboard on X11", "Xlib", arch="python-xlib"),
     Package("wl-clipboard", "the clipboard on Wayland", programs=("wl-copy", "wl-paste")),
-    Package("xclip", "a text clipboard without python3-xlib", programs=("xclip",)),
+    Package("xclip", "what python3-pyperclip copies by on X11", programs=("xclip",)),
     Package("python3-pyperclip", "a text clipboard, at last", "pyperclip", arch="python-pyperclip"),
     Package("python3-pyudev", "devices that come and go", "pyudev", arch="python-pyudev"),
 )

@@ -1,4 +1,7 @@
-"""`subos-devices input`: drives a VM's mouse, keyboard, touch screen and gamepads, from a script."""
+"""`subos-devices input`: drives a VM's mouse, keyboard, touch screen and gamepads.
+
+By a script, by a recording, or by real devices of this host.
+"""
 
 from __future__ import annotations
 
@@ -28,6 +31,14 @@ actions, several separated by commas:
 
 instead of actions:
   mouse relative|absolute            the mouse for games, or the one that needs no grab: the other is unplugged
+  attach DEVICE …                    keyboards, mice, gamepads … of this host drive the guest's
+  play FILE …                        does again what was recorded
+
+of this host, without a VM:
+  subos-devices input devices        which input devices there are
+  subos-devices input record FILE …  writes down what one of them does
+
+attach, play, devices and record have a --help of their own.
 
 examples:
   subos-devices input work move 50% 50%
@@ -38,6 +49,7 @@ examples:
   subos-devices input work "stick left 100% 0%, wait 1, pad a"
   subos-devices input work/gamepad2 pad start
   subos-devices input work mouse relative
+  subos-devices input work attach "*Xbox*" --grab
   subos-devices input --socket mouse.driver.sock click right --at 100 200
 """
 
@@ -47,11 +59,13 @@ DRIVER_SUFFIX = ".driver.sock"
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = subparsers.add_parser(
         "input",
-        help="drive a VM's mouse, keyboard, touch screen and gamepads from a script",
+        help="drive a VM's mouse, keyboard, touch screen and gamepads",
         description=__doc__,
         epilog=ACTIONS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        usage="subos-devices input [-h] (NAME[/DEVICE] | --socket PATH) ACTION …",
+        usage="subos-devices input [-h] (NAME[/DEVICE] | --socket PATH) ACTION …\n"
+        "       subos-devices input (NAME[/DEVICE] | --socket PATH) (attach DEVICE … | play FILE …)\n"
+        "       subos-devices input (devices | record FILE)",
     )
     parser.add_argument("--socket", type=Path, metavar="PATH", help="the driver socket of a device without a VM")
     parser.add_argument(
@@ -64,7 +78,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     from ..input import script
     from ..input.actions import device_of
+    from . import host_input
 
+    if args.socket is None and args.words and args.words[0] in host_input.OF_THE_HOST:
+        return host_input.OF_THE_HOST[args.words[0]](args.words[1:])
+    name, words = ("", args.words) if args.socket else (args.words[0] if args.words else "", args.words[1:])
+    if words and words[0] in host_input.OF_A_VM:
+        return host_input.OF_A_VM[words[0]](host_input.Where(name, args.socket, args.profile), words[1:])
     if args.socket:
         script.play(args.socket, script.parse(args.words, lambda: _profile(args.profile)))
         return 0

@@ -28,6 +28,7 @@ MAX_DRIVERS = 16  # at once; more are turned away, so that descriptors last
 MAX_FEEDBACK = 4096  # bytes of one packet to a driver
 SEND_BUFFER = 16 << 10  # bytes, as the kernel counts them, that a driver may leave unread
 REFUSED = "refused"
+LEDS = "leds"
 FORCE = "ff"
 
 

@@ -92,6 +92,7 @@ SETTINGS = (
     ),
     *(Setting(kind, bool, what, default=kind in DEFAULT_DEVICES) for kind, what in DEVICES.items()),
     GAMEPAD,
+    Setting("input", list, "rules: which input devices of this host drive the guest's", tables=True),
 )
 
 
