@@ -170,7 +170,7 @@ def test_an_ordinary_user(ordinary: OrdinaryUser) -> None:
 
 
 def test_the_demo() -> None:
-    done = subos("demo", "--json")
+    done = subos("demo", "--json", timeout=280)
     report = json.loads(done.stdout)
     assert [row for row in report["rows"] if not row["ok"]] == []
     assert done.returncode == 0

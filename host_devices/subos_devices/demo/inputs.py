@@ -70,11 +70,10 @@ async def keyboard_types(scene: Scene) -> str:
 async def keyboard_lights(scene: Scene) -> str:
     path = devices.driver_path(scene.vm.folder, "keyboard")
     with DriverConnection(path) as driver:
-        for state in ("on", "off"):
-            await in_guest(scene, *_evdev("light", NAMES["keyboard"], "LED_CAPSL", state))
-            said = await asyncio.to_thread(driver.hear)
-            same(said.get("leds", {}).get("LED_CAPSL"), int(state == "on"), "Caps Lock")
-    return "on, then off"
+        await in_guest(scene, *_evdev("light", NAMES["keyboard"], "LED_CAPSL", "on"))
+        said = await asyncio.to_thread(driver.hear)
+        same(said.get("leds", {}).get("LED_CAPSL"), 1, "Caps Lock")
+    return "lit"
 
 
 async def pointer_moves(scene: Scene) -> str:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import socket
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
@@ -56,9 +57,11 @@ class DriverConnection:
         """Returns once the device has taken everything. Raises UserError where it has refused something."""
         with contextlib.suppress(OSError):  # it has closed already, and said why
             self._socket.shutdown(socket.SHUT_WR)
+        deadline = time.monotonic() + TIMEOUT
         try:
             while self._hear():
-                pass
+                if time.monotonic() > deadline:  # a guest that only talks
+                    raise TimeoutError
         except TimeoutError as error:
             raise UserError("the guest takes no input", "is it paused, or has it hung?") from error
 

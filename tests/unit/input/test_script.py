@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import select
 import socket
@@ -281,6 +282,26 @@ def test_a_device_that_reads_nothing_is_reported(tmp_path, monkeypatch):
     path = tmp_path / "mute.sock"
     with runtime.listen(path, socket.SOCK_SEQPACKET), pytest.raises(UserError, match="takes no input"):
         script.play(path, script.parse(["click"]))
+
+
+def test_a_device_that_only_talks_is_reported(tmp_path, monkeypatch):
+    monkeypatch.setattr(client, "TIMEOUT", 0.05)
+    with runtime.listen(tmp_path / "chatty.sock", socket.SOCK_SEQPACKET) as listener:
+        with client.DriverConnection(tmp_path / "chatty.sock") as driver:
+            chatty, _ = listener.accept()
+            end = threading.Event()
+
+            def talk() -> None:
+                with chatty, contextlib.suppress(OSError):
+                    while not end.is_set():
+                        chatty.send(b'{"leds": {}}')
+
+            thread = threading.Thread(target=talk)
+            thread.start()
+            with pytest.raises(UserError, match="takes no input"):
+                driver.finish()
+        end.set()
+        thread.join()
 
 
 def test_the_readme_s_example_is_a_driver(served):
