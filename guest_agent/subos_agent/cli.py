@@ -47,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument("--json", action="store_true", help='print JSON: {"ok": bool, "findings": [...]}')
     doctor.set_defaults(run=_doctor)
 
-    session = commands.add_parser("session", help="a user's part, in a desktop session: shares the clipboard")
+    session = commands.add_parser("session", help="a user's part, in a desktop session: the clipboard, the monitors")
     session.add_argument("--backend", choices=("x11", "wayland", "pyperclip"), help="instead of what is found")
     session.set_defaults(run=_session)
 

@@ -41,6 +41,19 @@ CHANGES = (
     "/root/",
     "/tmp/",
 )
+INPUT = ("--pointer", "--touch", "--pen", "--gamepad", "xbox360")
+KINDS = {
+    "SubOS Mouse": "MOUSE",
+    "SubOS Pointer": "MOUSE",
+    "SubOS Keyboard": "KEYBOARD",
+    "SubOS Touchscreen": "TOUCHSCREEN",
+    "SubOS Pen": "TABLET",
+    "Microsoft X-Box 360 pad": "JOYSTICK",
+}
+"""What udev's input_id takes each for."""
+PROPERTIES = """for device in /sys/class/input/event*; do
+    [ "$(cat $device/device/name)" != "$1" ] || udevadm info --query=property --path=$device
+done"""
 RELEASES = ["bookworm", pytest.param("trixie", marks=pytest.mark.by_hand)]
 
 
@@ -100,7 +113,7 @@ def test_the_agent_comes_from_the_disk_and_goes_without_a_trace(release: str, tm
     step("make the disk, or take it from the cache")
     disk = debian.disk(release, tmp_path / "disk.img")
     step("boot it")
-    with booted(name, disk, "--install-agent") as (console, said):
+    with booted(name, disk, "--install-agent", *INPUT) as (console, said):
         before = files(console)
         command = re.search(r"as root:  (.*)", said)
         assert command, said
@@ -122,6 +135,10 @@ def test_the_agent_comes_from_the_disk_and_goes_without_a_trace(release: str, tm
         eventually(lambda: subos("exec", name, "--", "true").returncode == 0, timeout=TIMEOUT)
         done = subos("exec", name, "--", "sh", "-c", "echo out; echo err >&2; exit 7", check=7, timeout=TIMEOUT)
         assert (done.stdout, done.stderr) == (b"out\n", b"err\n")
+
+        step("udev knows what the input devices are, so that libinput and X take them for that")
+        for device, kind in KINDS.items():
+            assert f"ID_INPUT_{kind}=1" in exec_in(name, "sh", "-c", PROPERTIES, "sh", device).split(), device
 
         step("an upgrade by a command of the host, and a downgrade by agent install, keep the configuration")
         configuration = exec_in(name, "cat", "/etc/subos/agent.conf")
