@@ -34,6 +34,8 @@ class FrameReader:
             if event.type != Ev.EV_SYN:
                 if len(self._frame) < MAX_FRAME:
                     self._frame.append(event)
+                else:
+                    self._dropped = True
             elif event.code == Syn.SYN_DROPPED:
                 self._dropped = True
             elif event.code == Syn.SYN_REPORT:
