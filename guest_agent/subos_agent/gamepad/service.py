@@ -139,7 +139,9 @@ class Gamepads:
 
     def _expire(self, held: HeldPad) -> None:
         """It goes by itself after a while."""
-        timer = asyncio.get_running_loop().call_later(self._grace, lambda: self._spawn(self._give_up(held, timer)))
+        timer: asyncio.TimerHandle = asyncio.get_running_loop().call_later(
+            self._grace, lambda: self._spawn(self._give_up(held, timer))
+        )
         held.expire_by(timer)
 
     async def _give_up(self, held: HeldPad, timer: Optional[asyncio.TimerHandle]) -> None:
