@@ -7,11 +7,9 @@ from collections.abc import Iterator
 from subos_protocol.input_codes import Ev, Syn
 from subos_protocol.virtio_input import virtio_input_event
 
-from ..evemu import RecordedFrame
+from ..evemu import MAX_FRAME, RecordedFrame
 from .host import HostDevice
 from .state import DeviceState
-
-MAX_FRAME = 1024  # events; the kernel's own frames are far shorter
 
 
 class FrameReader:

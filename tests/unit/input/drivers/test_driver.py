@@ -16,10 +16,11 @@ from subos_devices.input.drivers import driver as driver_module
 from subos_devices.input.drivers import host
 from subos_devices.input.drivers.driver import EvdevDriver
 from subos_devices.input.drivers.forwarding import Target
-from subos_devices.input.drivers.frames import MAX_FRAME, FrameReader
+from subos_devices.input.drivers.frames import FrameReader
 from subos_devices.input.drivers.host import HostDevice, Identity, TimedEvent, identity_of
 from subos_devices.input.drivers.rules import Rule, parse_device
 from subos_devices.input.drivers.state import DeviceState
+from subos_devices.input.evemu import MAX_FRAME
 from subos_devices.input.keyboard import KEYBOARD
 from subos_protocol.input_codes import Abs, Ev, Key
 from subos_protocol.virtio_input import virtio_input_event
