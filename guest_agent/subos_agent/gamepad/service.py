@@ -54,9 +54,11 @@ class Gamepads:
             asyncio.get_running_loop().call_later(self._grace, lambda: self._spawn(self._adopt()))
 
     async def _adopt(self) -> None:
-        orphans, self._orphans = self._orphans, {}
-        for twin in orphans.values():
-            await in_thread(self._twins.give_back, twin)
+        for serial in list(self._orphans):
+            async with self._lock(serial):
+                twin = self._orphans.pop(serial, None)
+                if twin is not None:
+                    await in_thread(self._twins.give_back, twin)
 
     async def close(self) -> None:
         """Gives every pad back."""

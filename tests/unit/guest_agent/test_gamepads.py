@@ -269,12 +269,13 @@ class SlowTwins(Twins):
 
     def __init__(self, sysfs: Sysfs) -> None:
         super().__init__(sysfs.root / "sys", sysfs.records)
-        self.slow, self.go = threading.Event(), threading.Event()
+        self.slow, self.go, self.forgotten = threading.Event(), threading.Event(), threading.Event()
 
     def _forget(self, device: str) -> None:
         self.slow.set()
         assert self.go.wait(10)
         super()._forget(device)
+        self.forgotten.set()
 
 
 @on_a_loop
@@ -289,6 +290,20 @@ async def test_a_pad_that_is_wanted_while_it_is_given_back_stays_recorded(sysfs:
             twins.go.set()
             assert await heard(second) == Opened()
             assert await asyncio.wait_for(first.result(), 10) == {}
+            assert sysfs.recorded == ["virtio5"]
+
+
+@on_a_loop
+async def test_a_pad_that_is_wanted_while_it_is_given_back_for_another_agent_stays_recorded(sysfs: Sysfs) -> None:
+    sysfs.twins().part("pad1", "virtio5")
+    twins = SlowTwins(sysfs)
+    async with host(sysfs, grace=0.05, twins=twins) as (peer, _):
+        await until(twins.slow.is_set)
+        async with opening(peer) as stream:
+            await asyncio.sleep(0.1)
+            twins.go.set()
+            assert await heard(stream) == Opened()
+            await until(twins.forgotten.is_set)
             assert sysfs.recorded == ["virtio5"]
 
 
