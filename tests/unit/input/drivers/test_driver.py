@@ -1,10 +1,11 @@
-"""The evdev driver with devices of the host that behave oddly; tests/vm has real ones."""
+"""The evdev driver and the recorder with devices of the host that behave oddly; tests/vm has real ones."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import errno
+import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from subos_devices.input.drivers.driver import EvdevDriver
 from subos_devices.input.drivers.forwarding import Target
 from subos_devices.input.drivers.frames import FrameReader
 from subos_devices.input.drivers.host import HostDevice, Identity, TimedEvent, identity_of
+from subos_devices.input.drivers.recorder import Recorder
 from subos_devices.input.drivers.rules import Rule, parse_device
 from subos_devices.input.drivers.state import DeviceState
 from subos_devices.input.evemu import MAX_FRAME
@@ -52,6 +54,31 @@ class OddDevice:
 
     def __str__(self) -> str:
         return "Odd Keyboard"
+
+
+class Button(OddDevice):
+    """One key, which `press` presses; `unplug` takes it away."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.gone = False
+
+    def press(self) -> None:
+        os.write(self._far, b"x")
+
+    def unplug(self) -> None:
+        self.gone = True
+        os.write(self._far, b"x")
+
+    def state(self) -> DeviceState:
+        return DeviceState()
+
+    def read(self) -> Iterator[TimedEvent]:
+        if self.gone:
+            raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
+        os.read(self.fd, 1)
+        yield TimedEvent(0, virtio_input_event(Ev.EV_KEY, Key.KEY_A, 1))
+        yield TimedEvent(0, SYN)
 
 
 class NoHotplug:
@@ -173,3 +200,30 @@ def test_a_frame_that_is_too_long_leaves_no_key_down() -> None:
     (frame,) = reader.read()
     assert frame.events == [virtio_input_event(Ev.EV_KEY, Key.KEY_A, 0)]
     assert not reader.known.keys
+
+
+def test_one_of_many_devices_that_goes_does_not_end_a_recording_that_has_not_begun(tmp_path: Path) -> None:
+    gone, pressed, idle = (Button(tmp_path / name) for name in ("event0", "event1", "event2"))
+    said: list[str] = []
+    file = io.StringIO()
+
+    async def run() -> None:
+        devices: Any = [gone, pressed, idle]
+        recorder = Recorder(devices, said.append)
+        recording = asyncio.ensure_future(recorder.run(file))
+        for happens, until in (
+            (gone.unplug, lambda: len(devices) == 2),
+            (idle.unplug, lambda: len(devices) == 1),
+            (pressed.press, lambda: recorder.frames == 1),
+            (pressed.unplug, recording.done),
+        ):
+            await asyncio.sleep(0)
+            happens()
+            while not until():
+                await asyncio.sleep(0.001)
+        await recording
+
+    asyncio.run(asyncio.wait_for(run(), 20))
+    assert "0001 001e 1" in file.getvalue()
+    assert file.getvalue().startswith("# EVEMU")
+    assert said[-1] == "Odd Keyboard is gone"
