@@ -36,7 +36,7 @@ from subos_devices.input.script import DriverConnection
 from subos_devices.launcher.control import GuestControl, agent_command
 from subos_devices.launcher.devices import driver_path, vsock_path
 from subos_devices.launcher.guest_run import Mode
-from subos_devices.launcher.settings import SETTINGS
+from subos_devices.launcher.settings import NO_RUMBLE, SETTINGS
 from subos_devices.launcher.vm import RunningVm, VmPlan, start
 from subos_devices.supervisor.zygote import Zygote
 from subos_devices.vsock import client
@@ -298,7 +298,7 @@ async def measure(results: dict[str, Any], zygote: Zygote, options: argparse.Nam
 async def booted(zygote: Zygote, *, rumble: bool) -> AsyncIterator[Guest]:
     """The default guest with our input devices and QEMU's, and work.py in it."""
     os.chdir(PROJECT)  # which the guest then sees even under /tmp
-    pad = "generic" if rumble else "generic:no-rumble"
+    pad = "generic" if rumble else f"generic{NO_RUMBLE}"
     wanted = argparse.Namespace(mouse=True, pointer=True, keyboard=False, rng=False, gamepad=[pad] * PADS)
     plan = VmPlan.from_settings(resolve(wanted, SETTINGS, None))
     agent, variables = agent_command()

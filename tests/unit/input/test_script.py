@@ -99,6 +99,11 @@ def test_words(words, actions):
         ("tap", "tap takes X and Y"),
         ("pad a", "no gamepad is known here"),
         ("move 1 1, wait soon", "wait takes"),
+        ("wait 86400.5", "wait takes"),
+        (f"wait {'9' * 20}", "wait takes"),
+        (f"move {'9' * 5000} 1", "is no coordinate"),
+        (f"move {'9' * 400}% 1%", "is no coordinate"),
+        (f"scroll {'9' * 5000}", "scroll takes"),
     ],
 )
 def test_words_that_are_no_actions(words, message):
