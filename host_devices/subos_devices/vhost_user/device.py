@@ -11,8 +11,10 @@ nothing; the worker holds guest memory, the rings' eventfds and the spec's descr
 
 from __future__ import annotations
 
+import errno
+import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple, Protocol
 
@@ -43,6 +45,9 @@ class Worker(Protocol):
     respawned: bool
     """True where an earlier worker of this device died: the driver has seen this device's past."""
 
+    sees_host: bool
+    """False where it is jailed in a root of its own: paths of the host mean nothing there."""
+
     statistics: memoryview
     """STATISTICS_SIZE bytes that outlive the worker, and that `Device.describe` reads in the supervisor."""
 
@@ -60,6 +65,10 @@ class Worker(Protocol):
     def log(self, message: str) -> None:
         """One line for the person who runs the VM."""
 
+    def ask(self, **question: object) -> tuple[dict[str, Any], list[int]]:
+        """What `Device.answer` says in the supervisor: the way to what lies outside the jail. Waits. The descriptors
+        are the caller's. Raises OSError: what the answer raised, or that nobody answers."""
+
 
 class Device(ABC):
     """One virtio device. Subclasses set the class attributes and implement `process`."""
@@ -71,6 +80,10 @@ class Device(ABC):
     patience: ClassVar[float] = 1.0
     """Seconds that one request may take. QEMU waits so long for a ring that it takes back, with the VM standing
     still, before the worker is killed."""
+    asks: ClassVar[bool] = False
+    """True where its worker asks questions (`Worker.ask`, `answer`)."""
+    answers_slowly: ClassVar[bool] = False
+    """True where an answer may have to wait for a disk: it is then given on a thread."""
     has_config: ClassVar[bool] = False
     """True where the configuration space is ours (`config`, `set_config`), not QEMU's."""
 
@@ -91,6 +104,11 @@ class Device(ABC):
         """What `status` shows of the model's own, from what its worker has counted in `statistics`. A worker may be
         in a guest's hands: believe no number in there."""
         return {}
+
+    def answer(self, question: Mapping[str, Any]) -> tuple[Mapping[str, object], Sequence[int]]:
+        """What the worker gets to hear, and descriptors for it, which are closed here afterwards. It runs with all
+        rights of the user: a worker may be in a guest's hands, so check everything that it says. Raises OSError."""
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
     # --- data plane: in the worker
 
