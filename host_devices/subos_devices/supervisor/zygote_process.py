@@ -14,7 +14,7 @@ import select
 import signal
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from .. import registry
@@ -61,9 +61,7 @@ def live() -> None:
 
 def _shed(control: socket.socket) -> None:
     """What came from the launcher and is not ours: descriptors, terminal, ways to take signals."""
-    kept = sorted({0, 1, 2, control.fileno()})
-    for low, high in zip(kept, [*kept[1:], 1 << 20], strict=True):
-        os.closerange(low + 1, high)
+    keep_only({control.fileno()})
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
     os.dup2(2, 1)  # nothing that a worker prints may land in the launcher's output
@@ -73,6 +71,13 @@ def _shed(control: socket.socket) -> None:
     for number in (signal.SIGTERM, signal.SIGWINCH, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def keep_only(fds: Collection[int]) -> None:
+    """Closes every descriptor but the standard ones and `fds`."""
+    kept = sorted({0, 1, 2, *fds})
+    for low, high in zip(kept, [*kept[1:], 1 << 20], strict=True):
+        os.closerange(low + 1, high)
 
 
 def _preload(kind: str) -> None:
@@ -150,9 +155,7 @@ def _run_worker(spec: DeviceSpec, respawned: bool, fds: list[int], cell: Cell | 
         set_name(f"subos-{spec.kind}")
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        kept = sorted({0, 1, 2, zygote, *fds})
-        for low, high in zip(kept, [*kept[1:], 1 << 20], strict=True):
-            os.closerange(low + 1, high)
+        keep_only({zygote, *fds})
         control = socket.socket(fileno=fds[0])
         counters = worker.Counters(fds[1])
 

@@ -48,14 +48,15 @@ fadvise64 preadv preadv2
 """To read files, as far as paths are to be had."""
 
 CHANGES = _names("""
-ftruncate fallocate fsync fdatasync syncfs pwritev pwritev2 copy_file_range mkdirat mknodat symlinkat linkat unlinkat
-renameat renameat2 fchmod fchmodat fchmodat2 fchown fchownat utimensat unlink rename mkdir rmdir
+ftruncate truncate fallocate pwritev pwritev2 copy_file_range mkdirat mknodat symlinkat linkat unlinkat renameat
+renameat2 fchmod fchmodat fchmodat2 fchown fchownat utimensat unlink rename mkdir rmdir chmod link symlink
+setxattr fsetxattr lsetxattr removexattr fremovexattr lremovexattr
 """)
 """To write them."""
 
 SHARING = _names("""
-setfsuid setfsgid name_to_handle_at fanotify_init fanotify_mark flock getxattr fgetxattr lgetxattr listxattr flistxattr
-llistxattr setxattr fsetxattr lsetxattr removexattr fremovexattr lremovexattr truncate chmod link symlink
+setfsuid setfsgid name_to_handle_at fanotify_init fanotify_mark flock fsync fdatasync syncfs
+getxattr fgetxattr lgetxattr listxattr flistxattr llistxattr
 """)
 """What a file server does besides."""
 
@@ -64,6 +65,7 @@ NETWORK = _names("socket connect bind socketpair sendmmsg recvmmsg")
 _QUIETLY = {
     # What the interpreter and libraries try by themselves, and do without.
     **dict.fromkeys(FILES, errno.EACCES),
+    **dict.fromkeys(CHANGES, errno.EROFS),
     "clone3": errno.ENOSYS,  # its arguments are out of a filter's sight; the C library then takes clone
     "clone": errno.EAGAIN,
     "open_by_handle_at": errno.EPERM,
