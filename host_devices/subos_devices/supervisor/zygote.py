@@ -30,6 +30,7 @@ from .sandbox.policies import AUTO, Choice
 
 PROGRAM = f"from {__name__}_process import live; live()"  # -m would load runpy and all that it needs
 MAX_PACKET = 65536
+KEPT, KEPT_PREFIXES = ("PATH", "LANG", "TMPDIR"), ("PYTHON", "SUBOS_", "LD_", "LC_")  # of the environment
 PATIENCE = 1.0  # seconds that a zygote has to end once nobody wants it
 
 log = logging.getLogger("subos")
@@ -136,7 +137,11 @@ def _start(kinds: Sequence[str]) -> tuple[int, socket.socket]:
         theirs.set_inheritable(True)
         # Without `site` (-S) and the folder that we are in (-P): where modules are is what our own path says.
         command = [sys.executable, "-P", "-S", "-c", PROGRAM, str(theirs.fileno()), str(os.getpid()), *kinds]
-        variables = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        # Not the whole environment: it may hold secrets, and a process can read what it was started with for ever.
+        variables = {
+            name: value for name, value in os.environ.items() if name in KEPT or name.startswith(KEPT_PREFIXES)
+        }
+        variables["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
         # A group of its own: what a signal does to the launcher's whole group is the launcher's to decide.
         pid = os.posix_spawn(sys.executable, command, variables, setpgroup=0)
     ours.setblocking(False)
