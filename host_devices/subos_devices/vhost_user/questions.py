@@ -37,6 +37,9 @@ class Questions:
             raise ConnectionResetError("the supervisor is gone")
         return json.loads(data), receive_fds(ancillary)
 
+    def close(self) -> None:
+        self._socket.close()
+
 
 def send_answer(channel: socket.socket, answer: Answer) -> None:
     """Sends it without waiting, and closes its descriptors. Raises OSError."""

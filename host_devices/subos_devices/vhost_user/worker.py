@@ -196,6 +196,8 @@ class DeviceWorker:
                 self._process(ring)
             self._count(1)
         self.device.close()
+        if self._questions is not None:
+            self._questions.close()
 
     def _process(self, ring: Ring) -> None:
         """Lets the device serve the ring. A ring that its driver broke ends here, and nothing else does."""

@@ -11,7 +11,7 @@ import struct
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 
-from .system import call, must
+from .system import must, prctl
 
 CAPABILITIES = {  # linux/capability.h
     "chown": 0,
@@ -46,11 +46,13 @@ def keep_capabilities(names: Collection[str]) -> None:
     """Gives up every capability but those that it has of `names`, now and for what it might become. Raises OSError."""
     kept = sum(1 << CAPABILITIES[name] for name in names) & permitted()
     with suppress(OSError):  # without CAP_SETPCAP: then there is little to lose
-        must("prctl", _PR_SET_SECUREBITS, _SECUREBITS, 0, 0, 0)
-    for number in range(_LAST_CAPABILITY + 1):
-        if not kept >> number & 1 and call("prctl", _PR_CAPBSET_DROP, number, 0, 0, 0) < 0:
-            break  # there is none of this number, or no CAP_SETPCAP
-    call("prctl", _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
+        prctl(_PR_SET_SECUREBITS, _SECUREBITS)
+    with suppress(OSError):  # there is none of this number, or no CAP_SETPCAP
+        for number in range(_LAST_CAPABILITY + 1):
+            if not kept >> number & 1:
+                prctl(_PR_CAPBSET_DROP, number)
+    with suppress(OSError):  # before Linux 4.3 there are none
+        prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
     low, high = kept & 0xFFFF_FFFF, kept >> 32
     header = ctypes.create_string_buffer(_HEADER.pack(_VERSION_3, 0))
     must("capset", header, ctypes.create_string_buffer(_SET.pack(low, low, 0, high, high, 0)))
@@ -67,18 +69,18 @@ def permitted() -> int:
 
 def take_no_new_privileges() -> None:
     """Whatever is executed from now on gives nothing more. Raises OSError."""
-    must("prctl", _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    prctl(_PR_SET_NO_NEW_PRIVS, 1)
 
 
 def hide_memory() -> None:
     """No core dump, and no other process of this user's may look in. Raises OSError."""
-    must("prctl", _PR_SET_DUMPABLE, 0, 0, 0, 0)
+    prctl(_PR_SET_DUMPABLE, 0)
 
 
 def die_with(parent: int) -> None:
     """The kernel kills this process when its parent ends, whose pidfd `parent` is. To be called again after a change of
     user, which makes the kernel forget it."""
-    must("prctl", _PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     waiting = select.poll()
     waiting.register(parent, select.POLLIN)
     if waiting.poll(0):

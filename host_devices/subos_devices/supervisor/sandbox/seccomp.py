@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 
 from . import bpf, numbers
 from .bpf import Rule, Where
-from .system import call, check
+from .system import must
 
 _SET_MODE_FILTER, _FILTER_FLAG_TSYNC = 1, 1  # linux/seccomp.h
 _INT = 0xFFFF_FFFF
@@ -114,4 +114,5 @@ def install(named: Mapping[str, Rule], *, kill: bool) -> None:
     """Holds every thread of this process to the rules. Takes no_new_privs. Raises OSError."""
     code = program(named, os.uname().machine, bpf.KILL_PROCESS if kill else bpf.LOG)
     given = _Program(len(code) // 8, code)
-    check(call("seccomp", _SET_MODE_FILTER, _FILTER_FLAG_TSYNC, ctypes.addressof(given)))
+    if must("seccomp", _SET_MODE_FILTER, _FILTER_FLAG_TSYNC, ctypes.addressof(given)):
+        raise OSError(errno.EBUSY, "a thread has a filter of its own")

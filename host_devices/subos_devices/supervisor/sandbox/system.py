@@ -10,6 +10,7 @@ from . import numbers
 # Without letting go of the interpreter's lock: after a `clone` there is nobody to give it back.
 _libc = ctypes.PyDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
+_libc.prctl.argtypes = [ctypes.c_int] + [ctypes.c_ulong] * 4
 _numbers = numbers.table(numbers.MACHINE) if numbers.KNOWN else {}
 
 
@@ -34,3 +35,8 @@ def check(result: int, what: str = "") -> int:
 def must(name: str, *arguments: int | bytes | ctypes.Array[ctypes.c_char] | None) -> int:
     """`call`; raises OSError that names the call."""
     return check(call(name, *arguments), name)
+
+
+def prctl(option: int, argument: int) -> None:
+    """prctl(2) with one argument. Raises OSError."""
+    check(_libc.prctl(option, argument, 0, 0, 0), "prctl")
