@@ -18,17 +18,21 @@ import pytest
 
 from subos_devices.errors import UserError
 from subos_devices.supervisor.sandbox import jail, landlock, report, seccomp
+from subos_devices.supervisor.sandbox.namespaces import FLAGS
 from subos_devices.supervisor.sandbox.policies import Choice
+from subos_devices.supervisor.sandbox.system import must
 from subos_devices.testing import FrontEnd, Supervised, supervise
 from subos_devices.testing.fuse import FuseClient
 from subos_devices.vhost_user.device import DeviceSpec
 from subos_protocol.fuse import FUSE_ENTRY_OUT, FUSE_OPEN_IN, FUSE_OPEN_OUT, FUSE_READ_IN, fuse_open_in, fuse_read_in
 from subos_protocol.fuse_opcodes import FUSE_ROOT_ID, FuseInit, FuseOpcode
-from support.ordinary import as_nobody
+from support.ordinary import as_nobody, in_child
 from support.strangers import Inquisitive, Reverser
 from support.waiting import eventually
 
 from .test_sandbox import ONLY_ROOT, open_up
+
+MS_REC, MS_PRIVATE, MS_SHARED = 1 << 14, 1 << 18, 1 << 20  # linux/mount.h
 
 
 def is_filtered(pid: int) -> bool:
@@ -187,9 +191,9 @@ class Client:
     def mount(self) -> None:
         self.fuse.init(flags=FuseInit.FUSE_ASYNC_READ)
 
-    def lookup(self, name: bytes) -> int:
+    def lookup(self, name: bytes, folder: int = FUSE_ROOT_ID) -> int:
         return FUSE_ENTRY_OUT.unpack(
-            self.fuse.request(FuseOpcode.FUSE_LOOKUP, FUSE_ROOT_ID, name + b"\0", reply=FUSE_ENTRY_OUT.size)
+            self.fuse.request(FuseOpcode.FUSE_LOOKUP, folder, name + b"\0", reply=FUSE_ENTRY_OUT.size)
         ).nodeid
 
     def open(self, node: int) -> int:
@@ -202,9 +206,9 @@ class Client:
         question = FUSE_READ_IN.pack(fuse_read_in(handle, 0, 100, 0, 0, 0, 0))
         return self.fuse.request(FuseOpcode.FUSE_READ, node, question, reply=100)
 
-    def finds(self, name: bytes) -> bool:
+    def finds(self, name: bytes, in_folder: bytes = b"") -> bool:
         try:
-            return bool(self.lookup(name))
+            return bool(self.lookup(name, self.lookup(in_folder) if in_folder else FUSE_ROOT_ID))
         except OSError:
             return False
 
@@ -212,7 +216,7 @@ class Client:
 @contextmanager
 def shared(folder: Path, **options: Any) -> Iterator[tuple[Supervised, Path, Client]]:
     root = folder / "a share"
-    root.mkdir()
+    root.mkdir(exist_ok=True)
     (root / "file").write_bytes(b"content")
     with supervise() as supervised, FrontEnd.connect(supervised.add("fs", shared_dir=str(root), **options)) as vm:
         yield supervised, root, Client(vm)
@@ -230,6 +234,33 @@ def test_a_share_that_goes_and_comes_back(tmp_path: Path) -> None:
         eventually(lambda: client.finds(b"file"))
         assert client.read(node, handle) == b"content"
         assert supervised.status()["restarts"] == 0
+
+
+@ONLY_ROOT
+def test_file_systems_below_a_share_are_seen_also_those_that_come_later(tmp_path: Path) -> None:
+    """Where the host's mounts are shared, as systemd has them: in a mount namespace that is made so."""
+
+    def run() -> None:
+        must("unshare", FLAGS["mount"])
+        must("mount", b"none", b"/", None, MS_REC | MS_PRIVATE, None)
+        must("mount", b"none", b"/", None, MS_REC | MS_SHARED, None)
+        tempfile.tempdir = str(tmp_path)
+        for name in ("early", "late"):
+            (tmp_path / "a share" / name).mkdir(parents=True)
+        mount(tmp_path / "a share" / "early")
+        with shared(tmp_path) as (supervised, root, client):
+            assert client.finds(b"mounted", in_folder=b"early")
+            assert not client.finds(b"mounted", in_folder=b"late")
+            mount(root / "late")
+            eventually(lambda: client.finds(b"mounted", in_folder=b"late"))
+            assert supervised.status()["restarts"] == 0
+
+    in_child(run)
+
+
+def mount(folder: Path) -> None:
+    must("mount", b"none", os.fsencode(folder), b"tmpfs", 0, None)
+    (folder / "mounted").touch()
 
 
 @ONLY_ROOT

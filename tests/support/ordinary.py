@@ -81,14 +81,23 @@ def as_nobody(function: Callable[[], None]) -> None:
     """Runs `function` in a child that is an ordinary user, with a Python that this user may run. Raises AssertionError
     with what it raised."""
     python = _python()
+
+    def run() -> None:
+        become_nobody()
+        sys.executable = python
+        function()
+
+    in_child(run)
+
+
+def in_child(function: Callable[[], None]) -> None:
+    """Runs `function` in a child. Raises AssertionError with what it raised."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
         status = 1
         try:
             os.close(reader)
-            become_nobody()
-            sys.executable = python
             function()
             status = 0
         except BaseException:
@@ -99,7 +108,7 @@ def as_nobody(function: Callable[[], None]) -> None:
     with os.fdopen(reader, "rb") as pipe:
         said = pipe.read().decode(errors="replace")
     _, status = os.waitpid(child, 0)
-    assert status == 0, f"as an ordinary user:\n{said}"
+    assert status == 0, f"in the child:\n{said}"
 
 
 def become_nobody() -> None:
