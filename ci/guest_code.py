@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 # What a component's backends may import besides; each says what is missing where it is not installed.
-OPTIONAL = {"desktop": {"Xlib", "pyperclip"}}
+OPTIONAL = {"desktop": {"pyperclip"}}
 ANNOTATIONS = ("annotation", "returns")
 TYPES = {name for name, value in vars(builtins).items() if isinstance(value, type)}
 

@@ -5,7 +5,7 @@
 #   installers/host.sh --check COMPONENT...  only name the missing ones
 #   installers/host.sh --python              print the Python to use
 #
-# Components: python qemu busybox kmod compiler headers make git bootdisk debian.
+# Components: python qemu busybox kmod compiler headers udev make git bootdisk debian.
 # Runs as root or by sudo, asks nothing, talks on stderr.
 # Exit status: 0 all there; 2 wrong usage; 3 something is missing that cannot be installed from here;
 # 4 the package manager failed.
@@ -24,6 +24,7 @@ busybox       busybox-static        busybox                  busybox            
 kmod          kmod                  kmod                     kmod                 kmod
 compiler      gcc,libc6-dev         gcc,glibc-devel          gcc                  gcc,glibc-devel
 headers       python3-dev           python3-devel            python               python313-devel
+udev          libudev1              systemd-libs             systemd-libs         libudev1
 make          make                  make                     make                 make
 git           git                   git                      git                  git
 bootdisk      syslinux,syslinux-common,mtools syslinux,mtools syslinux,mtools      syslinux,mtools
@@ -39,8 +40,9 @@ why() {
         qemu) echo "QEMU 8.2 or newer for $machine, which runs the guest" ;;
         busybox) echo "a static busybox, the guest's first process" ;;
         kmod) echo "modprobe, for the guest, and depmod, for the kernel that is downloaded" ;;
-        compiler) echo "a C compiler: it makes devices faster, and the tests build a C program in the guest" ;;
-        headers) echo "Python's C headers: with a C compiler they make devices faster" ;;
+        compiler) echo "a C compiler: for faster devices, for input devices of this host, and for a C program in the tests" ;;
+        headers) echo "Python's C headers: with a C compiler, for faster devices and for input devices of this host" ;;
+        udev) echo "libudev, which tells of input devices of this host that are plugged in" ;;
         make) echo "the tests run make in the guest" ;;
         git) echo "the tests clone a repository in the guest" ;;
         bootdisk) echo "syslinux and mtools: the tests make a disk that boots" ;;
@@ -96,6 +98,11 @@ python_has_headers() {
     "$python" -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))'
 }
 
+python_loads() {
+    python=$(find_python) || return 1
+    "$python" -c 'import ctypes, sys; ctypes.CDLL(sys.argv[1])' "$1" 2>/dev/null
+}
+
 # syslinux has it in a package of its own on Debian.
 has_boot_sector() {
     for folder in /usr/lib/syslinux/mbr /usr/share/syslinux /usr/lib/syslinux/bios; do
@@ -117,6 +124,7 @@ is_there() {
         kmod) PATH=$PATH:/usr/sbin:/sbin command -v depmod >/dev/null ;;
         compiler) command -v cc >/dev/null ;;
         headers) python_has_headers ;;
+        udev) python_loads libudev.so.1 ;;
         make | git) command -v "$1" >/dev/null ;;
         # Only a PC boots such a disk.
         xserver) { command -v Xvfb && command -v xclip; } >/dev/null ;;

@@ -170,7 +170,6 @@ async def booted(zygote: Zygote) -> AsyncIterator[tuple[asyncio.StreamReader, as
     plan = VmPlan.from_settings(resolve(argparse.Namespace(mouse=False, keyboard=False, rng=False), SETTINGS, None))
     agent, variables = agent_command()
     session, _ = agent_command("session", "--backend", "x11")
-    session.remove("-S")  # python-xlib is the installation's
     async with start(plan, zygote, command=agent, mode=Mode.CONTROL, environment=variables) as vm:
         control = GuestControl(vm.machine)
         await control.wait_booted()

@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
 
     for word, meaning in (("allow", "let the host do something here"), ("deny", "no longer let it")):
         allow = commands.add_parser(word, help=meaning)
-        allow.add_argument("what", choices=("exec", "clipboard"))
+        allow.add_argument("what", choices=("exec", "clipboard", "gamepads"))
         allow.set_defaults(run=_allow)
 
     control = commands.add_parser("serve-control", help="for tests: run commands for the host, until it hangs up")

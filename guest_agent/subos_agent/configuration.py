@@ -3,6 +3,7 @@
 [agent]
 exec = yes         # commands and copies for the host; no unless said
 clipboard = yes
+gamepads = yes     # the host's pads by uinput, so that they rumble; else by virtio-input
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ class Configuration:
 
     exec: bool = False
     clipboard: bool = True
+    gamepads: bool = True
 
     @classmethod
     def load(cls, path: Path = PATH) -> Configuration:

@@ -18,6 +18,7 @@ from .facts import os_release
 
 UNIT = "subos-agent.service"
 OLDEST_PYTHON = (3, 9)
+UINPUT = "/dev/uinput"
 
 
 class Finding(NamedTuple):
@@ -41,11 +42,9 @@ class Package(NamedTuple):
 
 
 OPTIONAL = (
-    Package("python3-xlib", "the clipboard on X11", "Xlib", arch="python-xlib"),
     Package("wl-clipboard", "the clipboard on Wayland", programs=("wl-copy", "wl-paste")),
-    Package("xclip", "a text clipboard without python3-xlib", programs=("xclip",)),
+    Package("xclip", "what python3-pyperclip copies by on X11", programs=("xclip",)),
     Package("python3-pyperclip", "a text clipboard, at last", "pyperclip", arch="python-pyperclip"),
-    Package("python3-evdev", "gamepads that rumble", "evdev", arch="python-evdev"),
     Package("python3-pyudev", "devices that come and go", "pyudev", arch="python-pyudev"),
 )
 
@@ -160,7 +159,21 @@ def _has_virtiofs() -> bool:
     )
 
 
-CHECKS: List[Callable[[], Finding]] = [_python, _channel, _vsock, _serial, _service, _mount, _exec]
+def _uinput() -> Finding:
+    """Opening it has the kernel load the module, where it can."""
+    if not os.path.exists(UINPUT):
+        hint = "the kernel module uinput is not loaded: modprobe it, or take a kernel with CONFIG_INPUT_UINPUT"
+        return Finding("gamepads that rumble", False, f"there is no {UINPUT}", hint, needed=False)
+    try:
+        os.close(os.open(UINPUT, os.O_RDWR | os.O_CLOEXEC))
+    except PermissionError:
+        return Finding("gamepads that rumble", False, f"{UINPUT} is not yours to open", "ask again as root", False)
+    except OSError as error:
+        return Finding("gamepads that rumble", False, f"{UINPUT}: {error.strerror}", "modprobe uinput", needed=False)
+    return Finding("gamepads that rumble", True, f"{UINPUT}", needed=False)
+
+
+CHECKS: List[Callable[[], Finding]] = [_python, _channel, _vsock, _serial, _service, _mount, _exec, _uinput]
 
 
 def _package(package: Package) -> Finding:

@@ -6,13 +6,14 @@
             for event in device.read(timeout=1.0):
                 print(code_name(event.type, event.code), event.value)
 
-or `python3 -m subos_agent.evdev list`, and `… read NAME` for a line of JSON an event.
+or `python3 -m subos_agent.evdev list`, `… read NAME` for a line of JSON an event, and `… light NAME LED_CAPSL on`.
 Source: the kernel's include/uapi/linux/input.h.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import fcntl
 import json
 import os
@@ -24,6 +25,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Iterator, List, NamedTuple, Optional, Sequence, Set, Type
 
+from subos_protocol.effects import Effect, Rumble
+from subos_protocol.ff_effect import EVIOCSFF, to_kernel
 from subos_protocol.input_codes import (
     ABS_MAX,
     EV_MAX,
@@ -36,6 +39,8 @@ from subos_protocol.input_codes import (
     SND_MAX,
     SW_MAX,
     Ev,
+    Led,
+    Syn,
     code_name,
 )
 from subos_protocol.virtio_input import unpack_bitmap
@@ -119,11 +124,12 @@ class input_absinfo(NamedTuple):
 
 
 class EventDevice:
-    """An open /dev/input/eventN; a context manager. Raises OSError as the kernel does."""
+    """An open /dev/input/eventN; a context manager. `writable` is for `write` and `play`. Raises OSError as the kernel
+    does."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, writable: bool = False) -> None:
         self.path = path
-        self.fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        self.fd = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_NONBLOCK | os.O_CLOEXEC)
 
     def __enter__(self) -> EventDevice:
         return self
@@ -180,6 +186,17 @@ class EventDevice:
         """Range and present value of an absolute axis."""
         return input_absinfo(*_ABSINFO.unpack(fcntl.ioctl(self.fd, eviocgabs(code), bytes(_ABSINFO.size))))
 
+    def write(self, type_: int, code: int, value: int) -> None:
+        """One event for the device (a light), and the end of its frame."""
+        end = _EVENT.pack(0, 0, Ev.EV_SYN, Syn.SYN_REPORT, 0)
+        os.write(self.fd, _EVENT.pack(0, 0, type_, code, value) + end)
+
+    def play(self, effect: Effect) -> None:
+        """Has it rumble: until the effect has come to its end, another one is played, or the device is closed."""
+        said = to_kernel(effect, number=-1)
+        fcntl.ioctl(self.fd, EVIOCSFF, said)
+        self.write(Ev.EV_FF, said.id, 1)
+
     def read(self, timeout: Optional[float] = None) -> Iterator[input_event]:
         """Events as they come; ends after `timeout` seconds in all, never if None. Raises OSError (ENODEV) when
         the device is unplugged."""
@@ -215,10 +232,11 @@ def find(name: str, folder: Optional[Path] = None) -> Optional[EventDevice]:
     """The first device called `name`, open."""
     found = None
     for device in devices(folder):
-        if found is None and device.name == name:
-            found = device
-        else:
-            device.close()
+        with contextlib.suppress(OSError):  # it is gone already
+            if found is None and device.name == name:
+                found = device
+                continue
+        device.close()
     return found
 
 
@@ -244,13 +262,22 @@ def _describe(device: EventDevice) -> dict[str, object]:
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """`list`: the devices, a line of JSON each. `read NAME`: first such a line, then one an event: [type, code, value],
-    with the kernel's names. Exit 1 where there is no such device."""
+    with the kernel's names. `light NAME LED on|off`: switches a light. `rumble NAME STRONG WEAK LENGTH`: has a gamepad
+    rumble for LENGTH ms, with magnitudes of 0 to 65535. Exit 1 where there is no such device."""
     parser = argparse.ArgumentParser(prog="python3 -m subos_agent.evdev", description=main.__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("list")
     read = commands.add_parser("read")
     read.add_argument("name")
     read.add_argument("--timeout", type=float, help="seconds in all")
+    light = commands.add_parser("light")
+    light.add_argument("name")
+    light.add_argument("led", choices=Led.__members__)
+    light.add_argument("state", choices=("off", "on"))
+    rumble = commands.add_parser("rumble")
+    rumble.add_argument("name")
+    for number in ("strong", "weak", "length"):
+        rumble.add_argument(number, type=int, choices=range(1 << 16), metavar=number.upper())
     args = parser.parse_args(argv)
     if args.command == "list":
         for device in devices():
@@ -262,6 +289,14 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         print(f"no input device is called {args.name!r}", file=sys.stderr)
         return 1
     with chosen:
+        if args.command in ("light", "rumble"):
+            with EventDevice(chosen.path, writable=True) as device:
+                if args.command == "light":
+                    device.write(Ev.EV_LED, Led[args.led], int(args.state == "on"))
+                else:
+                    device.play(Effect(0, args.length, 0, 0, Rumble(args.strong, args.weak)))
+                    time.sleep(args.length / 1000)
+            return 0
         print(json.dumps(_describe(chosen)), flush=True)
         for event in chosen.read(args.timeout):
             type_ = Ev(event.type).name if event.type in Ev.__members__.values() else event.type

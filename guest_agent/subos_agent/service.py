@@ -20,6 +20,7 @@ from subos_protocol.agent.stream import Stream
 from . import channel, clock, copy, execute, facts, mounts
 from .configuration import Configuration
 from .file_events import service as file_events
+from .gamepad.service import Gamepads
 from .sessions import Sessions
 
 SOFTWARE = "subos-agent"
@@ -28,7 +29,7 @@ log = logging.getLogger("subos-agent")
 
 
 def handlers(configuration: Configuration) -> Dict[str, Handler]:
-    """What this guest does for the host."""
+    """What this guest does for the host, besides what the `Service` keeps something of."""
     shares = mounts.Mounts(anywhere=configuration.exec)
     table: Dict[str, Handler] = {
         "clock": clock.clock,
@@ -58,6 +59,9 @@ class Service:
         self._port = port
         self._shares_clipboard = configuration.clipboard
         self._host: Optional[Peer] = None
+        self._gamepads = Gamepads()
+        if configuration.gamepads:
+            self.handlers.update(self._gamepads.handlers())
         self._sessions = Sessions(lambda: self._host if self._host and self._host.hello else None)
         if configuration.clipboard:
             self.handlers.update(self._sessions.handlers())
@@ -69,11 +73,13 @@ class Service:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, task.cancel)
         taking = asyncio.ensure_future(self._take_sessions())
+        self._gamepads.start()
         try:
             await channel.stay_connected(self._make_peer, self._port)
         finally:
             taking.cancel()
             await asyncio.gather(taking, return_exceptions=True)
+            await self._gamepads.close()
 
     async def _take_sessions(self) -> None:
         if not self._shares_clipboard:

@@ -21,7 +21,8 @@ from .errors import UserError
 class Setting:
     """`type` is str, int, bool, Path or list (of str: the flag may be repeated).
 
-    In a file, a Path and each item of a list of `paths` (which begins with one) is relative to that file.
+    In a file, a Path and each item of a list of `paths` (which begins with one) is relative to that file. A list of
+    `tables` ([[NAME]]) can be in a file only.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Setting:
     choices: tuple[str, ...] = ()
     minimum: int | None = None
     paths: bool = False
+    tables: bool = False
 
     @property
     def attribute(self) -> str:
@@ -41,6 +43,8 @@ class Setting:
 def add_flags(parser: argparse._ActionsContainer, settings: Sequence[Setting]) -> None:
     """A flag for each setting; absent ones leave no trace, so that `resolve` can tell."""
     for setting in settings:
+        if setting.tables:
+            continue
         options: dict[str, Any] = {"dest": setting.attribute, "default": argparse.SUPPRESS, "help": _help(setting)}
         if setting.type is bool:
             options["action"] = argparse.BooleanOptionalAction
@@ -105,8 +109,10 @@ def _load(file: Path, settings: Sequence[Setting]) -> dict[str, Any]:
 def _check(file: Path, setting: Setting, value: Any) -> Any:
     wanted = str if setting.type is Path else setting.type
     fits: bool = type(value) is wanted
-    if not fits or (wanted is list and not all(isinstance(item, str) for item in value)):
-        kinds = {str: "a text", int: "a whole number", bool: "true or false", list: "a list of texts"}
+    item_type = dict if setting.tables else str
+    if not fits or (wanted is list and not all(isinstance(item, item_type) for item in value)):
+        items = f"a list of tables, [[{setting.name}]]" if setting.tables else "a list of texts"
+        kinds = {str: "a text", int: "a whole number", bool: "true or false", list: items}
         raise UserError(f"{file}: {setting.name} must be {kinds[wanted]}, not {value!r}", f"it is {setting.help}")
     if setting.choices and value not in setting.choices:
         raise UserError(

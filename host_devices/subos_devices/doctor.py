@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from . import fast
-from .errors import SubosError
+from .errors import SubosError, UserError
 
 SYS_LANDLOCK_CREATE_RULESET = 444  # the same number on every architecture
 LANDLOCK_CREATE_RULESET_VERSION = 1  # linux/landlock.h
@@ -171,6 +171,20 @@ def _clipboard() -> Finding:
     return Finding("clipboard", False, detail, "it takes a desktop session, X11 or Wayland", needed=False)
 
 
+def _input_devices() -> Finding:
+    from .input.drivers.host import PERMISSION_HINT, evdev_module, paths
+
+    name = "input devices of this host"
+    try:
+        evdev_module()
+    except UserError as error:
+        return Finding(name, False, error.message, error.hint, needed=False)
+    found = paths()
+    readable = [path for path in found if os.access(path, os.R_OK)]
+    hint = PERMISSION_HINT if len(readable) < len(found) else ""
+    return Finding(name, not hint, f"{len(readable)} of {len(found)} may be read", hint, needed=False)
+
+
 def _package_manager() -> Finding:
     found = [name for name in ("apt-get", "dnf", "pacman", "zypper") if shutil.which(name)]
     if found:
@@ -189,6 +203,7 @@ CHECKS: tuple[Callable[[], Finding], ...] = (
     _kernel,
     _package_manager,
     _clipboard,
+    _input_devices,
     _sandbox,
     _sandbox_of_shares,
     _user_namespaces,

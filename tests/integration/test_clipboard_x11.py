@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from subos_desktop.clipboard import (
+    CHUNK,
     HTML,
     PNG,
     TEXT,
@@ -31,7 +32,7 @@ from subos_desktop.clipboard import (
     closing,
     read_all,
 )
-from subos_desktop.clipboard.x11 import X11Clipboard, atoms, connection, reading, serving
+from subos_desktop.clipboard.x11 import X11Clipboard, atoms, connection, reading, requests, serving
 from support.clipboards import PATIENCE, Bridge, Endless, Offers, Waiting, given
 from support.desktops import background, copy, equal, kill_all, run, x_server
 
@@ -153,6 +154,32 @@ def test_who_is_read_in_part_goes_on_holding_it() -> None:
     on_x(test)
 
 
+def test_who_reads_slowly_holds_the_owner_up() -> None:
+    """There are a part that is read, one asked for ahead, one on the server, one ready, and none beyond."""
+
+    async def test(clipboard: X11Clipboard, offers: Offers, environment: Environment) -> None:
+        given = 0
+
+        async def provide(mime: str) -> AsyncIterator[bytes]:
+            nonlocal given
+            while given < 40:
+                given += 1
+                yield bytes([given]) * CHUNK
+
+        async with X11Clipboard(environment["DISPLAY"]) as other:
+            await other.offer(CLIPBOARD, [PNG], provide)
+            await offers.of(PNG)
+            async with closing(clipboard.read(CLIPBOARD, PNG)) as chunks:
+                for number in range(1, 41):
+                    assert await chunks.__anext__() == bytes([number]) * CHUNK
+                    if number in (1, 7):
+                        await asyncio.sleep(0.5)  # the owner would have given all of it meanwhile
+                        assert given <= number + 4
+                assert [chunk async for chunk in chunks if chunk] == []
+
+    on_x(test)
+
+
 def test_what_is_not_offered_is_not_asked_for() -> None:
     async def test(clipboard: X11Clipboard, offers: Offers, environment: Environment) -> None:
         with pytest.raises(NotOffered):
@@ -231,9 +258,23 @@ def test_programs_paste_what_we_offer_and_only_that_is_asked_for() -> None:
     on_x(test)
 
 
-@pytest.mark.parametrize("size", [0, 1, 262115, 262116, 262117, 2 * 262116, 30 * MIB])
+@pytest.mark.parametrize("size", [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK, 30 * MIB])
 def test_any_size_is_pasted(size: int) -> None:
     async def test(clipboard: X11Clipboard, offers: Offers, environment: Environment) -> None:
+        data = os.urandom(size)
+        await clipboard.offer(CLIPBOARD, [PNG], given({PNG: data}))
+        assert await run(environment, "xclip", "-o", "-selection", "clipboard", "-t", PNG) == data
+
+    on_x(test)
+
+
+@pytest.mark.parametrize("size", [262115, 262116, 262117, 2 * 262116])
+def test_any_size_is_pasted_without_big_requests(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(requests, "BIG_REQUESTS", "NO-SUCH-EXTENSION")
+
+    async def test(clipboard: X11Clipboard, offers: Offers, environment: Environment) -> None:
+        assert clipboard._connection is not None
+        assert clipboard._connection.max_property == 262116
         data = os.urandom(size)
         await clipboard.offer(CLIPBOARD, [PNG], given({PNG: data}))
         assert await run(environment, "xclip", "-o", "-selection", "clipboard", "-t", PNG) == data
@@ -490,7 +531,7 @@ def test_a_server_that_does_not_answer_is_given_up(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_process_may_have_many_descriptors() -> None:
-    """More than select() takes, which python-xlib waits by."""
+    """More than select() takes."""
 
     async def test(clipboard: X11Clipboard, offers: Offers, environment: Environment) -> None:
         assert clipboard._connection is not None

@@ -4,39 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
 from pathlib import Path
 
 from subos_devices.errors import UserError
-from subos_devices.input.script import DriverConnection, button, move
-from subos_devices.testing import DriverQueue, FrontEnd, serve
-from subos_protocol.input_codes import Abs, Ev, Key
-from subos_protocol.virtio_input import VIRTIO_INPUT_EVENT, virtio_input_event
+from subos_devices.input.actions import button, move
+from subos_devices.input.client import DriverConnection
+from subos_devices.testing import FrontEnd, serve
+from subos_protocol.input_codes import Ev, Key
+from support.input_guest import Guest
 from support.waiting import eventually
-
-
-class Guest:
-    """Linux's virtio_input: every buffer offered, each event collected and its buffer offered again."""
-
-    def __init__(self, queue: DriverQueue) -> None:
-        self.queue = queue
-        self.events: list[virtio_input_event] = []
-        for _ in range(queue.size):
-            queue.add(writable=[VIRTIO_INPUT_EVENT.size])
-        queue.kick()
-
-    def listen(self, until: Callable[[], bool]) -> None:
-        while not until():
-            self.events.append(VIRTIO_INPUT_EVENT.unpack(self.queue.wait().buffers[0]))
-            self.queue.add(writable=[VIRTIO_INPUT_EVENT.size])
-            self.queue.kick()
-
-    def last(self, type_: int, code: int) -> int | None:
-        values = [event.value for event in self.events if (event.type, event.code) == (type_, code)]
-        return values[-1] if values else None
-
-    def is_at(self, x: int, y: int) -> bool:
-        return (self.last(Ev.EV_ABS, Abs.ABS_X), self.last(Ev.EV_ABS, Abs.ABS_Y)) == (x, y)
 
 
 def drivers(path: Path) -> DriverConnection:

@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 import tempfile
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,13 @@ from .waiting import eventually
 
 
 @contextlib.contextmanager
-def x_server(number: int | None = None) -> Iterator[tuple[dict[str, str], subprocess.Popen[bytes]]]:
+def x_server(
+    number: int | None = None, options: Sequence[str] = ("-nolisten", "tcp")
+) -> Iterator[tuple[dict[str, str], subprocess.Popen[bytes]]]:
     """An Xvfb of its own, at a free number or at this one: (the environment of its programs, its process)."""
     reader, writer = os.pipe()
     chosen = [f":{number}"] if number is not None else []
-    command = ["Xvfb", *chosen, "-displayfd", str(writer), "-screen", "0", "64x64x24", "-nolisten", "tcp", "-noreset"]
+    command = ["Xvfb", *chosen, "-displayfd", str(writer), "-screen", "0", "64x64x24", *options, "-noreset"]
     with (
         tempfile.TemporaryDirectory() as home,  # xsel writes there
         subprocess.Popen(command, pass_fds=[writer], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server,

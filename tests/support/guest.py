@@ -7,6 +7,7 @@ import asyncio
 import concurrent.futures
 import os
 import shutil
+import signal
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Sequence
@@ -17,6 +18,7 @@ from typing import TypeVar
 from subos_devices.config import resolve
 from subos_devices.errors import GuestLost, SubosError
 from subos_devices.input import script
+from subos_devices.input.actions import Action
 from subos_devices.launcher import devices
 from subos_devices.launcher.control import (
     CommandNotStarted,
@@ -31,10 +33,12 @@ from subos_devices.launcher.settings import SETTINGS
 from subos_devices.launcher.vm import RunningVm, VmPlan, start
 from subos_devices.supervisor.zygote import Zygote
 
+from .steps import step
 from .waiting import eventually
 
 BOOT_TIMEOUT = 120.0  # seconds; 6 under emulation on an idle machine
 MAX_BOOTS = 3  # in one session; a guest that is lost again and again would only take time
+GAMEPADS = ("xbox360", "dualsense:no-rumble")
 CACHES = ("always", "metadata", "never")
 INSIDE = Path(__file__).with_name("inside")
 
@@ -43,7 +47,8 @@ T = TypeVar("T")
 
 class Guest:
     """The guest, with a share that it may write (`share`), one that it may not (`read_only`), one in which locks hold
-    on the host (`locked`), one for each other cache mode (`caches`), a mouse and an rng.
+    on the host (`locked`), one for each other cache mode (`caches`), a mouse and an rng, a touch screen, a pen, and two
+    gamepads, the first of which the agent has.
 
     They lie under the same path on both sides. What goes wrong with the VM itself is raised as GuestLost, and from
     then on `lost` says why.
@@ -69,7 +74,8 @@ class Guest:
         for path in (share, read_only, locked):
             path.mkdir(parents=True)
         shutil.copytree(INSIDE, share / ".inside", ignore=shutil.ignore_patterns("__pycache__"))
-        chosen = argparse.Namespace(name=name, share=[f"{share}:rw", f"{read_only}:readonly:ro"])
+        shares = [f"{share}:rw", f"{read_only}:readonly:ro"]
+        chosen = argparse.Namespace(name=name, share=shares, touch=True, pen=True, gamepad=list(GAMEPADS))
         plan = VmPlan.from_settings(resolve(chosen, SETTINGS, None))
         plan = replace(plan, common={"locks": "host"}).sharing(f"{locked}:locked:rw")
         caches = {mode: folder / mode for mode in CACHES}
@@ -167,7 +173,7 @@ class Guest:
 
         return asyncio.run_coroutine_threadsafe(run(), self._loop).result(30)
 
-    def play(self, actions: Sequence[script.Action]) -> None:
+    def play(self, actions: Sequence[Action]) -> None:
         """Plays actions on the mouse. A worker that is being replaced is waited for."""
         path = devices.driver_path(self.vm.folder, "mouse")
 
@@ -184,6 +190,15 @@ class Guest:
         """The process that serves the device `name` now; waits for one."""
         server = self.vm.supervisor.devices[name]
         return eventually(lambda: server.worker.pid if server.worker else 0)
+
+    def kill_worker(self, name: str) -> None:
+        """SIGKILL, and the next one is up."""
+        server = self.vm.supervisor.devices[name]
+        pid, restarts = self.worker(name), server.restarts
+        step(f"kill process {pid}, which serves {name}")
+        os.kill(pid, signal.SIGKILL)
+        eventually(lambda: server.restarts == restarts + 1 and server.worker is not None and server.worker.pid)
+        assert self.worker(name) != pid
 
 
 class GuestKeeper:

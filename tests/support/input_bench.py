@@ -12,24 +12,31 @@ from pathlib import Path
 from typing import Any
 
 from subos_devices import runtime
-from subos_devices.input.drivers import MAX_FEEDBACK
+from subos_devices.input.driver_socket import MAX_FEEDBACK
 from subos_devices.input.model import InputDevice
 from subos_devices.vhost_user.device import DeviceSpec, Option
 
 from .input_ring import EventRing, FakeWorker, StatusRing
 
 NONE: Mapping[str, Option] = {}
+NO_FDS: Mapping[str, int] = {}
 
 
 class Bench:
     """An input device, its worker, its guest and its driver socket."""
 
     def __init__(
-        self, kind: type[InputDevice], folder: Path, *, respawned: bool = False, options: Mapping[str, Option] = NONE
+        self,
+        kind: type[InputDevice],
+        folder: Path,
+        *,
+        respawned: bool = False,
+        options: Mapping[str, Option] = NONE,
+        fds: Mapping[str, int] = NO_FDS,
     ) -> None:
         self.path = folder / "driver.sock"
         self.listener = runtime.listen(self.path, socket.SOCK_SEQPACKET)
-        self.device = kind(DeviceSpec("input", "pointer", options, {"driver": self.listener.fileno()}))
+        self.device = kind(DeviceSpec("input", "pointer", options, {"driver": self.listener.fileno(), **fds}))
         self.worker = FakeWorker(respawned=respawned)
         self.ring = EventRing()
         self.status = StatusRing()

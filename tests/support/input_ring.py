@@ -7,6 +7,7 @@ import select
 import struct
 from collections.abc import Callable
 
+from subos_devices.vhost_user.device import STATISTICS_SIZE
 from subos_devices.vhost_user.memory import GuestMemory
 from subos_devices.vhost_user.virtqueue import Virtqueue
 from subos_protocol.vhost_user import vhost_user_mem_region
@@ -103,6 +104,8 @@ class FakeWorker:
     def __init__(self, *, respawned: bool = False) -> None:
         self.respawned = respawned
         self.watched: dict[int, Callable[[], None]] = {}
+        self.alarms: list[Callable[[], None]] = []
+        self.statistics = memoryview(bytearray(STATISTICS_SIZE))
         self.said: list[str] = []
 
     def watch(self, fd: int, callback: Callable[[], None]) -> None:
@@ -111,6 +114,15 @@ class FakeWorker:
 
     def unwatch(self, fd: int) -> None:
         del self.watched[fd]
+
+    def alarm(self, _seconds: float, callback: Callable[[], None]) -> None:
+        self.alarms.append(callback)
+
+    def ring(self) -> None:
+        """All alarms, whatever the time is."""
+        alarms, self.alarms = self.alarms, []
+        for alarm in alarms:
+            alarm()
 
     def log(self, message: str) -> None:
         self.said.append(message)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from subos_devices.config import resolve
+from subos_devices.errors import UserError
 from subos_devices.launcher.settings import SETTINGS, wanted_devices
 from subos_devices.launcher.shares import Share, parse_shares
 
@@ -44,3 +45,17 @@ def test_shares_of_the_flags_are_left_as_they_are(tmp_path: Path) -> None:
     (tmp_path / "vm.toml").write_text('share = ["src"]\nname = "work"\n')
     settings = resolve(argparse.Namespace(share=["here:tag"]), SETTINGS, tmp_path / "vm.toml")
     assert (settings.share, settings.name) == (["here:tag"], "work")
+
+
+def test_tables_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "vm.toml").write_text('[[input]]\ndevice = "*pad*"\n[[input]]\ndevice = "next-pad"\ngrab = true\n')
+    settings = resolve(argparse.Namespace(), SETTINGS, tmp_path / "vm.toml")
+    assert settings.input == [{"device": "*pad*"}, {"device": "next-pad", "grab": True}]
+    assert resolve(argparse.Namespace(), SETTINGS, None).input == []
+
+
+@pytest.mark.parametrize("text", ['input = "pad"', 'input = ["pad"]', '[input]\ndevice = "pad"'])
+def test_what_should_be_tables(tmp_path: Path, text: str) -> None:
+    (tmp_path / "vm.toml").write_text(text)
+    with pytest.raises(UserError, match=r"input must be a list of tables, \[\[input\]\], not"):
+        resolve(argparse.Namespace(), SETTINGS, tmp_path / "vm.toml")

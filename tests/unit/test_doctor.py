@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import pytest
 
 from subos_devices import doctor
+from subos_devices.input.drivers import host
 from subos_devices.supervisor.sandbox import report
 
 
@@ -34,3 +38,16 @@ def test_it_says_which_clipboard_works_or_why_none_does(monkeypatch: pytest.Monk
     assert not finding.ok
     assert not finding.needed
     assert finding.detail.startswith("wayland: WAYLAND_DISPLAY is not set; x11: DISPLAY is not set; pyperclip: ")
+
+
+def test_it_says_which_input_devices_may_be_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert doctor._input_devices in doctor.CHECKS
+    mine, none = tmp_path / "event0", tmp_path / "event1"
+    mine.touch()
+    monkeypatch.setattr(host, "paths", lambda: [mine, none])  # nobody may read what is not there
+    finding = doctor._input_devices()
+    assert (finding.ok, finding.needed, finding.detail) == (False, False, "1 of 2 may be read")
+    assert finding.hint == host.PERMISSION_HINT
+    monkeypatch.setitem(sys.modules, "evdev", None)
+    finding = doctor._input_devices()
+    assert (finding.ok, finding.hint) == (False, host.HINT)

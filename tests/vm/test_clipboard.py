@@ -51,7 +51,7 @@ class Desktops:
 
     def begin_session(self, environment: str = X, backend: str = "x11") -> None:
         command, variables = agent_command("session", "--backend", backend)
-        words = shlex.join([f"{name}={value}" for name, value in variables.items()] + command).replace(" -S ", " ")
+        words = shlex.join([f"{name}={value}" for name, value in variables.items()] + command)
         self.inside(f"env {environment} {words} >/tmp/session.log 2>&1 & echo $! >/tmp/session.pid")
 
     def copy_in_guest(self, data: bytes, target: str = TEXT) -> None:

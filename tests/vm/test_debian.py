@@ -228,7 +228,9 @@ def test_the_clipboard_of_a_user_s_desktop(
                 file.write_bytes(data + b" and back")
                 copy = f"xclip -selection clipboard -t {target} -i /srv/code/data{number} >/dev/null 2>&1"
                 console.run(f"su ann -c 'DISPLAY=:5 {copy}'")
-                eventually(lambda target=target, data=data: pasted(host, target) == data + b" and back", timeout=TIMEOUT)
+                eventually(
+                    lambda target=target, data=data: pasted(host, target) == data + b" and back", timeout=TIMEOUT
+                )
             step("what the user's guest writes is the host's, and the other way round")
             console.run("su ann -c 'echo from the guest >/srv/code/hers'")
             assert (shared / "hers").read_text() == "from the guest\n"

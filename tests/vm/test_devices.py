@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import threading
 import uuid
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 
 from subos_devices import runtime
 from subos_devices.input import script
+from subos_devices.input.actions import move
 from subos_devices.launcher.control import agent_command
 from subos_devices.supervisor import control
 from support.command import status_of, subos
@@ -46,16 +46,6 @@ class Watch:
         return seen
 
 
-def kill_worker(guest: Guest, name: str) -> None:
-    """SIGKILL, and the next one is up."""
-    server = guest.vm.supervisor.devices[name]
-    pid, restarts = guest.worker(name), server.restarts
-    step(f"kill process {pid}, which serves {name}")
-    os.kill(pid, signal.SIGKILL)
-    eventually(lambda: server.restarts == restarts + 1 and server.worker is not None and server.worker.pid)
-    assert guest.worker(name) != pid
-
-
 def boot_id(guest: Guest) -> str:
     """Another one after each boot."""
     return guest.check("cat", "/proc/sys/kernel/random/boot_id")
@@ -72,7 +62,7 @@ def test_the_guest_knows_what_the_mouse_can_do(guest: Guest, folder: Path) -> No
 
 
 def test_every_action_arrives_in_order(guest: Guest, folder: Path) -> None:
-    guest.play([script.move(1, 1)])  # a position that is the same again would be no event
+    guest.play([move(1, 1)])  # a position that is the same again would be no event
     watch = Watch(guest, folder)
     step("play every kind of action")
     guest.play(
@@ -154,7 +144,7 @@ def test_a_mouse_whose_process_is_killed_under_events(guest: Guest, folder: Path
         """Moves, and clicks all the while."""
         while not stop.is_set():
             place = played[0] % 32768
-            guest.play([script.move(place, 32767 - place), *script.parse(["press, release, press right"])])
+            guest.play([move(place, 32767 - place), *script.parse(["press, release, press right"])])
             played[0] += 1
 
     thread = threading.Thread(target=stream, name="stream")
@@ -163,14 +153,14 @@ def test_a_mouse_whose_process_is_killed_under_events(guest: Guest, folder: Path
         for _ in range(KILLS):
             before = played[0]
             eventually(lambda before=before: played[0] >= before + 20)
-            kill_worker(guest, "mouse")
+            guest.kill_worker("mouse")
         before = played[0]
         eventually(lambda: played[0] >= before + 20)
     finally:
         stop.set()
         thread.join()
     step(f"{played[0]} rounds played; the last position")
-    guest.play([script.move(11111, 22222)])
+    guest.play([move(11111, 22222)])
     seen = watch.end()
     assert (seen["state"]["x"], seen["state"]["y"]) == (11111, 22222)
     assert set(seen["state"]["pressed"]) <= {"BTN_SIDE", "BTN_EXTRA"}  # the end's own
@@ -200,7 +190,7 @@ def test_an_rng_whose_process_is_killed(guest: Guest) -> None:
     boot = boot_id(guest)
     restarts = guest.vm.supervisor.devices["rng"].restarts
     draw(guest)
-    kill_worker(guest, "rng")
+    guest.kill_worker("rng")
     draw(guest)
     assert guest.vm.supervisor.devices["rng"].restarts == restarts + 1
     assert boot_id(guest) == boot
@@ -219,6 +209,9 @@ def test_status_lists_the_vm(guest: Guest) -> None:
         **dict.fromkeys(("always", "metadata", "never"), "fs"),
         "mouse": "mouse",
         "keyboard": "keyboard",
+        "touch": "touch",
+        "pen": "pen",
+        **dict.fromkeys(("gamepad1", "gamepad2"), "gamepad"),
         "rng": "rng",
         "vsock": "vsock",
     }

@@ -170,7 +170,7 @@ def test_an_ordinary_user(ordinary: OrdinaryUser) -> None:
 
 
 def test_the_demo() -> None:
-    done = subos("demo", "--json")
+    done = subos("demo", "--json", timeout=280)
     report = json.loads(done.stdout)
     assert [row for row in report["rows"] if not row["ok"]] == []
     assert done.returncode == 0
@@ -178,7 +178,7 @@ def test_the_demo() -> None:
     assert report["ok"] is True
     assert isinstance(report["boot_ms"], int)
     devices = {row["device"] for row in report["rows"]}
-    assert devices == {"fs", "mouse", "keyboard", "rng", "vsock", "agent", "clipboard"}
+    assert devices == {"fs", "mouse", "pointer", "keyboard", "touch", "gamepad", "rng", "vsock", "agent", "clipboard"}
     for row in report["rows"]:
         assert row.keys() >= {"device", "check", "ok", "ms"}
         assert isinstance(row["ms"], int)

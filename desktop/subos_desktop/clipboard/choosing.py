@@ -40,10 +40,8 @@ def _wayland(environment: Environment, marker: Optional[str]) -> Clipboard:
 def _x11(environment: Environment, marker: Optional[str]) -> Clipboard:
     if not environment.get("DISPLAY"):
         raise NoServer("DISPLAY is not set", "start it from within the session")
-    try:
-        from .x11 import X11Clipboard
-    except ImportError as error:
-        raise Unavailable("python-xlib is not installed", "Debian calls the package python3-xlib") from error
+    from .x11 import X11Clipboard
+
     return X11Clipboard(environment["DISPLAY"], marker)
 
 

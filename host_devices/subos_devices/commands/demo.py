@@ -53,7 +53,8 @@ def _run(zygote: Zygote, report: dict[str, Any], as_json: bool) -> int:
     from ..launcher.settings import SETTINGS
     from ..launcher.vm import VmPlan
 
-    plan = VmPlan.from_settings(resolve(argparse.Namespace(), SETTINGS, None), show_progress)
+    wanted = argparse.Namespace(pointer=True, touch=True, gamepad=["xbox360"])  # besides what every guest has
+    plan = VmPlan.from_settings(resolve(wanted, SETTINGS, None), show_progress)
     return signals.run(_demo(plan, zygote, report, as_json))
 
 

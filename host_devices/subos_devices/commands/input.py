@@ -1,9 +1,16 @@
-"""`subos-devices input`: moves a VM's mouse and types on its keyboard, from a script."""
+"""`subos-devices input`: drives a VM's mouse, keyboard, touch screen and gamepads.
+
+By a script, by a recording, or by real devices of this host.
+"""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..input.capabilities import Capabilities
 
 ACTIONS = """\
 actions, several separated by commas:
@@ -11,19 +18,38 @@ actions, several separated by commas:
   click [BUTTON] [--at X Y]          left (unless said), right, middle, side or extra
   press [BUTTON], release [BUTTON]   what is still pressed at the end is released
   scroll N [--horizontal]            detents; up and right are positive
+  nudge DX DY                        moves the relative mouse
   type TEXT                          on a US keyboard; first, it takes all that follows, commas too
   key NAME[+NAME…]                   key enter, key ctrl+alt+f1
+  touch X Y [--finger N]             puts finger 1 (unless said) to 10 there, or moves it
+  lift [--finger N]                  what still touches at the end is lifted
+  tap X Y
+  pad BUTTON [press|release]         a, b, x, y, lb, rb, start …, or up, down, left, right of the cross
+  stick left|right X Y               from -100% to 100%; at the end sticks are in the middle again
+  trigger left|right N               from 0% to 100%
   wait SECONDS
 
 instead of actions:
   mouse relative|absolute            the mouse for games, or the one that needs no grab: the other is unplugged
+  attach DEVICE …                    keyboards, mice, gamepads … of this host drive the guest's
+  play FILE …                        does again what was recorded
+
+of this host, without a VM:
+  subos-devices input devices        which input devices there are
+  subos-devices input record FILE …  writes down what one of them does
+
+attach, play, devices and record have a --help of their own.
 
 examples:
   subos-devices input work move 50% 50%
   subos-devices input work/mouse "move 10% 10%, press, move 90% 90%, release"
   subos-devices input work type "uname -a"
   subos-devices input work "move 50% 50%, click, key ctrl+a, key delete"
+  subos-devices input work "touch 40% 50%, touch 60% 50% --finger 2, wait 0.1, lift, lift --finger 2"
+  subos-devices input work "stick left 100% 0%, wait 1, pad a"
+  subos-devices input work/gamepad2 pad start
   subos-devices input work mouse relative
+  subos-devices input work attach "*Xbox*" --grab
   subos-devices input --socket mouse.driver.sock click right --at 100 200
 """
 
@@ -33,28 +59,42 @@ DRIVER_SUFFIX = ".driver.sock"
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = subparsers.add_parser(
         "input",
-        help="move a VM's mouse, type on its keyboard",
+        help="drive a VM's mouse, keyboard, touch screen and gamepads",
         description=__doc__,
         epilog=ACTIONS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        usage="subos-devices input [-h] (NAME[/DEVICE] | --socket PATH) ACTION …",
+        usage="subos-devices input [-h] (NAME[/DEVICE] | --socket PATH) ACTION …\n"
+        "       subos-devices input (NAME[/DEVICE] | --socket PATH) (attach DEVICE … | play FILE …)\n"
+        "       subos-devices input (devices | record FILE)",
     )
     parser.add_argument("--socket", type=Path, metavar="PATH", help="the driver socket of a device without a VM")
+    parser.add_argument(
+        "--profile", default="generic", metavar="NAME", help="with --socket: what gamepad it is (default: generic)"
+    )
     parser.add_argument("words", nargs=argparse.REMAINDER, metavar="NAME[/DEVICE] ACTION …", help=argparse.SUPPRESS)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     from ..input import script
+    from ..input.actions import device_of
+    from . import host_input
 
+    if args.socket is None and args.words and args.words[0] in host_input.OF_THE_HOST:
+        return host_input.OF_THE_HOST[args.words[0]](args.words[1:])
+    name, words = ("", args.words) if args.socket else (args.words[0] if args.words else "", args.words[1:])
+    if words and words[0] in host_input.OF_A_VM:
+        return host_input.OF_A_VM[words[0]](host_input.Where(name, args.socket, args.profile), words[1:])
     if args.socket:
-        script.play(args.socket, script.parse(args.words))
+        script.play(args.socket, script.parse(args.words, lambda: _profile(args.profile)))
         return 0
     if args.words[1:2] == ["mouse"]:
         return _switch_mouse(args.words[0], args.words[2:])
     name, device, sockets = _find(args.words)
-    actions = script.parse(args.words[1:])
-    wanted = {device} if device else {kind for action in actions if (kind := script.device_of(action))}
+    actions = script.parse(args.words[1:], lambda: _pad_of(name, device or script.GAMEPAD))
+    if "mouse" not in sockets and "pointer" in sockets:
+        sockets["mouse"] = sockets["pointer"]  # it clicks and scrolls as well
+    wanted = {device} if device else {kind for action in actions if (kind := device_of(action))}
     for kind in sorted(wanted - sockets.keys()):
         _refuse(name, kind, sockets)
     script.play(sockets[device] if device else sockets, actions)
@@ -83,6 +123,23 @@ def _find(words: list[str]) -> tuple[str, str, dict[str, Path]]:
     name, _, device = words[0].partition("/")
     folder = runtime.running_folder(name)
     return name, device, {path.name.removesuffix(DRIVER_SUFFIX): path for path in folder.glob(f"*{DRIVER_SUFFIX}")}
+
+
+def _pad_of(name: str, device: str) -> Capabilities:
+    """What the VM's gamepad `device` is. Raises UserError where it has none."""
+    from ..errors import UserError
+    from ..supervisor import control
+
+    for each in control.ask(name, "status")["devices"]:
+        if each["name"] == device and each["kind"] == "gamepad":
+            return _profile(each["options"]["profile"])
+    raise UserError(f"the VM {name!r} has no gamepad {device!r}", "start it with one: run --gamepad xbox360")
+
+
+def _profile(name: str) -> Capabilities:
+    from ..input.gamepad import profiles
+
+    return profiles.load(name).capabilities
 
 
 def _refuse(name: str, device: str, sockets: dict[str, Path]) -> None:

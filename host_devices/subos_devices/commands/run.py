@@ -67,6 +67,7 @@ def run(args: argparse.Namespace) -> int:
 def _run(args: argparse.Namespace, zygote: Zygote) -> int:
     from .. import signals
     from ..errors import UserError
+    from ..launcher import input_driver
     from ..launcher.packages import show_progress
     from ..launcher.settings import SETTINGS, sandbox_choice
     from ..launcher.vm import VmPlan
@@ -76,24 +77,31 @@ def _run(args: argparse.Namespace, zygote: Zygote) -> int:
         raise UserError("a COMMAND needs the default guest", "leave out --image, or run it in the guest yourself")
     zygote.sandbox = sandbox_choice(settings)
     plan = VmPlan.from_settings(settings, show_progress)
-    return signals.run(_boot(plan, zygote, args.arguments))
+    input_driver.check(settings.input, plan.devices)
+    return signals.run(_boot(plan, zygote, args.arguments, args.config if settings.input else None))
 
 
-async def _boot(plan: VmPlan, zygote: Zygote, command: Sequence[str]) -> int:
+async def _boot(plan: VmPlan, zygote: Zygote, command: Sequence[str], rules: Path | None) -> int:
+    """`rules` is the settings file, if there are rules of input devices in it."""
     import os
 
     from ..launcher import terminal
     from ..launcher.guest_run import Mode
+    from ..launcher.input_driver import input_driver
     from ..launcher.vm import start
 
     interactive = terminal.is_interactive()
     if plan.image is not None:
         _say_how_to_install(plan)
-        async with start(plan, zygote) as vm:
+        async with start(plan, zygote) as vm, input_driver(plan.name, rules):
             return await terminal.run_on_serial(vm.machine, interactive)
     words = list(command) or [os.environ.get("SHELL", "/bin/sh")]
     mode = Mode.TERMINAL if interactive else Mode.STREAMS
-    async with start(plan, zygote, command=words, mode=mode, window=terminal.window_size()) as vm:
+    window = terminal.window_size()
+    async with (
+        start(plan, zygote, command=words, mode=mode, window=window) as vm,
+        input_driver(plan.name, rules),
+    ):
         pump = terminal.run_on_terminal if interactive else terminal.run_on_streams
         return await pump(vm.machine)
 

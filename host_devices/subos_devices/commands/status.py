@@ -97,6 +97,8 @@ def _show(machine: dict[str, Any]) -> None:
         if "vsock" in device:
             what = f"{device['vsock']['connections']} open streams"
         driver = "running" if device["driver"] else "connected" if device["connected"] else "-"
+        if device.get("gamepad", {}).get("agent"):
+            driver = "agent"
         pid, *counts = (str(device[key]) for key in ("pid", "restarts", "requests"))
         table.add_row(device["name"], device["kind"], what, driver, pid, summary(device["sandbox"]), *counts)
     Console().print(table)

@@ -114,13 +114,12 @@ async def _session(scene: Scene) -> None:
     if shutil.which("Xvfb") is None or shutil.which("xclip") is None:
         raise CheckFailed("Xvfb and xclip are not installed here: installers/host.sh xserver does that")
     argv, variables = agent_command("session", "--backend", "x11")
-    command = [word for word in argv if word != "-S"]  # the X library is among the site packages
     shell = (
         f"[ -s {READY} ] || {{ Xvfb {DISPLAY} -screen 0 640x480x24 -nolisten tcp >/dev/null 2>&1 </dev/null & "
         f"until [ -e /tmp/.X11-unix/X{DISPLAY[1:]} ]; do sleep 0.1; done; "
         f'DISPLAY={DISPLAY} "$@" >{READY} 2>&1 </dev/null & until [ -s {READY} ]; do sleep 0.1; done; }}; cat {READY}'
     )
-    said = await in_guest(scene, "env", *(f"{k}={v}" for k, v in variables.items()), "sh", "-c", shell, "sh", *command)
+    said = await in_guest(scene, "env", *(f"{k}={v}" for k, v in variables.items()), "sh", "-c", shell, "sh", *argv)
     if "shared" not in said:
         raise CheckFailed(f"the session in the guest says {said.strip()}")
 

@@ -20,7 +20,7 @@ from ..vhost_user.device import Device, DeviceSpec, Worker
 from ..vhost_user.errors import BadChain, RingError
 from ..vhost_user.virtqueue import Virtqueue, Words
 from .capabilities import Capabilities, Frame
-from .drivers import DriverSocket
+from .driver_socket import LEDS, DriverSocket
 from .lights import Lights
 from .outbox import Outbox
 from .state import State
@@ -121,7 +121,7 @@ class InputDevice(Device):
             yield
         finally:
             if self._drivers is not None and self._lights.state != before:
-                self._drivers.tell("leds", self._lights.state)
+                self._drivers.tell(LEDS, self._lights.state)
 
     def _put(self, frame: Frame) -> None:
         if self._eventq is not None:

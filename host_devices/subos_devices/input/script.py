@@ -1,11 +1,18 @@
-"""The script driver: actions in words, sent over the driver sockets of a mouse and a keyboard.
+"""The script driver: actions in words, sent over the driver sockets of a VM's input devices.
 
     move X Y                             X and Y from 0 to 32767, or as percentages: move 50% 12.5%
     click [BUTTON] [--at X Y]            left (unless said), right, middle, side or extra
     press [BUTTON], release [BUTTON]     what is still pressed at the end is released
     scroll N [--horizontal]              detents; up and right are positive
+    nudge DX DY                          moves the relative mouse
     type TEXT                            on a US keyboard
     key NAME[+NAME…]                     key enter, key ctrl+alt+f1; pressed in order, released in reverse
+    touch X Y [--finger N]               puts finger 1 (unless said) to 10 there, or moves it
+    lift [--finger N]
+    tap X Y                              puts finger 1 there and lifts it
+    pad BUTTON [press|release]           a, b, x, y, lb, rb, start …, or up, down, left, right of the cross
+    stick left|right X Y                 from -100% to 100%; down and right are positive
+    trigger left|right N                 from 0% to 100%
     wait SECONDS
 
 Several actions are separated by commas: "move 10% 10%, press, move 90% 90%, release". After a `type` that comes first
@@ -15,22 +22,32 @@ all is text, commas too.
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import re
-import socket
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 
-from subos_protocol.input_codes import Abs, Ev, Key, Rel
-from subos_protocol.virtio_input import VIRTIO_INPUT_EVENT, virtio_input_event
+from subos_protocol.input_codes import Key
+from subos_protocol.virtio_input import virtio_input_event
 
 from ..errors import UserError
-from .capabilities import PRESSED, RELEASED, SYN_REPORT
-from .drivers import MAX_FEEDBACK, REFUSED
-from .keymap import key_named, keys_for
+from .actions import (
+    Action,
+    Events,
+    button,
+    chord,
+    device_of,
+    lift,
+    move,
+    nudge,
+    scroll,
+    touch,
+    type_text,
+)
+from .capabilities import PRESSED, RELEASED, Capabilities
+from .client import DriverConnection
+from .gamepad import words as pad_words
+from .keymap import key_named
 from .mouse import AXIS_MAX
 
 BUTTONS = {
@@ -40,114 +57,27 @@ BUTTONS = {
     "side": Key.BTN_SIDE,
     "extra": Key.BTN_EXTRA,
 }
-HI_RES = 120  # REL_WHEEL_HI_RES units of one detent
 MAX_SCROLL = 1000  # detents of one action
-TIMEOUT = 10.0  # seconds in which a device takes a packet
+MAX_NUDGE = 32767
+FINGERS = 10
+GAMEPAD = "gamepad1"
 
-Action = list[virtio_input_event] | float
-"""Events to send as one packet, or seconds to wait."""
-
-
-def move(x: int, y: int) -> list[virtio_input_event]:
-    """To (x, y), each from 0 to AXIS_MAX."""
-    return [virtio_input_event(Ev.EV_ABS, Abs.ABS_X, x), virtio_input_event(Ev.EV_ABS, Abs.ABS_Y, y), SYN_REPORT]
+Pad = Callable[[], Capabilities]
+"""What the gamepad is that the words are for. It is asked when there is such a word. Raises UserError for none."""
 
 
-def button(code: int, value: int) -> list[virtio_input_event]:
-    """PRESSED or RELEASED."""
-    return [virtio_input_event(Ev.EV_KEY, code, value), SYN_REPORT]
+def no_pad() -> Capabilities:
+    raise UserError("no gamepad is known here", "name the VM, or the --profile of a --socket")
 
 
-def scroll(detents: int, *, horizontal: bool = False) -> list[virtio_input_event]:
-    """Up, or right, by `detents`; in both resolutions, as the kernel's own mouse drivers report it."""
-    coarse, fine = (Rel.REL_HWHEEL, Rel.REL_HWHEEL_HI_RES) if horizontal else (Rel.REL_WHEEL, Rel.REL_WHEEL_HI_RES)
-    return [
-        virtio_input_event(Ev.EV_REL, coarse, detents),
-        virtio_input_event(Ev.EV_REL, fine, detents * HI_RES),
-        SYN_REPORT,
-    ]
-
-
-def chord(codes: Sequence[int]) -> list[virtio_input_event]:
-    """Presses the keys in order and releases them in reverse."""
-    events = [button(code, PRESSED) for code in codes] + [button(code, RELEASED) for code in reversed(codes)]
-    return [event for frame in events for event in frame]
-
-
-def type_text(text: str) -> list[Action]:
-    """A chord for each letter. Raises UserError for a letter that a US keyboard does not have."""
-    return [chord(keys_for(letter)) for letter in text]
-
-
-def device_of(action: Action) -> str | None:
-    """Which device the action is for: "keyboard", "mouse", or None for a pause."""
-    if isinstance(action, float):
-        return None
-    keys = (event.code for event in action if event.type == Ev.EV_KEY)
-    return "keyboard" if any(code < Key.BTN_MISC for code in keys) else "mouse"
-
-
-def parse(words: Sequence[str]) -> list[Action]:
+def parse(words: Sequence[str], pad: Pad = no_pad) -> list[Action]:
     """The actions that `words` spell. Raises UserError for what is none, before anything is sent."""
     script = " ".join(words)
     sentences = [script] if script.startswith("type ") else script.split(",")
-    actions = [action for sentence in sentences for action in _sentence(sentence)]
+    actions = [action for sentence in sentences for action in _sentence(sentence, pad)]
     if not actions:
-        raise UserError("no action", f"there are {', '.join(_VERBS)}; see subos-devices input --help")
+        raise UserError("no action", f"there are {_ALL}; see subos-devices input --help")
     return actions
-
-
-class DriverConnection:
-    """A connected driver; the device releases what it held when it goes. Raises UserError where nobody listens."""
-
-    def __init__(self, path: Path) -> None:
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._socket.settimeout(TIMEOUT)
-        try:
-            self._socket.connect(os.fspath(path))
-        except OSError as error:
-            self._socket.close()
-            raise UserError(
-                f"no device listens on {path}: {error.strerror or error}", "subos-devices status lists what runs"
-            ) from error
-
-    def __enter__(self) -> DriverConnection:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._socket.close()
-
-    def send(self, events: Iterable[virtio_input_event]) -> None:
-        """At most 64 events, as one packet. Waits while the device's queue is full; raises UserError if it stays so,
-        and where the device has refused something."""
-        try:
-            self._socket.send(b"".join(map(VIRTIO_INPUT_EVENT.pack, events)))
-        except TimeoutError as error:
-            raise UserError("the guest takes no input", "is it paused, or has it hung?") from error
-        except OSError as error:
-            self.finish()
-            raise UserError(f"the device went away: {error.strerror}", "try again") from error
-
-    def finish(self) -> None:
-        """Returns once the device has taken everything. Raises UserError where it has refused something."""
-        with contextlib.suppress(OSError):  # it has closed already, and said why
-            self._socket.shutdown(socket.SHUT_WR)
-        try:
-            while packet := self._receive():
-                if REFUSED in (said := json.loads(packet)):
-                    raise UserError(f"the device refused it: {said[REFUSED]}")
-        except TimeoutError as error:
-            raise UserError("the guest takes no input", "is it paused, or has it hung?") from error
-        except (OSError, ValueError) as error:
-            raise UserError(f"the device went away: {getattr(error, 'strerror', error)}", "try again") from error
-
-    def _receive(self) -> bytes:
-        try:
-            return self._socket.recv(MAX_FEEDBACK)
-        except ConnectionResetError:  # it closed with packets of ours unread; its last words are still here
-            return self._socket.recv(MAX_FEEDBACK)
 
 
 def play(where: Path | Mapping[str, Path], actions: Iterable[Action]) -> None:
@@ -169,15 +99,17 @@ def play(where: Path | Mapping[str, Path], actions: Iterable[Action]) -> None:
 # --- words
 
 
-def _sentence(sentence: str) -> list[Action]:
+def _sentence(sentence: str, pad: Pad) -> list[Action]:
     verb, _, rest = sentence.lstrip().partition(" ")
     if verb == "type":
         return _type(rest)
     words = sentence.split()
     if not words:
         return []
+    if words[0] in pad_words.VERBS:
+        return [Events(GAMEPAD, pad_words.VERBS[words[0]](words[1:], pad()))]
     if words[0] not in _VERBS:
-        raise UserError(f"{words[0]!r} is no action", f"there are {', '.join(_VERBS)}, type")
+        raise UserError(f"{words[0]!r} is no action", f"there are {_ALL}")
     return [_VERBS[words[0]](words[1:])]
 
 
@@ -233,6 +165,46 @@ def _wait(words: list[str]) -> Action:
     return float(words[0])
 
 
+def _nudge(words: list[str]) -> Action:
+    if len(words) != 2 or not all(re.fullmatch(r"[+-]?[0-9]{1,9}", word) for word in words):
+        raise UserError(f"nudge takes DX and DY, not {' '.join(words) or 'nothing'!r}", "nudge 10 -5")
+    dx, dy = map(int, words)
+    if max(abs(dx), abs(dy)) > MAX_NUDGE:
+        raise UserError(f"nudge {dx} {dy} is too far", f"at most {MAX_NUDGE} each way")
+    return nudge(dx, dy)
+
+
+def _touch(words: list[str]) -> Action:
+    finger, words = _finger(words)
+    if len(words) != 2:
+        raise UserError(f"touch takes X and Y, not {' '.join(words) or 'nothing'!r}", "touch 50% 50% --finger 2")
+    return touch(finger, _coordinate(words[0]), _coordinate(words[1]))
+
+
+def _lift(words: list[str]) -> Action:
+    finger, words = _finger(words)
+    if words:
+        raise UserError(f"lift takes no {' '.join(words)!r}", "lift --finger 2")
+    return lift(finger)
+
+
+def _tap(words: list[str]) -> Action:
+    if len(words) != 2:
+        raise UserError(f"tap takes X and Y, not {' '.join(words) or 'nothing'!r}", "tap 50% 50%")
+    return Events("touch", [*touch(0, _coordinate(words[0]), _coordinate(words[1])), *lift(0)])
+
+
+def _finger(words: list[str]) -> tuple[int, list[str]]:
+    """Its slot, and the other words."""
+    if "--finger" not in words:
+        return 0, words
+    at = words.index("--finger")
+    number = "".join(words[at + 1 : at + 2])
+    if not re.fullmatch(r"[0-9]{1,2}", number) or not 1 <= int(number) <= FINGERS:
+        raise UserError(f"--finger takes a number from 1 to {FINGERS}", "touch 50% 50% --finger 2")
+    return int(number) - 1, words[:at] + words[at + 2 :]
+
+
 def _button(words: list[str]) -> int:
     if not words:
         return BUTTONS["left"]
@@ -259,6 +231,11 @@ _VERBS: dict[str, Callable[[list[str]], Action]] = {
     "press": lambda words: button(_button(words), PRESSED),
     "release": lambda words: button(_button(words), RELEASED),
     "scroll": _scroll,
+    "nudge": _nudge,
     "key": _key,
+    "touch": _touch,
+    "lift": _lift,
+    "tap": _tap,
     "wait": _wait,
 }
+_ALL = ", ".join([*_VERBS, "type", *pad_words.VERBS])

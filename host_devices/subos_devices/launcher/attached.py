@@ -75,7 +75,7 @@ class Attachment:
             ):
                 self._hub = guest.hub
                 self._supervisor.on_disconnect = self._disconnected
-                self._plugged = Plugged(self._supervisor, folder, self.qmp, guest.file_events)
+                self._plugged = Plugged(self._supervisor, folder, self.qmp, guest.channels)
                 mounts = GuestMounts(guest.hub, own_root=True)
                 self._hot_shares = HotShares(self._plugged, self.shares, mounts, self.common)
                 guest.serves(self._hot_shares)

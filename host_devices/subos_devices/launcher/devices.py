@@ -8,15 +8,16 @@ import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from ..agent.file_events import FileEvents
+from ..agent.worker_channels import WorkerChannels
 from ..errors import UserError
 from ..runtime import listen
 from ..supervisor.supervisor import Supervisor
 from ..vhost_user.device import DeviceSpec, Option
 from .qemu import VhostUserDevice
-from .settings import MAX_GAMEPADS
+from .settings import MAX_GAMEPADS, NO_RUMBLE
 from .shares import ROOT_TAG, Share
 
 QEMU_DRIVERS = {
@@ -26,13 +27,15 @@ QEMU_DRIVERS = {
     "vsock": "vhost-user-vsock-pci",
 }
 MICE = ("mouse", "pointer")  # absolute and relative: while the VM runs, either can be had instead of the other
+FILE_EVENTS, GAMEPAD = "events", "agent"  # channels of workers: their names in a device's descriptors
 FS_QUEUE_SIZE = 1024  # descriptors; Linux sizes its requests by it, so a small one means small reads
+NO_CHANNELS: Mapping[str, WorkerChannels] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
 class PlannedDevice:
     """One device of a VM, before anything of it exists. `driven` ones have a driver socket; `removable` ones can be
-    taken out while the VM runs; of `followed` ones the guest's agent hears what the host changes."""
+    taken out while the VM runs; `channel` is the name of the worker's channel to the guest's agent, if it has one."""
 
     name: str
     kind: str
@@ -40,7 +43,7 @@ class PlannedDevice:
     properties: dict[str, Any] = field(default_factory=dict)
     driven: bool = False
     removable: bool = False
-    followed: bool = False
+    channel: str = ""
 
 
 def share_device(share: Share, common: Mapping[str, Option] | None = None) -> PlannedDevice:
@@ -50,7 +53,7 @@ def share_device(share: Share, common: Mapping[str, Option] | None = None) -> Pl
     if share.single:
         options["only"] = share.path.name
     properties = {"tag": share.tag, "queue-size": FS_QUEUE_SIZE}
-    return PlannedDevice(share.tag, "fs", options, properties, removable=True, followed=True)
+    return PlannedDevice(share.tag, "fs", options, properties, removable=True, channel=FILE_EVENTS)
 
 
 def shared_path(options: Mapping[str, Any]) -> str:
@@ -67,7 +70,7 @@ def root_device() -> PlannedDevice:
     """
     device = share_device(Share(Path("/"), ROOT_TAG, read_only=True), {"cache": "steady"})
     options = {**device.options, "submounts": False}  # overlayfs refuses them in a lower layer
-    return replace(device, options=options, removable=False, followed=False)  # below an overlay nothing can be told
+    return replace(device, options=options, removable=False, channel="")  # below an overlay nothing can be told
 
 
 def input_device(kind: str) -> PlannedDevice:
@@ -75,19 +78,20 @@ def input_device(kind: str) -> PlannedDevice:
     return PlannedDevice(kind, kind, driven=True, removable=kind in MICE)
 
 
-def gamepads(profiles: Sequence[str]) -> list[PlannedDevice]:
-    """`gamepad1` and so on, one of each profile. Raises UserError for an unknown one, or too many."""
-    if len(profiles) > MAX_GAMEPADS:
-        raise UserError(f"{len(profiles)} gamepads are too many", f"a VM has at most {MAX_GAMEPADS}")
-    if profiles:
+def gamepads(wanted: Sequence[str]) -> list[PlannedDevice]:
+    """`gamepad1` and so on, each by its profile, with NO_RUMBLE after it where the guest's agent is to leave it alone.
+    Raises UserError for what is no profile, or too many."""
+    if len(wanted) > MAX_GAMEPADS:
+        raise UserError(f"{len(wanted)} gamepads are too many", f"a VM has at most {MAX_GAMEPADS}")
+    devices = []
+    for number, text in enumerate(wanted, 1):
         from ..input.gamepad.profiles import load  # which takes the time that loading the kernel's codes takes
 
-        for profile in profiles:
-            load(profile)
-    return [
-        PlannedDevice(f"gamepad{number}", "gamepad", {"profile": profile}, driven=True)
-        for number, profile in enumerate(profiles, 1)
-    ]
+        profile = text.removesuffix(NO_RUMBLE)
+        load(profile)
+        channel = GAMEPAD if profile == text else ""
+        devices.append(PlannedDevice(f"gamepad{number}", "gamepad", {"profile": profile}, driven=True, channel=channel))
+    return devices
 
 
 def plan(
@@ -161,9 +165,13 @@ def serve_command(folder: Path, device: PlannedDevice) -> list[str]:
 
 
 async def serve(
-    supervisor: Supervisor, folder: Path, devices: Sequence[PlannedDevice], file_events: FileEvents | None = None
+    supervisor: Supervisor,
+    folder: Path,
+    devices: Sequence[PlannedDevice],
+    channels: Mapping[str, WorkerChannels] = NO_CHANNELS,
 ) -> None:
-    """Binds the devices' sockets in `folder` and serves them. Raises UserError."""
+    """Binds the devices' sockets in `folder` and serves them; `channels` to the guest's agent are there by what devices
+    call them. Raises UserError."""
     for device in devices:
         with contextlib.ExitStack() as undo:
             fds: dict[str, int] = {}
@@ -175,9 +183,9 @@ async def serve(
             if device.kind == "vsock":
                 sockets["listener"] = undo.enter_context(listen(vsock_path(folder)))
                 options["uds_path"] = str(vsock_path(folder))
-            if device.followed and file_events is not None:
-                fds["events"] = file_events.open(device.name)
-                undo.callback(os.close, fds["events"])
+            if device.channel in channels:
+                fds[device.channel] = channels[device.channel].open(device.name)
+                undo.callback(os.close, fds[device.channel])
             listener = undo.enter_context(listen(socket_path(folder, device)))
             undo.pop_all()
             fds |= {name: made.detach() for name, made in sockets.items()}

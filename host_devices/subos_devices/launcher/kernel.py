@@ -15,7 +15,7 @@ from .packages import Progress, download_kernel, downloaded_kernel, quiet
 BOOT_DRIVERS = ("virtio_pci", "virtiofs", "overlay", "virtio_console")
 """Without these the default guest does not start, in the order in which they are loaded."""
 
-DEVICE_DRIVERS = ("virtio_input", "evdev", "virtio_rng", "vmw_vsock_virtio_transport")
+DEVICE_DRIVERS = ("virtio_input", "evdev", "joydev", "uinput", "virtio_rng", "vmw_vsock_virtio_transport")
 """What drives our devices. A kernel without them boots, and does not see those devices."""
 
 

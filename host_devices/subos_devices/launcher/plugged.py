@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from ..agent.file_events import FileEvents
+from ..agent.worker_channels import WorkerChannels
 from ..errors import UserError
 from ..supervisor.supervisor import Supervisor
 from . import devices as device_plan
@@ -21,13 +21,19 @@ class Plugged:
     only while devices are plugged or unplugged.
     """
 
-    def __init__(self, supervisor: Supervisor, folder: Path, qmp: Path, file_events: FileEvents | None = None) -> None:
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        folder: Path,
+        qmp: Path,
+        channels: Mapping[str, WorkerChannels] = device_plan.NO_CHANNELS,
+    ) -> None:
         self.qmp = qmp
         self.lock = asyncio.Lock()
         self.devices: dict[str, VhostUserDevice] = {}
         self._supervisor = supervisor
         self._folder = folder
-        self._file_events = file_events
+        self._channels = channels
 
     async def add(self, planned: Sequence[PlannedDevice]) -> None:
         """Serves and plugs all, or none. Raises UserError."""
@@ -40,7 +46,7 @@ class Plugged:
         from . import hotplug, qmp
 
         try:
-            await device_plan.serve(self._supervisor, self._folder, planned, self._file_events)
+            await device_plan.serve(self._supervisor, self._folder, planned, self._channels)
             async with qmp.connected(self.qmp) as monitor:
                 await hotplug.plug(monitor, list(plugs.values()))
                 self.devices |= plugs
@@ -61,8 +67,8 @@ class Plugged:
 
     async def _end(self, name: str, plug: VhostUserDevice) -> None:
         await self._supervisor.remove(name)
-        if self._file_events is not None:
-            self._file_events.close(name)
+        for channels in self._channels.values():
+            channels.close(name)
         for path in (plug.socket, device_plan.driver_path(self._folder, name)):
             path.unlink(missing_ok=True)
 

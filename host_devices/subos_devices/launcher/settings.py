@@ -46,6 +46,7 @@ SHARE_SETTINGS = (
 """How shares are served: flags of `run`, `attach` and `serve fs`."""
 
 MAX_GAMEPADS = 8
+NO_RUMBLE = ":no-rumble"
 DEVICES = {
     "mouse": "an absolute mouse",
     "pointer": "a relative mouse, for games",
@@ -61,7 +62,8 @@ DEFAULT_DEVICES = {"mouse", "keyboard", "rng", "vsock"}
 GAMEPAD = Setting(
     "gamepad",
     list,
-    f"a gamepad: {', '.join(names())}; may be repeated, at most {MAX_GAMEPADS} times: gamepad1, gamepad2 …",
+    f"a gamepad: {', '.join(names())}; it rumbles where the guest's agent runs, unless {NO_RUMBLE} follows, which is "
+    f"quicker; may be repeated, at most {MAX_GAMEPADS} times: gamepad1, gamepad2 …",
     "PROFILE",
 )
 
@@ -113,6 +115,7 @@ SETTINGS = (
     ),
     *(Setting(kind, bool, what, default=kind in DEFAULT_DEVICES) for kind, what in DEVICES.items()),
     GAMEPAD,
+    Setting("input", list, "rules: which input devices of this host drive the guest's", tables=True),
 )
 
 

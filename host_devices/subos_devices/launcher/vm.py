@@ -18,8 +18,8 @@ from typing import Any
 
 from .. import runtime
 from ..agent.clipboard.policy import Rules
-from ..agent.file_events import FileEvents
 from ..agent.hub import Hub
+from ..agent.worker_channels import WorkerChannels
 from ..errors import UserError
 from ..supervisor import control as control_socket
 from ..supervisor.supervisor import Supervisor
@@ -120,7 +120,7 @@ class RunningVm:
     machine: Machine
     supervisor: Supervisor
     agent: Hub
-    file_events: FileEvents
+    channels: Mapping[str, WorkerChannels]
 
 
 @contextlib.asynccontextmanager
@@ -143,7 +143,7 @@ async def start(
             guest = await stack.enter_async_context(
                 guest_side(folder, plan.name, plan.clipboard, has_agent=plan.kernel is not None)
             )
-            await device_plan.serve(supervisor, folder, plan.devices, guest.file_events)
+            await device_plan.serve(supervisor, folder, plan.devices, guest.channels)
             config = _machine_config(plan, folder)
             ports: tuple[str, ...] = ("agent",)
             if plan.kernel is not None:
@@ -172,7 +172,7 @@ async def start(
                     qmp_socket=folder / "qmp.sock",
                 )
             )
-            vm = RunningVm(plan, folder, machine, supervisor, guest.hub, guest.file_events)
+            vm = RunningVm(plan, folder, machine, supervisor, guest.hub, guest.channels)
             plugged = _plugged(vm)
             shares = _hot_shares(vm, plugged)
             guest.serves(shares)
@@ -185,7 +185,7 @@ async def start(
 
 
 def _plugged(vm: RunningVm) -> Plugged:
-    plugged = Plugged(vm.supervisor, vm.folder, vm.folder / "qmp.sock", vm.file_events)
+    plugged = Plugged(vm.supervisor, vm.folder, vm.folder / "qmp.sock", vm.channels)
     for device in vm.plan.devices:
         if device.removable:
             plugged.devices[device.name] = device_plan.vhost_user_device(vm.folder, device)

@@ -8,6 +8,8 @@ import pytest
 
 from subos_agent import cli, configuration
 from subos_agent.configuration import Configuration
+from subos_agent.service import Service
+from subos_protocol.gamepad import OPERATION
 
 
 @pytest.fixture
@@ -37,7 +39,7 @@ def test_words_for_yes(path: Path, word: str) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("[agent]\nexce = yes\n", "unknown setting exce; there are clipboard, exec"),
+        ("[agent]\nexce = yes\n", "unknown setting exce; there are clipboard, exec, gamepads"),
         ("[agents]\nexec = yes\n", "unknown section [agents]; there is [agent]"),
         ("[agent]\nexec = perhaps\n", "Not a boolean: perhaps"),
         ("[agent]\nexec\n", "contains parsing errors"),
@@ -68,4 +70,9 @@ def test_allow_and_deny(path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyt
     assert "exec is off when the service starts next" in capsys.readouterr().out
     path.write_text("[agent]\nx = y\n")
     assert cli.main(["allow", "exec"]) == 1
-    assert capsys.readouterr().err == f"subos-agent: {path}: unknown setting x; there are clipboard, exec\n"
+    assert capsys.readouterr().err == f"subos-agent: {path}: unknown setting x; there are clipboard, exec, gamepads\n"
+
+
+def test_gamepads_may_be_left_to_virtio_input(path: Path) -> None:
+    assert OPERATION in Service(Configuration()).handlers
+    assert OPERATION not in Service(Configuration(gamepads=False)).handlers

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,7 +22,15 @@ def report(capsys: pytest.CaptureFixture[str]) -> tuple[int, dict[str, dict[str,
 def test_every_gap_has_a_hint(capsys: pytest.CaptureFixture[str]) -> None:
     _, findings = report(capsys)
     assert findings["Python"]["ok"]
-    assert {"vsock", "virtio-serial", "a way to the host", "service", "mount", "wl-clipboard"} <= findings.keys()
+    assert {
+        "vsock",
+        "virtio-serial",
+        "a way to the host",
+        "service",
+        "mount",
+        "wl-clipboard",
+        "gamepads that rumble",
+    } <= findings.keys()
     for finding in findings.values():
         assert finding["ok"] or finding["hint"], finding
         assert finding["detail"]
@@ -34,12 +43,12 @@ def test_every_gap_has_a_hint(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("release", "hint"),
     [
-        ({"ID": "debian"}, "apt install python3-evdev"),
-        ({"ID": "linuxmint", "ID_LIKE": "ubuntu debian"}, "apt install python3-evdev"),
-        ({"ID": "fedora"}, "dnf install python3-evdev"),
-        ({"ID": "arch"}, "pacman -S python-evdev"),
-        ({"ID": "opensuse-leap", "ID_LIKE": "suse opensuse"}, "zypper install python3-evdev"),
-        ({}, "the package python3-evdev, or what this distribution calls it"),
+        ({"ID": "debian"}, "apt install python3-pyudev"),
+        ({"ID": "linuxmint", "ID_LIKE": "ubuntu debian"}, "apt install python3-pyudev"),
+        ({"ID": "fedora"}, "dnf install python3-pyudev"),
+        ({"ID": "arch"}, "pacman -S python-pyudev"),
+        ({"ID": "opensuse-leap", "ID_LIKE": "suse opensuse"}, "zypper install python3-pyudev"),
+        ({}, "the package python3-pyudev, or what this distribution calls it"),
     ],
 )
 def test_packages_are_named_for_the_distribution(
@@ -51,7 +60,7 @@ def test_packages_are_named_for_the_distribution(
     status, findings = report(capsys)
     assert status == 1  # there is no mount
     assert findings["mount"]["detail"] == "there is no program mount"
-    assert findings["python3-evdev"]["hint"] == hint
+    assert findings["python3-pyudev"]["hint"] == hint
     assert not findings["xclip"]["ok"]
 
 
@@ -64,3 +73,12 @@ def test_the_service_under_systemd(monkeypatch: pytest.MonkeyPatch, capsys: pyte
         assert finding.ok == (state == "active")
         assert finding.detail == f"subos-agent.service is {state}"
     assert "systemctl enable --now subos-agent.service" in finding.hint
+
+
+def test_uinput(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(doctor, "UINPUT", str(tmp_path / "uinput"))
+    finding = doctor._uinput()
+    assert not finding.ok
+    assert "modprobe" in finding.hint
+    (tmp_path / "uinput").touch()
+    assert doctor._uinput().ok

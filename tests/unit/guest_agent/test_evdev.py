@@ -68,8 +68,20 @@ def test_what_a_device_says_of_itself(folder):
         assert mouse.pressed == {0x111}
 
 
+def test_a_light_is_switched(folder):
+    reader = os.open(folder / "event10", os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        assert evdev.main(["light", "SubOS Mouse", "LED_CAPSL", "on"]) == 0
+        assert os.read(reader, 100) == struct.pack("@llHHi", 0, 0, 0x11, 1, 1) + struct.pack("@llHHi", 0, 0, 0, 0, 0)
+        assert evdev.main(["light", "SubOS Mouse", "LED_NUML", "off"]) == 0
+        assert os.read(reader, 24) == struct.pack("@llHHi", 0, 0, 0x11, 0, 0)
+    finally:
+        os.close(reader)
+
+
 def test_no_such_device(folder):
     assert evdev.find("Keyboard", folder) is None
+    assert evdev.main(["light", "Keyboard", "LED_NUML", "on"]) == 1
     assert evdev.main(["read", "Keyboard"]) == 1
 
 

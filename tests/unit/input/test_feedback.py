@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from subos_devices.input.drivers import MAX_FEEDBACK
+from subos_devices.input.driver_socket import MAX_FEEDBACK
 from subos_devices.input.keyboard import KeyboardDevice
 from subos_devices.input.lights import Lights
 from subos_devices.input.mouse import MouseDevice

@@ -8,6 +8,7 @@ import pytest
 
 from subos_devices.errors import UserError
 from subos_devices.input import script
+from subos_devices.input.actions import device_of
 from subos_devices.input.keyboard import KEYBOARD, KeyboardDevice
 from subos_devices.input.keymap import key_named, keys_for
 from subos_devices.vhost_user.device import DeviceSpec
@@ -60,4 +61,4 @@ def test_names_of_keys():
 
 def test_each_action_finds_its_device():
     actions = script.parse(["move 1 1, click, key a, wait 1, scroll 1, type b"])
-    assert [script.device_of(action) for action in actions] == ["mouse", "mouse", "keyboard", None, "mouse", "keyboard"]
+    assert [device_of(action) for action in actions] == ["mouse", "mouse", "keyboard", None, "mouse", "keyboard"]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from subos_devices.input.drivers import MAX_DRIVERS
+from subos_devices.input.driver_socket import MAX_DRIVERS
 from subos_devices.input.mouse import MouseDevice
 from subos_devices.vhost_user.errors import BadChain
 from support.input_bench import Bench

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import select
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,10 @@ import pytest
 from subos_devices import runtime
 from subos_devices.commands import input as command
 from subos_devices.errors import UserError
-from subos_devices.input import script
+from subos_devices.input import client, script
+from subos_devices.input.actions import device_of
+from subos_devices.input.capabilities import Capabilities
+from subos_devices.input.gamepad import profiles
 from subos_devices.input.mouse import MouseDevice
 from subos_devices.vhost_user.device import DeviceSpec
 from subos_protocol.virtio_input import virtio_input_event
@@ -42,6 +46,14 @@ REPORT = (0, 0, 0)
         ("type ,", [[(1, 51, 1), REPORT, (1, 51, 0), REPORT]]),
         ("key ctrl+c", [[(1, 29, 1), REPORT, (1, 46, 1), REPORT, (1, 46, 0), REPORT, (1, 29, 0), REPORT]]),
         ("wait 1, type a", [1.0, [(1, 30, 1), REPORT, (1, 30, 0), REPORT]]),
+        ("nudge 5 -3", [[(2, 0, 5), (2, 1, -3), REPORT]]),
+        ("touch 1 2", [[(3, 0x2F, 0), (3, 0x39, 0), (3, 0x35, 1), (3, 0x36, 2), REPORT]]),
+        ("touch --finger 10 1 2", [[(3, 0x2F, 9), (3, 0x39, 9), (3, 0x35, 1), (3, 0x36, 2), REPORT]]),
+        ("lift --finger 3", [[(3, 0x2F, 2), (3, 0x39, -1), REPORT]]),
+        (
+            "tap 0% 100%",
+            [[(3, 0x2F, 0), (3, 0x39, 0), (3, 0x35, 0), (3, 0x36, 32767), REPORT, (3, 0x2F, 0), (3, 0x39, -1), REPORT]],
+        ),
         ("press, wait 1,release ,", [[(1, 0x110, 1), REPORT], 1.0, [(1, 0x110, 0), REPORT]]),
     ],
 )
@@ -75,6 +87,17 @@ def test_words(words, actions):
         ("scroll 1 up", "scroll takes"),
         ("scroll 1001", "too far"),
         ("wait", "wait takes"),
+        ("nudge 5", "nudge takes DX and DY"),
+        ("nudge 5 x", "nudge takes DX and DY"),
+        ("nudge 0 -32768", "too far"),
+        ("touch 5", "touch takes X and Y"),
+        ("touch 5 5 --finger", "--finger takes a number"),
+        ("touch 5 5 --finger 11", "--finger takes a number"),
+        ("touch 5 5 --finger 0", "--finger takes a number"),
+        ("touch 5 40000", "40000 lies outside"),
+        ("lift 5", "lift takes no '5'"),
+        ("tap", "tap takes X and Y"),
+        ("pad a", "no gamepad is known here"),
         ("move 1 1, wait soon", "wait takes"),
     ],
 )
@@ -83,6 +106,63 @@ def test_words_that_are_no_actions(words, message):
         script.parse(words.split())
     assert caught.value.hint
     assert caught.value.exit_code == 2
+
+
+def pad(name: str) -> Callable[[], Capabilities]:
+    return lambda: profiles.load(name).capabilities
+
+
+@pytest.mark.parametrize(
+    ("words", "name", "events"),
+    [
+        ("pad a", "xbox360", [(1, 0x130, 1), REPORT, (1, 0x130, 0), REPORT]),
+        ("pad x press", "xbox360", [(1, 0x133, 1), REPORT]),
+        ("pad lb release", "xbox360", [(1, 0x136, 0), REPORT]),
+        ("pad guide", "dualsense", [(1, 0x13C, 1), REPORT, (1, 0x13C, 0), REPORT]),
+        ("pad z press", "switchpro", [(1, 0x135, 1), REPORT]),
+        ("pad record press", "xboxseries", [(1, 0xA7, 1), REPORT]),
+        ("pad up", "xbox360", [(3, 0x11, -1), REPORT, (3, 0x11, 0), REPORT]),
+        ("pad right press", "xbox360", [(3, 0x10, 1), REPORT]),
+        ("stick left 100% -100%", "xbox360", [(3, 0, 32767), (3, 1, -32768), REPORT]),
+        ("stick right 0% 50%", "xbox360", [(3, 3, 0), (3, 4, 16384), REPORT]),
+        ("stick left 100% -100%", "dualsense", [(3, 0, 255), (3, 1, 0), REPORT]),
+        ("stick left 0% 0%", "dualsense", [(3, 0, 128), (3, 1, 128), REPORT]),
+        ("trigger left 100%", "xboxone", [(3, 2, 1023), REPORT]),
+        ("trigger right 50%", "xbox360", [(3, 5, 128), REPORT]),
+        ("trigger right 0%", "xbox360", [(3, 5, 0), REPORT]),
+    ],
+)
+def test_words_of_a_gamepad_are_what_that_pad_has(words, name, events):
+    [action] = script.parse([words], pad(name))
+    assert action == events
+    assert device_of(action) == "gamepad1"
+    for event in events:
+        if event != REPORT:
+            profiles.load(name).capabilities.check(virtio_input_event(*event))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("pad", "pad takes a button"),
+        ("pad a hold", "pad takes a button"),
+        ("pad record", "Nintendo Co., Ltd. Pro Controller has no button 'record'"),
+        ("stick up 0% 0%", "stick takes left or right"),
+        ("stick left 0%", "stick takes left or right"),
+        ("stick left 101% 0%", "'101%' is not how far"),
+        ("stick left 5 0%", "'5' is not how far"),
+        ("trigger left 100%", "the triggers of Nintendo Co., Ltd. Pro Controller are buttons"),
+    ],
+)
+def test_words_that_a_gamepad_does_not_understand(words, message):
+    with pytest.raises(UserError, match=message) as caught:
+        script.parse([words], pad("switchpro"))
+    assert caught.value.hint
+
+
+def test_a_trigger_is_never_pushed_out():
+    with pytest.raises(UserError, match="'-1%' is not how far"):
+        script.parse(["trigger left -1%"], pad("xbox360"))
 
 
 class Recorder(MouseDevice):
@@ -153,6 +233,14 @@ def test_the_command_drives_a_vm_s_mouse(served, words):
     assert served.device.seen == [(3, 0, 1), (3, 1, 2), (2, 8, -1), (2, 11, -120)]
 
 
+def test_a_relative_mouse_clicks_where_there_is_no_other(served):
+    served.path.rename(served.path.with_name("pointer.driver.sock"))
+    assert run("work", "click", "right") == 0
+    assert served.device.seen == [(1, 0x111, 1), (1, 0x111, 0)]
+    with pytest.raises(UserError, match="no input device 'touch'"):
+        run("work", "tap 5 5")
+
+
 def test_the_command_drives_a_socket(served):
     assert run("--socket", str(served.path), "click", "right", "--at", "5", "5") == 0
     assert served.device.seen == [(3, 0, 5), (3, 1, 5), (1, 0x111, 1), (1, 0x111, 0)]
@@ -183,17 +271,37 @@ def test_what_is_not_there(served, words, message):
 
 
 def test_a_refusal_comes_back_with_its_reason(served):
-    with script.DriverConnection(served.path) as driver:
+    with client.DriverConnection(served.path) as driver:
         driver.send([virtio_input_event(3, 0, 40000)])
         with pytest.raises(UserError, match="40000 is not within 0 to 32767"):
             driver.finish()
 
 
 def test_a_device_that_reads_nothing_is_reported(tmp_path, monkeypatch):
-    monkeypatch.setattr(script, "TIMEOUT", 0.05)
+    monkeypatch.setattr(client, "TIMEOUT", 0.05)
     path = tmp_path / "mute.sock"
     with runtime.listen(path, socket.SOCK_SEQPACKET), pytest.raises(UserError, match="takes no input"):
         script.play(path, script.parse(["click"]))
+
+
+def test_a_device_that_only_talks_is_reported(tmp_path, monkeypatch):
+    monkeypatch.setattr(client, "TIMEOUT", 0.05)
+    with runtime.listen(tmp_path / "chatty.sock", socket.SOCK_SEQPACKET) as listener:
+        with client.DriverConnection(tmp_path / "chatty.sock") as driver:
+            chatty, _ = listener.accept()
+            end = threading.Event()
+
+            def talk() -> None:
+                with chatty, contextlib.suppress(OSError):
+                    while not end.is_set():
+                        chatty.send(b'{"leds": {}}')
+
+            thread = threading.Thread(target=talk)
+            thread.start()
+            with pytest.raises(UserError, match="takes no input"):
+                driver.finish()
+        end.set()
+        thread.join()
 
 
 def test_the_readme_s_example_is_a_driver(served):

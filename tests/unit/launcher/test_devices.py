@@ -52,7 +52,15 @@ def test_gamepads_are_numbered(tmp_path: Path) -> None:
     assert command[command.index("--driver-socket") + 1] == str(tmp_path / "gamepad2.driver.sock")
 
 
+def test_a_gamepad_that_the_agent_is_to_leave_alone() -> None:
+    rumbles, quick = devices.plan([], gamepad=["xbox360", "xbox360:no-rumble"])
+    assert (rumbles.channel, quick.channel) == (devices.GAMEPAD, "")
+    assert rumbles.options == quick.options == {"profile": "xbox360"}
+
+
 def test_gamepads_that_there_cannot_be() -> None:
+    with pytest.raises(UserError, match="no gamepad is called 'xbox360:rumble'"):
+        devices.plan([], gamepad=["xbox360:rumble"])
     with pytest.raises(UserError, match="no gamepad is called 'atari'"):
         devices.plan([], gamepad=["xbox360", "atari"])
     with pytest.raises(UserError, match="9 gamepads are too many") as caught:

@@ -77,7 +77,7 @@ class WaylandClipboard(Clipboard):
                 return control, min(control.version, self._globals[name][1])
         raise Unavailable(
             "the Wayland compositor offers no data-control",
-            "GNOME's does not: there the clipboard goes by XWayland, with python-xlib and DISPLAY",
+            "GNOME's does not: there the clipboard goes by XWayland, which DISPLAY names",
         )
 
     def _registry_bind(self, connection: Connection, name: str, interface: Interface, version: int) -> Proxy:

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, AsyncIterator, Dict, List, Optional, Sequence, Set
-
-from Xlib import X
-from Xlib.error import XError
-from Xlib.ext import xfixes
-from Xlib.protocol import event, request
+import dataclasses
+from typing import AsyncIterator, Dict, List, Optional, Sequence, Set
 
 from ..echo import Echo
 from ..formats import MAX_FORMATS, from_targets, reader, to_targets
@@ -24,10 +20,13 @@ from ..interface import (
     Unavailable,
 )
 from ..streams import closing
+from . import requests, wire
 from .atoms import USUAL, Atoms
 from .connection import Connection
 from .reading import Reader
+from .requests import CURRENT_TIME, NONE
 from .serving import Held, Owner
+from .wire import Event, SelectionChange, SelectionRequest, XError, XFixesSelectionNotify
 
 MAX_TARGETS = 4 * MAX_FORMATS  # that are looked at
 
@@ -44,7 +43,6 @@ class X11Clipboard(Clipboard):
         self._listing: Dict[Selection, asyncio.Task[None]] = {}
         self._released: Set[Selection] = set()
         self._echo = {selection: Echo() for selection in Selection}
-        self._stamps: List[asyncio.Future[int]] = []
 
     # --- opening and closing -----------------------------------------------------------------------------------
 
@@ -60,15 +58,15 @@ class X11Clipboard(Clipboard):
         self._one_taker = asyncio.Lock()
         self._released.clear()
         try:
+            await connection.extend()
             known = await self._atoms.intern(USUAL)
             self._numbers = {Selection.CLIPBOARD: known["CLIPBOARD"], Selection.PRIMARY: known["PRIMARY"]}
             self._selections = {number: selection for selection, number in self._numbers.items()}
-            self._time_property = known["_SUBOS_TIME"]
             self._window = connection.create_window()
-            connection.watch(self._window, self._receive)
-            await connection.select_xfixes(self._window, list(self._numbers.values()))
+            for number in self._numbers.values():
+                connection.select_selection(self._window, number)
             for selection, number in self._numbers.items():
-                if (await connection.ask(request.GetSelectionOwner, selection=number)).owner:
+                if await self._owner_of(connection, number):
                     self._list(selection)
         except Disconnected as error:
             raise Unavailable(error.message) from error
@@ -86,9 +84,6 @@ class X11Clipboard(Clipboard):
         for task in self._listing.values():
             task.cancel()
         self._reader.fail(reason)
-        for future in self._stamps:
-            if not future.done():
-                future.set_exception(reason)
         self._lose(reason)
 
     def _connected(self) -> Connection:
@@ -98,24 +93,20 @@ class X11Clipboard(Clipboard):
 
     # --- what others hold --------------------------------------------------------------------------------------
 
-    def _receive(self, received: Any) -> None:
-        if isinstance(received, xfixes.SelectionNotify) and not received.send_event:
+    def _receive(self, received: Event) -> None:
+        if isinstance(received, XFixesSelectionNotify):
             self._changed(received)
-        elif isinstance(received, event.SelectionRequest):
+        elif isinstance(received, SelectionRequest):
             self._owner.answer(received)
-        elif isinstance(received, event.PropertyNotify) and received.atom == self._time_property:
-            for future in self._stamps:
-                if not future.done():
-                    future.set_result(received.time)
 
-    def _changed(self, received: Any) -> None:
+    def _changed(self, received: XFixesSelectionNotify) -> None:
         """The selection has another owner, or none."""
         selection = self._selections.get(received.selection)
         if selection is None:
             return
         if task := self._listing.pop(selection, None):
             task.cancel()
-        if received.sub_code != xfixes.XFixesSetSelectionOwnerNotify:
+        if received.change != SelectionChange.SetSelectionOwner:
             self._reader.fail(Stalled("the program that holds it has ended"), received.selection)
         self._reader.forget_owner(received.selection)
         released = selection in self._released
@@ -124,7 +115,8 @@ class X11Clipboard(Clipboard):
         if received.owner == self._window:
             self._forget(selection)
             if received.selection in self._taking:
-                self._owner.held[received.selection] = self._taking.pop(received.selection)
+                taken = self._taking.pop(received.selection)
+                self._owner.held[received.selection] = dataclasses.replace(taken, time=received.since)
         elif received.owner:
             self._list(selection)
         elif released:
@@ -170,10 +162,9 @@ class X11Clipboard(Clipboard):
 
     async def _read_targets(self, selection: Selection) -> List[str]:
         self._connected()
-        targets = (await self._atoms.intern(["TARGETS"]))["TARGETS"]
         data = bytearray()
         async with self._reader.requestor(self._numbers[selection]) as requestor:
-            async for piece in requestor.convert(self._numbers[selection], targets):
+            async for piece in requestor.convert(self._numbers[selection], self._atoms["TARGETS"]):
                 if piece.bits != 32:
                     raise Malformed("its list of formats is none")
                 data += piece.data
@@ -218,12 +209,14 @@ class X11Clipboard(Clipboard):
         number = self._numbers[selection]
         async with self._one_taker:
             self._echo[selection] = Echo()
-            time = await self._time(connection)
-            self._taking[number] = Held(time, targets, marker, self._echo[selection].record(provider))
-            connection.send(request.SetSelectionOwner, window=self._window, selection=number, time=time)
-            # The news of it come before this answer, and after those of all earlier owners.
-            await connection.ask(request.GetSelectionOwner, selection=number)
-            self._taking.pop(number, None)  # still there where another was quicker, with a later time
+            self._taking[number] = Held(targets, marker, self._echo[selection].record(provider))
+            # There is no event of a user behind it. What time it was, the news of it say.
+            with connection.at_once():
+                connection.send(requests.set_selection_owner(self._window, number, CURRENT_TIME))
+                # They come before this answer, and after those of all earlier owners.
+                answer = self._owner_of(connection, number)
+            await answer
+            self._taking.pop(number, None)
 
     async def release(self, selection: Selection) -> None:
         connection = self._connected()
@@ -232,22 +225,9 @@ class X11Clipboard(Clipboard):
             held = self._owner.held.pop(number, None)
             if held is not None:
                 self._released.add(selection)
-                connection.send(request.SetSelectionOwner, window=X.NONE, selection=number, time=held.time)
-                await connection.ask(request.GetSelectionOwner, selection=number)
+                connection.send(requests.set_selection_owner(NONE, number, held.time))
+                await self._owner_of(connection, number)
 
-    async def _time(self, connection: Connection) -> int:
-        """The server's time, in ms. It is told with a change of a property, for which adding nothing is enough."""
-        stamp = asyncio.get_running_loop().create_future()
-        self._stamps.append(stamp)
-        try:
-            connection.send(
-                request.ChangeProperty,
-                mode=X.PropModeAppend,
-                window=self._window,
-                property=self._time_property,
-                type=self._time_property,
-                data=(8, b""),
-            )
-            return int(await stamp)
-        finally:
-            self._stamps.remove(stamp)
+    def _owner_of(self, connection: Connection, selection: int) -> asyncio.Future[int]:
+        """The window that has it now, NONE for none."""
+        return connection.ask(requests.get_selection_owner(selection), wire.unpack_number)

@@ -1,291 +1,311 @@
-"""A connection to an X server in an asyncio loop.
-
-python-xlib finds the server, logs in, and knows the layouts of requests, replies and events. Its own input and
-output waits by select(), also where another thread reads, so it is left aside: here are the bytes read and
-written when the loop says so.
-"""
+"""A connection to an X server in an asyncio loop: requests, their replies, and who is told of which event."""
 
 from __future__ import annotations
 
 import asyncio
 import collections
-import logging
+import contextlib
+import functools
+import itertools
+import os
 import socket
-from typing import Any, Callable, Deque, Dict, List, Optional, Tuple
-
-from Xlib import X
-from Xlib.error import DisplayError, XauthError, XError, xerror_class
-from Xlib.ext import xfixes
-from Xlib.protocol import display, event, request, rq
+from typing import Callable, Deque, Dict, Iterator, List, Optional, Tuple, TypeVar, Union
 
 from ..interface import PATIENCE, Disconnected, NoServer, Unavailable
+from . import requests, wire
+from .opening import log_in
+from .requests import EventMask
+from .wire import (
+    Decoder,
+    DestroyNotify,
+    Event,
+    Message,
+    PropertyNotify,
+    Reply,
+    SelectionNotify,
+    WireError,
+    XError,
+)
 
-RECEIVE = 1 << 20  # bytes read at once
 MAX_UNSENT = 64 << 20  # bytes; a server that takes nothing any more is given up
-PROPERTY_HEADER = 24  # bytes of ChangeProperty before the data
+SEND_BUFFER = 1 << 20  # bytes that we would have the kernel take at once: it takes what it may
+MAX_BUFFERS = 64  # of one call of the kernel
+LATER = 0.1  # seconds; what is sent `later` waits so long at most
 
-log = logging.getLogger(__name__)
-
+Answer = TypeVar("Answer")
 # Events and errors that concern one window go to who watches it.
-Watcher = Callable[[Any], None]
-
-
-class _Display(display.Display):  # type: ignore[misc] # python-xlib has no types
-    """Parses only the events that are wanted: another client may send any event with any bytes in it."""
-
-    def __init__(self, name: Optional[str]) -> None:
-        kinds = (
-            event.PropertyNotify,
-            event.DestroyNotify,
-            event.SelectionClear,
-            event.SelectionRequest,
-            event.SelectionNotify,
-        )
-        self.event_classes: Dict[int, Any] = {kind._code: kind for kind in kinds}
-        self.resource_classes: Dict[str, Any] = {}  # so windows stay numbers
-        self.error_classes = dict(xerror_class)
-        super().__init__(name)
-
-    def send_and_recv(self, **_kind: object) -> None:
-        """Logs in, which is all that it is called for here. python-xlib's own takes no descriptors above 1023."""
-        self.send_recv_lock.release()
-        self.socket.settimeout(PATIENCE)
-        for queued, _ in self.request_queue:
-            self.socket.sendall(queued._binary)
-            self.sent_requests.append(queued)
-        self.request_queue.clear()
-        while not self.parse_response(-1):
-            data = self.socket.recv(RECEIVE)
-            if not data:
-                raise ConnectionError("it hangs up")
-            self.data_recv += data
+Watcher = Callable[[Union[Event, XError]], None]
+Answered = Callable[[Union[Reply, XError, Disconnected]], None]
 
 
 class Connection:
-    """`on_event` is given every event that no window's watcher takes, `on_lost` why the connection has ended."""
+    """`on_event` is given every event that is not about a window of some watcher's, `on_lost` why it has ended."""
 
-    def __init__(self, name: Optional[str], on_event: Watcher, on_lost: Callable[[Disconnected], None]) -> None:
+    def __init__(
+        self, name: Optional[str], on_event: Callable[[Event], None], on_lost: Callable[[Disconnected], None]
+    ) -> None:
         self.name = name
         self._on_event = on_event
         self._on_lost = on_lost
-        self._display: Any = None
         self._socket: Optional[socket.socket] = None
-        self._waiting: Deque[Tuple[Any, asyncio.Future[Any]]] = collections.deque()
+        self._decoder = Decoder()
+        self._sequence = 0
+        self._waiting: Deque[Tuple[int, Answered]] = collections.deque()
         self._unsent: Deque[memoryview] = collections.deque()
         self._unsent_bytes = 0
-        self._watchers: Dict[int, List[Watcher]] = {}
+        self._flushing = False  # whether _flush is called soon, or when the kernel takes more
+        self._blocked = False  # whether that is when the kernel takes more
+        self._watchers: Dict[int, List[Tuple[Watcher, int]]] = {}
         self._next_id = 0
         self._lost: Optional[Disconnected] = None
 
     # --- opening and closing -----------------------------------------------------------------------------------
 
     async def open(self) -> None:
-        """Connects, in a thread since python-xlib waits for the server there. Raises Unavailable."""
-        loop = asyncio.get_running_loop()
-        self._display = _Display.__new__(_Display)
+        """Connects. Raises NoServer."""
         try:
-            await loop.run_in_executor(None, _Display.__init__, self._display, self.name)
-        except (DisplayError, XauthError, OSError) as error:
-            if getattr(self._display, "socket", None) is not None:
-                self._display.socket.close()
-            reason = "it does not answer" if isinstance(error, socket.timeout) else str(error).strip()
-            raise NoServer(f"no connection to the X server: {reason}", "is DISPLAY set, and XAUTHORITY?") from error
-        self._display.set_error_handler(self._failed)
-        self._socket = self._display.socket
-        self._socket.setblocking(False)
-        loop.add_reader(self._socket.fileno(), self._readable)
+            opened, self._setup = await asyncio.wait_for(log_in(self.name), PATIENCE)
+        except (OSError, ValueError, asyncio.TimeoutError) as error:
+            raise NoServer(
+                f"no connection to the X server: {_reason(error)}", "is DISPLAY set, and XAUTHORITY?"
+            ) from error
+        self._socket = opened
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+        asyncio.get_running_loop().add_reader(opened.fileno(), self._readable)
+        self.max_property = requests.max_data(self._setup.max_request)
+
+    async def extend(self) -> None:
+        """XFIXES, which is needed, and BIG-REQUESTS, which is not. Raises Unavailable, Disconnected."""
+        try:
+            await self._extend()
+        except XError as error:
+            raise Unavailable(f"the X server's extensions do not work: {error}") from error
+
+    async def _extend(self) -> None:
+        found = [
+            self.ask(requests.query_extension(name), wire.unpack_extension)
+            for name in (requests.XFIXES, requests.BIG_REQUESTS)
+        ]
+        xfixes, big_requests = await asyncio.gather(*found)
+        if not xfixes.present:
+            raise Unavailable("the X server lacks XFIXES, which tells who copies", "a newer X server has it")
+        self._xfixes = xfixes.major
+        self._decoder.expect_xfixes(xfixes.first_event)
+        asked = [self.ask(requests.xfixes_query_version(xfixes.major), wire.unpack_number)]
+        if big_requests.present:
+            asked.append(self.ask(requests.big_requests_enable(big_requests.major), wire.unpack_number))
+        answered = await asyncio.gather(*asked)
+        if big_requests.present:
+            self.max_property = requests.max_data(max(self._setup.max_request, answered[1]))
 
     def close(self) -> None:
-        self._end(Disconnected("the connection to the X server is closed"))
+        self._end("the connection to the X server is closed")
 
-    def _end(self, reason: Disconnected) -> None:
+    def _end(self, reason: str) -> None:
         if self._socket is None:
             return
         loop = asyncio.get_running_loop()
         loop.remove_reader(self._socket.fileno())
         loop.remove_writer(self._socket.fileno())
         self._socket.close()
-        self._socket, self._lost = None, reason
+        self._socket, self._lost = None, Disconnected(reason)
         self._unsent.clear()
         waiting, self._waiting = self._waiting, collections.deque()
-        for _, future in waiting:
-            if not future.done():
-                future.set_exception(reason)
-                future.exception()  # who waited may be gone
-        self._on_lost(reason)
+        for _, answered in waiting:
+            answered(self._lost)
+        self._on_lost(self._lost)
 
     # --- requests ----------------------------------------------------------------------------------------------
 
-    @property
-    def root(self) -> int:
-        return int(self._display.info.roots[self._display.default_screen].root)
+    def send(self, request: bytes, data: bytes = b"", later: bool = False) -> None:
+        """A request without a reply, and the data that it ends with. Errors go to the window's watchers.
 
-    @property
-    def max_property(self) -> int:
-        """Bytes that one ChangeProperty takes (python-xlib knows no BIG-REQUESTS)."""
-        return int(self._display.info.max_request_length) * 4 - PROPERTY_HEADER
+        It leaves together with what else is sent before the loop goes on, or `later` with whatever leaves then.
+        Does nothing on a lost connection.
+        """
+        if self._socket is None:
+            return
+        self._sequence = (self._sequence + 1) & 0xFFFF
+        for part in (request, data, bytes(-len(data) & 3)):
+            if part:
+                self._unsent.append(memoryview(part))
+                self._unsent_bytes += len(part)
+        loop = asyncio.get_running_loop()
+        if self._unsent_bytes > MAX_UNSENT:
+            # Not here and now: whoever sends is not prepared for the end.
+            loop.call_soon(self._end, "the X server takes no more requests")
+        elif later:
+            loop.call_later(LATER, self._flush)
+        elif not self._flushing:
+            self._flushing = True
+            loop.call_soon(self._flush)
 
-    def send(self, kind: Any, **fields: Any) -> None:
-        """A request without a reply. Errors go to the window's watchers. Does nothing on a lost connection."""
-        if self._socket is not None:
-            kind(display=self._display, **fields)
+    @contextlib.contextmanager
+    def at_once(self) -> Iterator[None]:
+        """What is sent within leaves at its end, sooner than the loop goes on."""
+        if self._flushing:
+            yield
+            return
+        self._flushing = True
+        try:
+            yield
+        finally:
             self._flush()
 
-    async def ask(self, kind: Any, **fields: Any) -> Any:
-        """A request with a reply. Raises XError, Disconnected."""
-        if self._socket is None:
-            raise self._lost or Disconnected("there is no connection to the X server")
-        future = asyncio.get_running_loop().create_future()
-        self._waiting.append((kind(display=self._display, defer=True, **fields), future))
-        self._flush()
-        return await future
+    def ask(self, request: bytes, unpack: Callable[[Reply], Answer]) -> asyncio.Future[Answer]:
+        """A request with a reply, which `unpack` understands. Raises XError, Disconnected."""
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self.call(request, functools.partial(_settle, future, unpack))
+        return future
 
-    async def select_xfixes(self, window: int, selections: List[int]) -> None:
-        """Has the server tell of every new owner of these selections. Raises Unavailable."""
-        found = await self.ask(request.QueryExtension, name=xfixes.extname)
-        if not found.present:
-            raise Unavailable("the X server lacks XFIXES, which tells who copies", "a newer X server has it")
-        await self.ask(xfixes.QueryVersion, opcode=found.major_opcode, major_version=2, minor_version=0)
-        self._display.event_classes[found.first_event + xfixes.XFixesSelectionNotify] = xfixes.SelectionNotify
-        mask = (
-            xfixes.XFixesSetSelectionOwnerNotifyMask
-            | xfixes.XFixesSelectionWindowDestroyNotifyMask
-            | xfixes.XFixesSelectionClientCloseNotifyMask
-        )
-        for selection in selections:
-            self.send(
-                xfixes.SelectSelectionInput,
-                opcode=found.major_opcode,
-                window=window,
-                selection=selection,
-                mask=mask,
-            )
+    def call(self, request: bytes, answered: Answered) -> None:
+        """A request with a reply, which `answered` is given as soon as it comes. It may raise WireError."""
+        if self._socket is None:
+            answered(self._lost or Disconnected("there is no connection to the X server"))
+            return
+        self.send(request)
+        self._waiting.append((self._sequence, answered))
 
     # --- windows -----------------------------------------------------------------------------------------------
 
-    def create_window(self) -> int:
-        """One that is never shown. Its id is not used again soon: a late answer to the last one means nothing."""
-        self._next_id = self._next_id % self._display.info.resource_id_mask + 1
-        window = int(self._display.info.resource_id_base | self._next_id)
-        self.send(
-            request.CreateWindow,
-            depth=0,
-            wid=window,
-            parent=self.root,
-            x=-1,
-            y=-1,
-            width=1,
-            height=1,
-            border_width=0,
-            window_class=X.InputOnly,
-            visual=X.CopyFromParent,
-            attrs={},
-        )
+    def create_window(self, watcher: Optional[Watcher] = None) -> int:
+        """One that is never shown. Its id is not used again soon: a late answer to the last one means nothing.
+
+        `watcher` is given the changes of its properties.
+        """
+        mask = self._setup.id_mask
+        lowest = mask & -mask
+        self._next_id = self._next_id % (mask // lowest) + 1
+        window = self._setup.id_base | self._next_id * lowest
+        events = EventMask.PropertyChange if watcher else 0
+        if watcher:
+            self._watchers[window] = [(watcher, events)]
+        self.send(requests.create_window(window, self._setup.root, events))
         return window
 
     def destroy_window(self, window: int) -> None:
-        self.send(request.DestroyWindow, window=window)
+        self._watchers.pop(window, None)
+        self.send(requests.destroy_window(window), later=True)
 
-    def watch(self, window: int, watcher: Watcher) -> None:
-        """Has `watcher` given the property changes, the end and the errors of a window, of ours or another's."""
+    def select_selection(self, window: int, selection: int) -> None:
+        """Has the server tell of every new owner of it."""
+        self.send(requests.xfixes_select_selection_input(self._xfixes, window, selection))
+
+    def watch(self, window: int, watcher: Watcher, events: int) -> None:
+        """Has `watcher` given these events and the errors of another client's window."""
         watchers = self._watchers.setdefault(window, [])
-        watchers.append(watcher)
-        if len(watchers) == 1:
-            self._select(window, X.PropertyChangeMask | X.StructureNotifyMask)
+        before = _all_events(watchers)
+        watchers.append((watcher, events))
+        if before | events != before:
+            self.send(requests.select_events(window, before | events))
 
     def unwatch(self, window: int, watcher: Watcher) -> None:
         watchers = self._watchers.get(window, [])
-        if watcher in watchers:
-            watchers.remove(watcher)
-            if not watchers:
-                del self._watchers[window]
-                self._select(window, 0)
-
-    def _select(self, window: int, mask: int) -> None:
-        self.send(request.ChangeWindowAttributes, window=window, attrs={"event_mask": mask})
+        before = _all_events(watchers)
+        watchers[:] = [each for each in watchers if each[0] != watcher]
+        if not watchers:
+            self._watchers.pop(window, None)
+        if _all_events(watchers) != before:
+            self.send(requests.select_events(window, _all_events(watchers)))
 
     # --- bytes -------------------------------------------------------------------------------------------------
 
     def _flush(self) -> None:
-        queue = self._display.request_queue
-        for queued, answered in queue:
-            self._unsent.append(memoryview(queued._binary))
-            self._unsent_bytes += len(queued._binary)
-            if answered:
-                self._display.sent_requests.append(queued)
-        queue.clear()
-        self._write()
-
-    def _write(self) -> None:
-        assert self._socket is not None
+        """Sends what the kernel takes; called again when it takes more."""
+        if self._socket is None:
+            return
         loop = asyncio.get_running_loop()
         while self._unsent:
             try:
-                sent = self._socket.send(self._unsent[0])
+                sent = self._socket.sendmsg(list(itertools.islice(self._unsent, MAX_BUFFERS)))
             except BlockingIOError:
-                if self._unsent_bytes > MAX_UNSENT:
-                    loop.call_soon(self._end, Disconnected("the X server takes no more requests"))
-                loop.add_writer(self._socket.fileno(), self._write)
+                self._flushing = True
+                if not self._blocked:
+                    self._blocked = True
+                    loop.add_writer(self._socket.fileno(), self._flush)
                 return
             except OSError as error:
-                # Not here and now: whoever sends is not prepared for the end.
-                loop.call_soon(self._end, Disconnected(f"the X server has gone: {error.strerror}"))
+                loop.call_soon(self._end, f"the X server has gone: {error.strerror}")
                 return
             self._unsent_bytes -= sent
-            rest = self._unsent.popleft()[sent:]
-            if rest:
-                self._unsent.appendleft(rest)
-        loop.remove_writer(self._socket.fileno())
+            while self._unsent and sent >= len(self._unsent[0]):
+                sent -= len(self._unsent.popleft())
+            if sent:
+                self._unsent[0] = self._unsent[0][sent:]
+        self._flushing = False
+        if self._blocked:
+            self._blocked = False
+            loop.remove_writer(self._socket.fileno())
 
     def _readable(self) -> None:
         assert self._socket is not None
         try:
-            data = self._socket.recv(RECEIVE)
+            count = self._socket.recv_into(self._decoder.room())
         except BlockingIOError:
             return
         except OSError as error:
-            self._end(Disconnected(f"the X server has gone: {error.strerror}"))
+            self._end(f"the X server has gone: {error.strerror}")
             return
-        if not data:
-            self._end(Disconnected("the X server has gone"))
+        if not count:
+            self._end("the X server has gone")
             return
-        # A slice is bytes; bytes() of python-xlib's view would go byte by byte.
-        self._display.data_recv = self._display.data_recv[:] + data if self._display.data_recv else data
         try:
-            self._display.parse_response(None)
-        except Exception as error:
-            log.debug("python-xlib failed", exc_info=True)
-            self._end(Disconnected(f"what the X server says is not understood: {error}"))
+            with self.at_once():
+                for message in self._decoder.taken(count):
+                    self._dispatch(message)
+                    if self._socket is None:
+                        return
+        except WireError as error:
+            self._end(f"what the X server says is not understood: {error}")
+
+    def _dispatch(self, message: Message) -> None:
+        if isinstance(message, Reply):
+            self._answer(message, message.sequence)
             return
-        while self._waiting and (self._waiting[0][0]._data is not None or self._waiting[0][0]._error is not None):
-            answered, future = self._waiting.popleft()
-            if not future.done():
-                if answered._error is not None:
-                    future.set_exception(answered._error)
-                else:
-                    future.set_result(answered)
-        events = list(self._display.event_queue)
-        self._display.event_queue.clear()
-        for received in events:
-            self._dispatch(received)
-
-    def _dispatch(self, received: Any) -> None:
-        if isinstance(received, (event.PropertyNotify, event.DestroyNotify)):
-            if received.send_event:
-                return  # made up by another client
-            window = received.window
-        elif isinstance(received, event.SelectionNotify):
-            window = received.requestor
+        if isinstance(message, XError):
+            if self._waiting and self._waiting[0][0] == message.sequence:
+                self._answer(message, message.sequence)
+                return
+            # It answers no question: a window, most of the time, that is not there any more.
+            window = message.resource
+        elif isinstance(message, (PropertyNotify, DestroyNotify)):
+            window = message.window
+        elif isinstance(message, SelectionNotify):
+            window = message.requestor
         else:
-            window = None
-        watchers = self._watchers.get(window) if window is not None else None
-        if watchers is None:
-            self._on_event(received)
-        else:
-            for watcher in list(watchers):
-                watcher(received)
+            self._on_event(message)
+            return
+        for watcher, _ in tuple(self._watchers.get(window, ())):
+            watcher(message)
 
-    def _failed(self, error: XError, _request: Optional[rq.Request]) -> None:
-        """An error that answers no question: a window, most of the time, that is not there any more."""
-        for watcher in list(self._watchers.get(getattr(error.resource_id, "id", error.resource_id), ())):
-            watcher(error)
+    def _answer(self, answer: Union[Reply, XError], sequence: int) -> None:
+        if not self._waiting or self._waiting[0][0] != sequence:
+            raise WireError(f"a reply to request {sequence}, which asks for none")
+        waiting = self._waiting
+        waiting[0][1](answer)
+        waiting.popleft()  # not before: where it is not understood, it is told that the connection ends
+
+
+def _settle(
+    future: asyncio.Future[Answer], unpack: Callable[[Reply], Answer], answer: Union[Reply, XError, Disconnected]
+) -> None:
+    if isinstance(answer, Reply):
+        unpacked = unpack(answer)
+        if not future.done():
+            future.set_result(unpacked)
+    elif not future.done():
+        future.set_exception(answer)
+        future.exception()  # who waited may be gone
+
+
+def _reason(error: Exception) -> str:
+    """asyncio's own words for an OSError name the address alone."""
+    number = getattr(error, "errno", None) or 0
+    return os.strerror(number) if number > 0 else getattr(error, "strerror", None) or str(error) or "it does not answer"
+
+
+def _all_events(watchers: List[Tuple[Watcher, int]]) -> int:
+    events = 0
+    for _, wanted in watchers:
+        events |= wanted
+    return events

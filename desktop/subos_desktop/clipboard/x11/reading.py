@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import Any, AsyncIterator, Callable, Dict, Optional
-
-from Xlib import X
-from Xlib.error import XError
-from Xlib.protocol import event, request
+from typing import AsyncIterator, Callable, Dict, Optional, Union
 
 from ..bell import Bell
-from ..interface import CHUNK, PATIENCE, ClipboardError, Malformed, NotOffered, Stalled
+from ..interface import CHUNK, PATIENCE, ClipboardError, Disconnected, Malformed, NotOffered, Stalled
+from . import requests, wire
 from .atoms import Atoms
 from .connection import Connection
+from .requests import ANY_PROPERTY_TYPE, NONE
+from .wire import Event, Property, PropertyNotify, PropertyState, Reply, SelectionNotify, XError
 
 MAX_DRAINS = 64  # conversions at once whose rest is taken
 MAX_PARTS = 8192  # of each
@@ -34,19 +33,20 @@ class Requestor:
     def __init__(self, connection: Connection, atoms: Atoms) -> None:
         self._connection = connection
         self._atoms = atoms
-        self._window = connection.create_window()
-        self._property = 0
+        self._property, self._incr = atoms["_SUBOS_SELECTION"], atoms["INCR"]
+        self._window = NONE
         self._answer: Optional[int] = None  # the property that the owner answered with; 0 for a refusal
-        self._news = False  # the property was set since we last looked
+        self._news = False  # the property was set since we last asked for it
+        self._asked = False  # whether a reply is on its way, or there
+        self._reply: Union[Property, XError, None] = None
         self._done = True  # nothing more will come
         self._incremental = False
         self._failure: Optional[ClipboardError] = None
         self._bell = Bell()
-        connection.watch(self._window, self._receive)
 
     def close(self) -> None:
-        self._connection.unwatch(self._window, self._receive)
-        self._connection.destroy_window(self._window)
+        if self._window:
+            self._connection.destroy_window(self._window)
 
     @property
     def done(self) -> bool:
@@ -59,7 +59,7 @@ class Requestor:
             await self._until(lambda: self._answer is not None)
             self._news = True  # of the part that was being read there may be a rest
             for _ in range(MAX_PARTS):
-                if self._done or not self._answer:
+                if self._done or self._answer != self._property:
                     return
                 async for _ in self._part():
                     pass
@@ -72,37 +72,27 @@ class Requestor:
         self._bell.ring()
 
     async def convert(self, selection: int, target: int) -> AsyncIterator[Piece]:
-        """The data, at most CHUNK bytes of it in memory. Raises NotOffered, Stalled, Malformed, Disconnected.
+        """The data, at most CHUNK bytes of it in memory and as many on their way.
 
-        Asks with CurrentTime, as others do: there is no event of a user behind it.
+        Raises NotOffered, Stalled, Malformed, Disconnected.
         """
-        known = await self._atoms.intern(["_SUBOS_SELECTION", "INCR"])
-        self._property, self._incr = known["_SUBOS_SELECTION"], known["INCR"]
         self._done = False
-        self._connection.send(
-            request.ConvertSelection,
-            requestor=self._window,
-            selection=selection,
-            target=target,
-            property=self._property,
-            time=X.CurrentTime,
-        )
-        await self._until(lambda: self._answer is not None)
+        with self._connection.at_once():
+            self._window = self._connection.create_window(self._receive)
+            self._connection.send(requests.convert_selection(self._window, selection, target, self._property))
+        await self._until(lambda: self._reply is not None or self._answer not in (None, self._property))
         if self._answer != self._property:
             self._done = True
             raise NotOffered("the program that holds it refuses")
-        self._news = False
         while not self._done:
             async for piece in self._part():
                 yield piece
 
     async def _part(self) -> AsyncIterator[Piece]:
         """All of the data, or a part of it. That a part is deleted asks for the next one; an empty one is the end."""
-        if self._incremental:
-            await self._until(lambda: self._news)
-            self._news = False
-        reply = await self._get(0)
-        if reply.property_type in (0, self._incr):
+        self._ask_ahead()
+        reply = await self._take()
+        if reply.kind in (NONE, self._incr):
             self._incremental = True
             return
         self._done = not self._incremental
@@ -111,48 +101,59 @@ class Requestor:
                 self._done = True
             yield piece
 
-    async def _pieces(self, reply: Any) -> AsyncIterator[Piece]:
+    async def _pieces(self, reply: Property) -> AsyncIterator[Piece]:
         """All that the property holds, which may be more than is read at once; nothing where it is not set."""
         offset = 0
-        while reply.property_type:
-            yield await self._piece(reply)
-            if not reply.bytes_after:
+        while reply.kind:
+            if reply.left:
+                offset += CHUNK // 4
+                self._ask(offset)
+            names = await self._atoms.names([reply.kind])
+            yield Piece(names[0] if names else "", reply.bits, reply.data)
+            if not reply.left:
                 return
-            offset += CHUNK // 4
-            reply = await self._get(offset)
+            reply = await self._take()
         if offset:
             raise Malformed("the data was taken away while it was read")
 
-    async def _piece(self, reply: Any) -> Piece:
-        names = await self._atoms.names([reply.property_type])
-        bits, data = reply.value or (8, b"")
-        return Piece(names[0] if names else "", bits, data if isinstance(data, bytes) else data.tobytes())
+    # --- the property ------------------------------------------------------------------------------------------
 
-    async def _get(self, offset: int) -> Any:
-        """What the property holds from `offset` (in 4 bytes) on; the server deletes it with the last of it."""
-        try:
-            return await self._connection.ask(
-                request.GetProperty,
-                delete=1,
-                window=self._window,
-                property=self._property,
-                type=X.AnyPropertyType,
-                long_offset=offset,
-                long_length=CHUNK // 4,
-            )
-        except XError as error:  # the owner has made it shorter between two pieces
-            raise Malformed("the data was changed while it was read") from error
+    def _ask(self, offset: int) -> None:
+        """For what it holds from `offset` (in words) on; the server deletes it with the last of it."""
+        self._asked = True
+        asked = requests.get_property(self._window, self._property, ANY_PROPERTY_TYPE, offset, CHUNK // 4, delete=True)
+        self._connection.call(asked, self._answered)
 
-    def _receive(self, received: Any) -> None:
-        if isinstance(received, event.SelectionNotify):
-            self._answer = received.property
-        elif isinstance(received, event.PropertyNotify):
-            if received.atom != self._property or received.state != X.PropertyNewValue:
-                return
-            self._news = True
-        else:
+    def _ask_ahead(self) -> None:
+        """For the part that is there, before anybody waits for it. Only one: who is slow holds the owner up."""
+        if self._news and not self._asked and not self._done:
+            self._news = False
+            self._ask(0)
+
+    def _answered(self, answer: Union[Reply, XError, Disconnected]) -> None:
+        if isinstance(answer, Disconnected):
+            self.fail(answer)
             return
+        self._reply = wire.unpack_property(answer) if isinstance(answer, Reply) else answer
         self._bell.ring()
+
+    async def _take(self) -> Property:
+        """The reply, as soon as there is one."""
+        await self._until(lambda: self._reply is not None)
+        reply, self._reply, self._asked = self._reply, None, False
+        if not isinstance(reply, Property):  # the owner has made it shorter between two pieces
+            raise Malformed("the data was changed while it was read") from reply
+        return reply
+
+    def _receive(self, received: Union[Event, XError]) -> None:
+        if isinstance(received, SelectionNotify) and self._answer is None:
+            self._answer = received.property
+            self._news = received.property == self._property
+            if not self._news:
+                self._bell.ring()
+        elif isinstance(received, PropertyNotify) and self._answer == self._property == received.atom:
+            self._news = self._news or received.state == PropertyState.NewValue
+        self._ask_ahead()
 
     async def _until(self, condition: Callable[[], bool]) -> None:
         in_time = await self._bell.until(lambda: self._failure or condition(), PATIENCE)

@@ -5,18 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass
-from typing import Any, AsyncIterator, Dict, List, Sequence, Set, Tuple
-
-from Xlib import X, Xatom
-from Xlib.error import XError
-from Xlib.protocol import event, request
+from typing import AsyncIterator, Dict, List, Set, Tuple, Union
 
 from ..bell import Bell
 from ..formats import writer
 from ..interface import CHUNK, ClipboardError, Provider
 from ..streams import closing, gather, recode
+from . import requests, wire
 from .atoms import Atoms
 from .connection import Connection
+from .requests import ATOM, CURRENT_TIME, INTEGER, NONE, EventMask, words
+from .wire import DestroyNotify, Event, PropertyNotify, PropertyState, SelectionRequest, XError
 
 MAX_TRANSFERS = 64  # at once; more are refused
 MAX_PAIRS = 64  # targets of one MULTIPLE
@@ -28,12 +27,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Held:
-    """A selection that is ours, since `time` (the server's, ms)."""
+    """A selection that is ours."""
 
-    time: int
     targets: Dict[int, Tuple[str, str]]  # what we answer to: (its name, the format that the provider is asked for)
     marker: int  # a target of no data, by which our own offers are known; 0 for none
     provider: Provider
+    time: int = CURRENT_TIME  # since when (the server's time, ms)
 
 
 class Owner:
@@ -50,34 +49,37 @@ class Owner:
         for task in self._tasks:
             task.cancel()
 
-    def answer(self, asked: Any) -> None:
-        """Takes a SelectionRequest."""
+    def answer(self, asked: SelectionRequest) -> None:
         held = self.held.get(asked.selection)
-        too_early = held is not None and asked.time != X.CurrentTime and _before(asked.time, held.time)
-        if held is None or too_early or len(self._tasks) >= MAX_TRANSFERS:
-            self._notify(asked, X.NONE)
+        if held is None or (asked.time != CURRENT_TIME and _before(asked.time, held.time)):
+            self._notify(asked, NONE)
             return
-        task = asyncio.get_running_loop().create_task(self._serve(asked, held))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        property = asked.property or asked.target  # old clients name none, and mean the target's name
+        if asked.target not in held.targets and asked.target != self._atoms["MULTIPLE"]:
+            self._notify(asked, property if self._tell(held, asked.requestor, asked.target, property) else NONE)
+        elif len(self._tasks) >= MAX_TRANSFERS:
+            self._notify(asked, NONE)
+        else:
+            task = asyncio.get_running_loop().create_task(self._serve(asked, held, property))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
-    async def _serve(self, asked: Any, held: Held) -> None:
+    async def _serve(self, asked: SelectionRequest, held: Held, property: int) -> None:
         task = asyncio.current_task()
 
-        def vanished(received: Any) -> None:
-            if isinstance(received, (event.DestroyNotify, XError)) and task is not None:
+        def vanished(received: Union[Event, XError]) -> None:
+            if isinstance(received, (DestroyNotify, XError)) and task is not None:
                 task.cancel()
 
         transfers: List[_Incremental] = []
         running: List[asyncio.Future[None]] = []
-        self._connection.watch(asked.requestor, vanished)
+        self._connection.watch(asked.requestor, vanished, EventMask.StructureNotify)
         try:
-            # Old clients name no property, and mean the target's name.
-            property = asked.property or asked.target
             done = await self._convert(held, asked.requestor, asked.target, property, transfers)
-            self._notify(asked, property if done else X.NONE)
-            running += [asyncio.ensure_future(transfer.run()) for transfer in transfers]
-            await asyncio.gather(*running)
+            self._notify(asked, property if done else NONE)
+            if transfers:
+                running += [asyncio.ensure_future(transfer.run()) for transfer in transfers]
+                await asyncio.gather(*running)
         except (ClipboardError, OSError, XError) as error:
             # There is no way to tell it in the middle of a transfer: an end here would look like the data's.
             log.warning("a paste was broken off: %s", error)
@@ -89,67 +91,50 @@ class Owner:
                 await transfer.close()
             self._connection.unwatch(asked.requestor, vanished)
 
-    def _notify(self, asked: Any, property: int) -> None:
-        self._connection.send(
-            request.SendEvent,
-            propagate=0,
-            destination=asked.requestor,
-            event_mask=0,
-            event=event.SelectionNotify(
-                time=asked.time,
-                requestor=asked.requestor,
-                selection=asked.selection,
-                target=asked.target,
-                property=property,
-            ),
-        )
+    def _notify(self, asked: SelectionRequest, property: int) -> None:
+        answer = requests.send_selection_notify(asked.time, asked.requestor, asked.selection, asked.target, property)
+        self._connection.send(answer)
 
     # --- one target --------------------------------------------------------------------------------------------
+
+    def _tell(self, held: Held, requestor: int, target: int, property: int) -> bool:
+        """Answers to a target of no data. False: it is none."""
+        if target == self._atoms["TARGETS"]:
+            own = [self._atoms[name] for name in ("TARGETS", "TIMESTAMP", "MULTIPLE")]
+            listed = words([*own, *filter(None, [held.marker]), *held.targets])
+            _set(self._connection, requestor, property, ATOM, 32, listed)
+        elif target == self._atoms["TIMESTAMP"]:
+            _set(self._connection, requestor, property, INTEGER, 32, words([held.time]))
+        elif target == held.marker:
+            # Not only listed: who keeps what others copy, with all its targets, shall pass it on.
+            _set(self._connection, requestor, property, target, 8, b"")
+        else:
+            return False
+        return True
 
     async def _convert(
         self, held: Held, requestor: int, target: int, property: int, transfers: List[_Incremental]
     ) -> bool:
         """Sets the property, and leaves in `transfers` what is to go on after the answer. False: refused."""
-        known = await self._atoms.intern(["TARGETS", "TIMESTAMP", "MULTIPLE", "ATOM_PAIR"])
-        if target == known["TARGETS"]:
-            own = [known["TARGETS"], known["TIMESTAMP"], known["MULTIPLE"]]
-            self._set(requestor, property, Xatom.ATOM, 32, [*own, *filter(None, [held.marker]), *held.targets])
-            return True
-        if target == known["TIMESTAMP"]:
-            self._set(requestor, property, Xatom.INTEGER, 32, [held.time])
-            return True
-        if target == known["MULTIPLE"]:
-            return await self._convert_many(held, requestor, property, known["ATOM_PAIR"], transfers)
-        if target == held.marker:
-            # Not only listed: who keeps what others copy, with all its targets, shall pass it on.
-            self._set(requestor, property, target, 8, b"")
-            return True
-        if target not in held.targets:
-            return False
-        return await self._convert_data(held, requestor, target, property, transfers)
+        if target in held.targets:
+            return await self._convert_data(held, requestor, target, property, transfers)
+        if target == self._atoms["MULTIPLE"]:
+            return await self._convert_many(held, requestor, property, transfers)
+        return self._tell(held, requestor, target, property)
 
-    async def _convert_many(
-        self, held: Held, requestor: int, property: int, pair: int, transfers: List[_Incremental]
-    ) -> bool:
+    async def _convert_many(self, held: Held, requestor: int, property: int, transfers: List[_Incremental]) -> bool:
         """MULTIPLE: the property lists targets and where each shall go; those refused are replaced by None."""
-        reply = await self._connection.ask(
-            request.GetProperty,
-            delete=0,
-            window=requestor,
-            property=property,
-            type=pair,
-            long_offset=0,
-            long_length=2 * MAX_PAIRS,
-        )
-        bits, numbers = reply.value or (0, ())
-        if bits != 32 or reply.bytes_after or len(numbers) % 2:
+        pair, multiple = self._atoms["ATOM_PAIR"], self._atoms["MULTIPLE"]
+        asked = requests.get_property(requestor, property, pair, 0, 2 * MAX_PAIRS, delete=False)
+        listed = await self._connection.ask(asked, wire.unpack_property)
+        if listed.bits != 32 or listed.left or len(listed.data) % 8:
             return False
+        numbers = memoryview(listed.data).cast("I")
         answered: List[int] = []
-        multiple = (await self._atoms.intern(["MULTIPLE"]))["MULTIPLE"]
         for target, place in zip(numbers[::2], numbers[1::2]):
             done = place and target != multiple and await self._convert(held, requestor, target, place, transfers)
-            answered += [target, place if done else X.NONE]
-        self._set(requestor, property, pair, 32, answered)
+            answered += [target, place if done else NONE]
+        _set(self._connection, requestor, property, pair, 32, words(answered))
         return True
 
     async def _convert_data(
@@ -163,22 +148,19 @@ class Owner:
         try:
             first = await chunks.__anext__()
         except StopAsyncIteration:
-            self._set(requestor, property, kind, 8, b"")
+            _set(self._connection, requestor, property, kind, 8, b"")
             return True
         except (ClipboardError, OSError) as error:
             log.warning("a program cannot paste %s: %s", mime, error)
             return False
         if len(first) < size:
-            self._set(requestor, property, kind, 8, first)
+            _set(self._connection, requestor, property, kind, 8, first)
             return True
         transfer = _Incremental(self._connection, requestor, property, kind, first, chunks)
         transfers.append(transfer)
-        incr = (await self._atoms.intern(["INCR"]))["INCR"]
-        self._set(requestor, property, incr, 32, [len(first)])  # a lower bound of the size
+        lower_bound = words([len(first)])
+        _set(self._connection, requestor, property, self._atoms["INCR"], 32, lower_bound)
         return True
-
-    def _set(self, window: int, property: int, kind: int, bits: int, data: Sequence[int]) -> None:
-        _set(self._connection, window, property, kind, bits, data)
 
 
 class _Incremental:
@@ -192,7 +174,7 @@ class _Incremental:
         self._first, self._rest = first, rest
         self._deleted = False
         self._bell = Bell()
-        connection.watch(window, self._receive)
+        connection.watch(window, self._receive, EventMask.PropertyChange)
 
     async def run(self) -> None:
         await self._put(self._first)
@@ -212,25 +194,18 @@ class _Incremental:
         self._deleted = False
         _set(self._connection, self._window, self._property, self._kind, 8, chunk)
 
-    def _receive(self, received: Any) -> None:
+    def _receive(self, received: Union[Event, XError]) -> None:
         if (
-            isinstance(received, event.PropertyNotify)
+            isinstance(received, PropertyNotify)
             and received.atom == self._property
-            and received.state == X.PropertyDelete
+            and received.state == PropertyState.Deleted
         ):
             self._deleted = True
             self._bell.ring()
 
 
-def _set(connection: Connection, window: int, property: int, kind: int, bits: int, data: Sequence[int]) -> None:
-    connection.send(
-        request.ChangeProperty,
-        mode=X.PropModeReplace,
-        window=window,
-        property=property,
-        type=kind,
-        data=(bits, data),
-    )
+def _set(connection: Connection, window: int, property: int, kind: int, bits: int, data: bytes) -> None:
+    connection.send(requests.change_property(window, property, kind, bits, len(data)), data)
 
 
 def _before(time: int, other: int) -> bool:

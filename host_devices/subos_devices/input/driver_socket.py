@@ -12,10 +12,14 @@ import json
 import os
 import select
 import socket
+from collections import deque
 from collections.abc import Hashable
+from time import monotonic
 from typing import Protocol
 
+from subos_protocol.effects import Feedback, to_object
 from subos_protocol.errors import ProtocolError
+from subos_protocol.feedback import Effects, Pending
 
 from ..vhost_user.device import Worker
 from .capabilities import MAX_PACKET, Capabilities, Frame
@@ -24,6 +28,8 @@ MAX_DRIVERS = 16  # at once; more are turned away, so that descriptors last
 MAX_FEEDBACK = 4096  # bytes of one packet to a driver
 SEND_BUFFER = 16 << 10  # bytes, as the kernel counts them, that a driver may leave unread
 REFUSED = "refused"
+LEDS = "leds"
+FORCE = "ff"
 
 
 class Model(Protocol):
@@ -38,6 +44,19 @@ class Model(Protocol):
         """`source` is gone: what it alone held is released."""
 
 
+class _Untold:
+    """What one driver has not been told: kinds of state, and what was done with effects."""
+
+    def __init__(self, kinds: set[str], effects: list[Feedback]) -> None:
+        self.kinds = kinds
+        self.effects = Pending()
+        for message in effects:
+            self.effects.put(message)
+
+    def __bool__(self) -> bool:
+        return bool(self.kinds or self.effects)
+
+
 class DriverSocket:
     """Accepts drivers on the listening socket `fd` (it stays the caller's) and delivers their events to `model`."""
 
@@ -46,8 +65,9 @@ class DriverSocket:
         self._worker = worker
         self._listener = socket.socket(fileno=os.dup(fd))
         self._listener.setblocking(False)
-        self._drivers: dict[socket.socket, set[str]] = {}  # each with the kinds of state that it has not been told
+        self._drivers: dict[socket.socket, _Untold] = {}
         self._told: dict[str, bytes] = {}  # the newest packet of each kind
+        self._effects = Effects()
         self._deaf = select.epoll()  # drivers that do not read, until they do
         self._paused = False
         worker.watch(self._listener.fileno(), self._accept)
@@ -61,11 +81,28 @@ class DriverSocket:
             raise ValueError(f"{kind}: a packet of {len(packet)} bytes to a driver, {MAX_FEEDBACK} at most")
         self._told[kind] = packet
         for driver, untold in self._drivers.items():
-            if not untold:  # otherwise it does not read
-                untold.add(kind)
+            reads = not untold
+            untold.kinds.add(kind)
+            if reads:
                 self._send(driver)
-            else:
-                untold.add(kind)
+
+    def feel(self, message: Feedback) -> None:
+        """A game did something with an effect: every driver is to feel it, and those that come later what is left of
+        it by then. One that reads slowly misses what does not count any more."""
+        if self._effects.note(message, monotonic()):
+            self._pass_on(message)
+
+    def feel_nothing(self) -> None:
+        """There are no effects any more."""
+        for message in self._effects.clear():
+            self._pass_on(message)
+
+    def _pass_on(self, message: Feedback) -> None:
+        for driver, untold in self._drivers.items():
+            reads = not untold
+            untold.effects.put(message)
+            if reads:
+                self._send(driver)
 
     def pause(self) -> None:
         """Reads no more: drivers wait in their own `send` until `resume`."""
@@ -100,7 +137,7 @@ class DriverSocket:
             driver.close()
             return
         driver.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
-        self._drivers[driver] = set(self._told)
+        self._drivers[driver] = _Untold(set(self._told), self._effects.all(monotonic()))
         if not self._paused:
             self._watch(driver)
         self._send(driver)
@@ -111,15 +148,21 @@ class DriverSocket:
     def _send(self, driver: socket.socket) -> None:
         """Tells a driver what it has not been told; the rest once it reads."""
         untold = self._drivers[driver]
+        effects = deque(untold.effects.take())
         try:
-            for kind in sorted(untold):
+            for kind in sorted(untold.kinds):
                 driver.send(self._told[kind], socket.MSG_NOSIGNAL)
-                untold.discard(kind)
+                untold.kinds.discard(kind)
+            while effects:
+                driver.send(json.dumps({FORCE: to_object(effects[0])}).encode(), socket.MSG_NOSIGNAL)
+                effects.popleft()
         except BlockingIOError:
+            for message in effects:
+                untold.effects.put(message)
             # Told of once: a driver that has gone would be told of without end while nobody reads from it.
             self._wait(driver)
         except OSError:  # it hears nothing any more, and may have more to say
-            untold.clear()
+            untold.kinds.clear()
 
     def _wait(self, driver: socket.socket) -> None:
         events = select.EPOLLOUT | select.EPOLLONESHOT

@@ -1,0 +1,140 @@
+"""One pad that this guest has: what the host's stream says goes into it, and what games do with effects goes out."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from time import monotonic
+from typing import Optional
+
+from subos_protocol.agent.errors import RemoteError
+from subos_protocol.agent.stream import Stream
+from subos_protocol.effects import Feedback
+from subos_protocol.errors import ProtocolError
+from subos_protocol.feedback import Effects, Pending
+from subos_protocol.gamepad import TAKE_AFTER, Opened, Pad, Taken, pack_message, unpack_events
+
+from .uinput import UinputPad
+
+LOOK_AFTER = 0.5
+"""Seconds of use after which requests that uinput has not told us of are looked for."""
+
+log = logging.getLogger("subos-agent")
+
+
+class HeldPad:
+    """`pad` as the input device `uinput`; `twin` is the virtio device that stepped aside for it. One stream at a time
+    has it, and games are answered whether one does or not."""
+
+    def __init__(self, pad: Pad, uinput: UinputPad, twin: str) -> None:
+        self.pad = pad
+        self.uinput = uinput
+        self.twin = twin
+        self._effects = Effects()
+        self._pending = Pending()
+        self._said = asyncio.Event()
+        self._stream: Optional[Stream] = None
+        self._expiry: Optional[asyncio.TimerHandle] = None
+        self._look: Optional[asyncio.TimerHandle] = None
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(uinput.fd, self._read)
+
+    # --- whose it is
+
+    def expire_by(self, timer: Optional[asyncio.TimerHandle]) -> None:
+        """`timer` is what ends it, instead of the one before."""
+        if self._expiry is not None:
+            self._expiry.cancel()
+        self._expiry = timer
+
+    def begin(self, stream: Stream) -> None:
+        """It is `stream`'s from now on, and nobody else's."""
+        self.expire_by(None)
+        self._dismiss()
+        self._stream = stream
+        self._pending.clear()
+        for message in self._effects.all(monotonic()):
+            self._pending.put(message)
+        self._said.set()
+
+    def end(self, stream: Stream) -> bool:
+        """`stream` is over: nothing stays pressed. False where another one has the pad by now."""
+        if self._stream is not stream:
+            return False
+        self._stream = None
+        self.uinput.write(self.pad.neutral())
+        return True
+
+    def close(self) -> None:
+        """Nobody has it, and games are answered no more: the device is to be closed."""
+        self.expire_by(None)
+        self._dismiss()
+        if self._look is not None:
+            self._look.cancel()
+        self._loop.remove_reader(self.uinput.fd)
+
+    def _dismiss(self) -> None:
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            self.uinput.write(self.pad.neutral())
+            stream.cancel("replaced", "another stream has the gamepad")
+
+    # --- what passes
+
+    async def carry(self, stream: Stream) -> None:
+        """Until the host has no more to say. Raises ChannelError."""
+        await stream.send(pack_message(Opened()))
+        hear, say = asyncio.ensure_future(self._hear(stream)), asyncio.ensure_future(self._say(stream))
+        try:
+            done, _ = await asyncio.wait([hear, say], return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            hear.cancel()
+            say.cancel()
+            await asyncio.gather(hear, say, return_exceptions=True)
+
+    async def _hear(self, stream: Stream) -> None:
+        taken = 0
+        while (message := await stream.receive()) is not None:
+            if not isinstance(message.content, bytes):
+                continue
+            try:
+                events = unpack_events(message.content)
+            except ProtocolError as error:
+                raise RemoteError("malformed", str(error)) from error
+            if self._stream is stream:
+                self.uinput.write(events)
+                self._look_later()
+            taken += 1
+            if taken == TAKE_AFTER:
+                await stream.send(pack_message(Taken(taken)))
+                taken = 0
+
+    async def _say(self, stream: Stream) -> None:
+        while True:
+            await self._said.wait()
+            self._said.clear()
+            for message in self._pending.take():
+                await stream.send(pack_message(message))
+
+    def _read(self) -> None:
+        for message in self.uinput.feedback():
+            self._note(message)
+        self._look_later()
+
+    def _look_later(self) -> None:
+        if self._look is None:
+            self._look = self._loop.call_later(LOOK_AFTER, self._look_again)
+
+    def _look_again(self) -> None:
+        self._look = None
+        for message in self.uinput.overlooked():
+            self._note(message)
+        if self.uinput.suspicious:
+            self._look_later()
+
+    def _note(self, message: Feedback) -> None:
+        if self._effects.note(message, monotonic()) and self._stream is not None:
+            self._pending.put(message)
+            self._said.set()

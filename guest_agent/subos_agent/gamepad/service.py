@@ -1,0 +1,157 @@
+"""`gamepad.open`: a pad of the host's as an input device of this guest's own (subos_protocol.gamepad).
+
+A pad outlives its stream for a little: a worker or a channel that comes back finds the device that games have open,
+held neutral meanwhile. An agent that is killed takes its devices along; the next one gives back what it left unbound.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from time import monotonic
+from typing import Any, Callable, Coroutine, Dict, Optional, Set
+
+from subos_protocol.agent.errors import RemoteError
+from subos_protocol.agent.frames import Head
+from subos_protocol.agent.peer import Handler
+from subos_protocol.agent.pieces import in_thread
+from subos_protocol.agent.stream import Stream
+from subos_protocol.errors import Malformed
+from subos_protocol.gamepad import OPERATION, Pad, unpack_pad
+
+from .held import HeldPad
+from .twins import Twins
+from .uinput import DEVICE, UinputPad
+
+GRACE = 6.0
+"""Seconds that a pad is kept for a stream that goes on with it: a worker in trouble starts again after five."""
+TWIN_SECONDS = 5.0
+"""How long its twin may take to appear: the guest's driver has just been started."""
+MAX_PADS = 16
+
+
+class Gamepads:
+    """All pads of this guest. `start` and `close` are for the service's begin and end."""
+
+    def __init__(
+        self, twins: Optional[Twins] = None, make: Callable[[Pad], UinputPad] = UinputPad, grace: float = GRACE
+    ) -> None:
+        self._twins = twins or Twins()
+        self._make = make
+        self._grace = grace
+        self._pads: Dict[str, HeldPad] = {}
+        self._locks: Dict[str, asyncio.Lock] = {}
+        self._orphans: Dict[str, str] = {}
+        """Serial → virtio device, of an agent that was killed."""
+        self._tasks: Set[asyncio.Future[Any]] = set()
+
+    def handlers(self) -> Dict[str, Handler]:
+        return {OPERATION: self.open}
+
+    def start(self) -> None:
+        """What an agent before has left without a driver gets it again, unless the host asks for it meanwhile."""
+        self._orphans = self._twins.recorded()
+        if self._orphans:
+            asyncio.get_running_loop().call_later(self._grace, lambda: self._spawn(self._adopt()))
+
+    async def _adopt(self) -> None:
+        orphans, self._orphans = self._orphans, {}
+        for twin in orphans.values():
+            await in_thread(self._twins.give_back, twin)
+
+    async def close(self) -> None:
+        """Gives every pad back."""
+        for held in list(self._pads.values()):
+            await self._drop(held)
+        await self._adopt()
+
+    async def open(self, stream: Stream) -> Head:
+        """Handles `gamepad.open`. Raises RemoteError."""
+        try:
+            pad = unpack_pad(stream.head.get("pad"))
+        except Malformed as error:
+            raise RemoteError("malformed", str(error)) from error
+        # Shielded: what has begun in the kernel is finished, and kept for whoever asks next.
+        held = await asyncio.shield(self._spawn(self._hold(pad)))
+        held.begin(stream)
+        try:
+            await held.carry(stream)
+        except BaseException:
+            if held.end(stream):
+                self._expire(held)
+            raise
+        if held.end(stream):
+            await asyncio.shield(self._spawn(self._drop(held)))
+        return {}
+
+    async def _hold(self, pad: Pad) -> HeldPad:
+        """The pad, made unless it is there already. It goes by itself unless a stream begins with it."""
+        if len(self._locks) > MAX_PADS:
+            self._locks = {serial: lock for serial, lock in self._locks.items() if lock.locked()}
+        async with self._locks.setdefault(pad.serial, asyncio.Lock()):
+            held = self._pads.get(pad.serial)
+            if held is not None and held.pad != pad:
+                await self._drop(held)
+                held = None
+            if held is None:
+                if len(self._pads) >= MAX_PADS:
+                    raise RemoteError("busy", f"this guest takes {MAX_PADS} gamepads")
+                held = self._pads[pad.serial] = await self._take(pad)
+            self._expire(held)
+            return held
+
+    async def _take(self, pad: Pad) -> HeldPad:
+        """Raises RemoteError."""
+        try:
+            uinput = await in_thread(self._make, pad)
+        except OSError as error:
+            raise RemoteError(
+                "unavailable", f"{DEVICE}: {error.strerror or error}", "the guest's kernel needs the module uinput"
+            ) from error
+        twin = None
+        try:
+            twin = await self._find_twin(pad.serial)
+            await in_thread(self._twins.part, pad.serial, twin)
+            await in_thread(uinput.create)
+            return HeldPad(pad, uinput, twin)
+        except BaseException as error:
+            uinput.close()
+            if twin is not None:
+                await in_thread(self._twins.give_back, twin)
+            if isinstance(error, OSError):
+                raise RemoteError("failed", f"the gamepad cannot be made: {error.strerror or error}") from error
+            raise
+
+    async def _find_twin(self, serial: str) -> str:
+        deadline = monotonic() + TWIN_SECONDS
+        while True:
+            orphan = self._orphans.pop(serial, None)
+            twin = await in_thread(self._twins.find, serial) or orphan
+            if twin is not None:
+                return twin
+            if monotonic() > deadline:
+                raise RemoteError("not-found", f"no virtio-input device of this guest is called {serial!r}")
+            await asyncio.sleep(0.05)
+
+    def _expire(self, held: HeldPad) -> None:
+        """It goes by itself after a while."""
+        loop = asyncio.get_running_loop()
+        held.expire_by(loop.call_later(self._grace, lambda: self._spawn(self._drop(held))))
+
+    async def _drop(self, held: HeldPad) -> None:
+        """The pad goes, and its twin is back."""
+        if self._pads.get(held.pad.serial) is held:
+            del self._pads[held.pad.serial]
+            held.close()
+            await in_thread(held.uinput.close)
+            await in_thread(self._twins.give_back, held.twin)
+
+    def _spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Future[Any]:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Future[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # whoever waits for it hears of it
