@@ -160,7 +160,7 @@ def _run_worker(spec: DeviceSpec, respawned: bool, fds: list[int], cell: Cell | 
         counters = worker.Counters(fds[1])
 
         def build() -> tuple[Device, Mapping[str, object]]:
-            registry.load(spec.kind)  # what is to be loaded is loaded while there are files
+            registry.load(spec.kind).prepare(spec)  # what is to be loaded is loaded while there are files
             if cell is None:
                 os.close(zygote)
                 return registry.build(spec), OFF.describe()

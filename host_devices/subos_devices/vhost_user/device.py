@@ -4,7 +4,8 @@ A device lives twice. In the **supervisor** it answers for the control plane: id
 configuration space; these methods must return at once. In its **worker**, a process of its own that can be
 killed and respawned at any time, it moves data: `start` opens what it needs, `process` is called when the
 driver has made buffers available. The two copies are built alike, from the same `DeviceSpec`, and share
-nothing; the worker holds guest memory, the rings' eventfds and the spec's descriptors, and never speaks to QEMU.
+nothing; the worker holds guest memory, the rings' eventfds and the spec's descriptors, and never speaks to QEMU. It is
+jailed before its device is built: see "The sandbox of workers" in host_devices/README.md.
 
 `subos_devices/rng.py` is a whole device in sixty lines.
 """
@@ -111,6 +112,11 @@ class Device(ABC):
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
     # --- data plane: in the worker
+
+    @classmethod
+    def prepare(cls, spec: DeviceSpec) -> None:
+        """Loads what the device takes from files of its program's, while there are any: the jail is closed next, and
+        only then is the device built. Raises UserError."""
 
     def start(self, worker: Worker) -> None:
         """Opens files and sockets. Called once, before any queue."""
