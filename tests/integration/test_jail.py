@@ -35,6 +35,11 @@ from .test_sandbox import ONLY_ROOT, open_up
 MS_REC, MS_PRIVATE, MS_SHARED = 1 << 14, 1 << 18, 1 << 20  # linux/mount.h
 
 
+def settled(supervised: Supervised) -> dict[str, Any]:
+    """Its status, once the zygote has said which process it is."""
+    return eventually(lambda: status if (status := supervised.status())["pid"] else {})
+
+
 def is_filtered(pid: int) -> bool:
     return "\nSeccomp:\t2\n" in Path(f"/proc/{pid}/status").read_text()
 
@@ -42,12 +47,12 @@ def is_filtered(pid: int) -> bool:
 def test_status_says_what_holds_a_worker_and_the_next_one() -> None:
     with supervise() as supervised, FrontEnd.connect(supervised.add("rng")) as vm:
         queue = vm.queue(0)
-        first = supervised.status()
+        first = settled(supervised)
         assert first["sandbox"] == report.try_out("rng")
         assert is_filtered(first["pid"])
         os.kill(first["pid"], signal.SIGKILL)
         assert len(queue.request(writable=[8])[0]) == 8
-        second = supervised.status()
+        second = settled(supervised)
         assert second["pid"] != first["pid"]
         assert second["sandbox"] == first["sandbox"]
         assert is_filtered(second["pid"])
@@ -62,8 +67,8 @@ def test_a_worker_has_no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     with supervise() as supervised, FrontEnd.connect(supervised.add(Inquisitive)) as vm:
         vm.queue(0)
         assert ask(vm, "environment") == {}
-        assert b"A_TOKEN" not in Path(f"/proc/{supervised.status()['pid']}/environ").read_bytes()
-        targets = {os.readlink(f"/proc/{supervised.status()['pid']}/fd/{stream}") for stream in range(3)}
+        assert b"A_TOKEN" not in Path(f"/proc/{settled(supervised)['pid']}/environ").read_bytes()
+        targets = {os.readlink(f"/proc/{settled(supervised)['pid']}/fd/{stream}") for stream in range(3)}
         assert targets <= {"/null", "/dev/null"}
 
 
@@ -97,7 +102,7 @@ def test_an_error_of_a_device_is_told_with_its_place(caplog: pytest.LogCaptureFi
 
 def test_without_a_sandbox_status_says_so() -> None:
     with supervise(Choice("off")) as supervised, FrontEnd.connect(supervised.add("rng")):
-        status = supervised.status()
+        status = settled(supervised)
         assert report.summary(status["sandbox"]) == "off"
         assert not is_filtered(status["pid"])
 
@@ -319,11 +324,21 @@ def test_owners_of_a_share_are_those_of_the_host(tmp_path: Path) -> None:
     as_nobody(run)
 
 
+def test_a_file_that_is_shared_is_alone_in_its_jail_too(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"content")
+    (tmp_path / "beside").touch()
+    path = str(tmp_path / "file")
+    with supervise() as supervised, FrontEnd.connect(supervised.add("fs", shared_dir=path)) as vm:
+        client = Client(vm)
+        assert client.finds(b"file")
+        assert not client.finds(b"beside")
+
+
 def test_a_read_only_share_is_read_only_to_its_worker_too(tmp_path: Path) -> None:
     with shared(tmp_path, readonly=True) as (supervised, _root, client):
         node = client.lookup(b"file")
         assert client.read(node, client.open(node)) == b"content"
-        mounts = Path(f"/proc/{supervised.status()['pid']}/mountinfo").read_text().splitlines()
+        mounts = Path(f"/proc/{settled(supervised)['pid']}/mountinfo").read_text().splitlines()
         if "root" in supervised.status()["sandbox"]["on"]:
             (share,) = [line.split() for line in mounts if line.split()[4] == "/share"]
             assert {"ro", "nosuid", "nodev", "noexec"} <= set(share[5].split(","))

@@ -18,7 +18,6 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from .. import registry
-from ..errors import SubosError
 from ..processes import die_with_parent, set_name
 from ..vhost_user import worker
 from ..vhost_user.connection import receive_fds
@@ -127,9 +126,6 @@ def _obey(control: socket.socket, workers: set[int], myself: int) -> bool:
         pid, cell = born(spec, choice)
     except OSError:
         pid = None  # out of processes or memory: the worker's socket closes, and the supervisor tries again later
-    except SubosError as error:
-        pid = None
-        worker.tell_failure(fds[0], error)
     if pid == 0:
         _run_worker(spec, message["respawned"], fds, cell, myself)
     if pid is not None:

@@ -358,7 +358,7 @@ def main(
     try:
         built, sandbox = device()
     except SubosError as error:
-        tell_failure(control.fileno(), error)
+        control.send(json.dumps({"op": "failed", "message": error.message, "hint": error.hint}).encode())
         return
     worker = DeviceWorker(built, control, counters, respawned, sandbox)
     try:
@@ -366,11 +366,6 @@ def main(
     except Exception as error:
         worker.log(where(error))
         raise
-
-
-def tell_failure(control: int, error: SubosError) -> None:
-    """Says on the socket `control` that there will be no such device."""
-    os.write(control, json.dumps({"op": "failed", "message": error.message, "hint": error.hint}).encode())
 
 
 def where(error: BaseException) -> str:

@@ -37,8 +37,10 @@ def test_a_share_has_its_folder_and_no_other() -> None:
 
 def test_a_single_file_s_share_has_its_folder(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    row = share(True, shared_dir=str(tmp_path / "file"))
+    row = policies.located(share(True, shared_dir=str(tmp_path / "file")))
     assert row.places == (("/share", str(tmp_path), True),)
+    assert dict(row.moved) == {"shared_dir": "/share", "only": "file"}
+    assert policies.located(share(False, shared_dir=str(tmp_path / "file"))).moved == ()
 
 
 def test_root_s_share_keeps_the_capabilities_that_its_options_need() -> None:
@@ -77,7 +79,7 @@ def test_what_is_granted_and_what_is_not(tmp_path: Path) -> None:
         assert "read=PATH" in raised.value.hint
     for path in ("/", str(tmp_path / "not there")):
         with pytest.raises(UserError, match="cannot be granted"):
-            policy(spec, Choice(grants=(("read", path),)), root=True)
+            policies.located(policy(spec, Choice(grants=(("read", path),)), root=True))
 
 
 def test_a_sandbox_in_words() -> None:

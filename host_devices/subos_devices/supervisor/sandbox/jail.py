@@ -45,7 +45,7 @@ class Cell(NamedTuple):
 
 def born(spec: DeviceSpec, choice: Choice) -> tuple[int, Cell | None]:
     """Forks a worker for `spec`: its pid (0 in the child), and there what `close_jail` needs; None where nothing is
-    asked for. Raises OSError, UserError."""
+    asked for. Raises OSError."""
     if choice.mode == "off":
         return os.fork(), None
     user, group = os.geteuid(), os.getegid()
@@ -57,12 +57,12 @@ def born(spec: DeviceSpec, choice: Choice) -> tuple[int, Cell | None]:
 def close_jail(spec: DeviceSpec, cell: Cell, parent: int) -> tuple[DeviceSpec, Sandbox]:
     """Takes from this process what its row does not name. Returns the spec as the device finds it from here.
 
-    `parent` is a pidfd of the parent's. Raises UserError where something is missing and the choice is `require`, or
-    where this process has threads already.
+    `parent` is a pidfd of the parent's. Raises UserError where something is missing and the choice is `require`, where
+    this process has threads already, and for a grant that is none.
     """
     if len(os.listdir("/proc/self/task")) > 1:
         raise UserError(f"{spec.kind} starts threads while it is loaded", "let it start them in Device.start")
-    row, steps = cell.row, _Steps()
+    row, steps = policies.located(cell.row), _Steps()
     root = cell.user == 0
     _close_streams()
     for name in row.namespaces:

@@ -14,7 +14,7 @@ MODES = ("auto", "require", "off")
 FILTERS = ("kill", "log")
 ALL = ("user", "mount", "pid", "net", "ipc", "uts", "cgroup")
 MIB = 1 << 20
-OPEN_FILES = "as many descriptors as its user may have"
+SHARE = "/share"  # where in its root a worker finds what it shares
 GRANTS = {
     "read": "a file or folder that it may read",
     "write": "a file or folder that it may change",
@@ -58,7 +58,7 @@ class Policy(NamedTuple):
 
 
 def policy(spec: DeviceSpec, choice: Choice, *, root: bool) -> Policy:
-    """The row for a device. `root` says whether root serves it. Raises UserError for a grant that is none."""
+    """The row for a device. `root` says whether root serves it. No file is looked at: the zygote waits for no disk."""
     if spec.kind == "fs":
         return _share(spec, root)
     row = Policy()
@@ -70,14 +70,12 @@ def policy(spec: DeviceSpec, choice: Choice, *, root: bool) -> Policy:
 
 
 def _share(spec: DeviceSpec, root: bool) -> Policy:
-    folder, only = os.path.abspath(str(spec.options["shared_dir"])), spec.options.get("only")
-    if not only and os.path.isfile(folder):
-        folder = os.path.dirname(folder)
+    folder = os.path.abspath(str(spec.options["shared_dir"]))
     writable = not _says_yes(spec.options.get("readonly"))
     threads = 300 if spec.options.get("locks") == "host" else 0  # a wait for a lock is one
     common = Policy(
         calls=(*FILES, *SHARING, *(CHANGES if writable else ())),
-        places=(("/share", folder, writable),),
+        places=((SHARE, folder, writable),),
         threads=threads,
         nobody=False,
         memory=4096,
@@ -93,7 +91,7 @@ def _share(spec: DeviceSpec, root: bool) -> Policy:
         capabilities.append("sys_admin")  # trusted.* and security.*
     return common._replace(
         namespaces=ALL[1:],
-        moved=(("shared_dir", "/share"),),
+        moved=(("shared_dir", SHARE),),
         proc=True,
         capabilities=tuple(capabilities),
         without=(
@@ -112,8 +110,6 @@ def _stranger(choice: Choice) -> Policy:
     for name, value in choice.grants:
         if name in ("read", "write"):
             path = os.path.abspath(value)
-            if path == "/" or not os.path.exists(path):
-                raise UserError(f"{value} cannot be granted", "name a file or a folder that is there, and not /")
             places.append((path, path, name == "write"))
             calls += FILES if name == "read" else (*FILES, *CHANGES)
         elif name == "net":
@@ -123,6 +119,21 @@ def _stranger(choice: Choice) -> Policy:
             threads = 64
     network = "net" not in namespaces
     return Policy(tuple(calls), namespaces, tuple(places), network=network, threads=threads, nobody=not places)
+
+
+def located(row: Policy) -> Policy:
+    """The row with its places as they are on this disk, in the worker. A single file that is shared is its folder, and
+    its name. Raises UserError for a place that cannot be granted."""
+    places, moved = [], dict(row.moved)
+    for place, path, writable in row.places:
+        if place == SHARE and os.path.isfile(path):
+            path, name = os.path.split(path)
+            if moved:
+                moved["only"] = name
+        if place != SHARE and (path == "/" or not os.path.exists(path)):
+            raise UserError(f"{path} cannot be granted", "name a file or a folder that is there, and not /")
+        places.append((place, path, writable))
+    return row._replace(places=tuple(places), moved=tuple(moved.items()))
 
 
 def parse_grants(words: list[str]) -> tuple[tuple[str, str], ...]:
