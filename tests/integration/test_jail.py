@@ -26,11 +26,11 @@ from subos_devices.testing.fuse import FuseClient
 from subos_devices.vhost_user.device import DeviceSpec
 from subos_protocol.fuse import FUSE_ENTRY_OUT, FUSE_OPEN_IN, FUSE_OPEN_OUT, FUSE_READ_IN, fuse_open_in, fuse_read_in
 from subos_protocol.fuse_opcodes import FUSE_ROOT_ID, FuseInit, FuseOpcode
-from support.ordinary import as_nobody, in_child
+from support.ordinary import as_nobody, in_child, open_folder
 from support.strangers import Inquisitive, Reverser
 from support.waiting import eventually
 
-from .test_sandbox import ONLY_ROOT, open_up
+from .test_sandbox import ONLY_ROOT
 
 MS_REC, MS_PRIVATE, MS_SHARED = 1 << 14, 1 << 18, 1 << 20  # linux/mount.h
 
@@ -286,14 +286,12 @@ def test_another_folder_in_a_share_s_place(tmp_path: Path) -> None:
 
 
 @ONLY_ROOT
-def test_an_ordinary_user_s_share_gets_a_new_jail_with_another_folder(tmp_path: Path) -> None:
+def test_an_ordinary_user_s_share_gets_a_new_jail_with_another_folder() -> None:
     """Landlock's rule is for the folder that was."""
-    open_up(tmp_path)
-    tmp_path.chmod(0o777)
 
     def run() -> None:
-        tempfile.tempdir = str(tmp_path)
-        with shared(tmp_path) as (supervised, root, client):
+        tempfile.tempdir = str(folder)
+        with shared(folder) as (supervised, root, client):
             if "Landlock" not in supervised.status()["sandbox"]["on"]:
                 return
             assert client.finds(b"file")
@@ -305,23 +303,23 @@ def test_an_ordinary_user_s_share_gets_a_new_jail_with_another_folder(tmp_path: 
             new = eventually(lambda: client.finds(b"new") and client.lookup(b"new"))
             assert client.read(new, client.open(new)) == b"another"
 
-    as_nobody(run)
+    with open_folder() as folder:
+        as_nobody(run)
 
 
 @ONLY_ROOT
-def test_owners_of_a_share_are_those_of_the_host(tmp_path: Path) -> None:
+def test_owners_of_a_share_are_those_of_the_host() -> None:
     """In a user namespace all others' files would be nobody's."""
-    open_up(tmp_path)
-    tmp_path.chmod(0o777)
 
     def run() -> None:
-        tempfile.tempdir = str(tmp_path)
+        tempfile.tempdir = str(folder)
         with supervise() as supervised, FrontEnd.connect(supervised.add("fs", shared_dir="/etc")) as vm:
             client = Client(vm)
             entry = client.fuse.request(FuseOpcode.FUSE_LOOKUP, FUSE_ROOT_ID, b"passwd\0", reply=FUSE_ENTRY_OUT.size)
             assert FUSE_ENTRY_OUT.unpack(entry).uid == 0
 
-    as_nobody(run)
+    with open_folder() as folder:
+        as_nobody(run)
 
 
 def test_a_file_that_is_shared_is_alone_in_its_jail_too(tmp_path: Path) -> None:

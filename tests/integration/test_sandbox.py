@@ -15,6 +15,7 @@ from subos_devices.supervisor.sandbox.policies import AUTO, Choice
 from subos_devices.supervisor.sandbox.report import try_out
 from subos_devices.vhost_user.device import DeviceSpec
 from support.hostile import ATTACKS, KILLED, POSSIBLE, Scene, outcome, scene
+from support.ordinary import open_folder
 
 README = Path(subos_devices.__file__).parents[1] / "README.md"
 TABLE = re.compile(r"(?<=<!-- the hostile worker -->\n)(.*?)(?=<!-- end -->)", re.DOTALL)
@@ -24,18 +25,9 @@ Row = tuple[DeviceSpec, bool]
 
 
 @pytest.fixture
-def where(tmp_path: Path) -> Iterator[Scene]:
-    open_up(tmp_path)
-    with scene(tmp_path) as made:
+def where() -> Iterator[Scene]:
+    with open_folder() as folder, scene(folder) as made:
         yield made
-
-
-def open_up(folder: Path) -> None:
-    """The folders above pytest's own are its user's alone; nobody must be able to come to the victims."""
-    if os.geteuid() == 0:
-        for parent in (folder, *folder.parents):
-            if parent != Path("/") and parent.stat().st_mode & 0o005 != 0o005:
-                parent.chmod(parent.stat().st_mode | 0o055)
 
 
 def columns(where: Scene) -> dict[str, Row]:

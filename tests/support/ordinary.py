@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -88,6 +89,14 @@ def as_nobody(function: Callable[[], None]) -> None:
         function()
 
     in_child(run)
+
+
+@contextmanager
+def open_folder() -> Iterator[Path]:
+    """A folder that every user of this machine can enter and write; those above pytest's own are not for others."""
+    with tempfile.TemporaryDirectory(prefix="subos-", dir="/var/tmp") as folder:
+        os.chmod(folder, 0o777)
+        yield Path(folder)
 
 
 def in_child(function: Callable[[], None]) -> None:

@@ -83,10 +83,10 @@ def _show(machine: dict[str, Any]) -> None:
     from rich.table import Table
 
     from ..launcher.devices import shared_path
-    from ..supervisor.sandbox.report import summary
+    from ..supervisor.sandbox.report import sandboxes
 
     table = Table(title=f"{machine['name']}  (process {machine['pid']}, {machine['how']})", title_justify="left")
-    for column in ("device", "kind", "what", "guest driver", "worker", "sandbox", "restarts", "requests"):
+    for column in ("device", "kind", "what", "guest driver", "worker", "restarts", "requests"):
         table.add_column(column, justify="right" if column in ("worker", "restarts", "requests") else "left")
     for device in machine["devices"]:
         options = device["options"]
@@ -99,8 +99,9 @@ def _show(machine: dict[str, Any]) -> None:
         driver = "running" if device["driver"] else "connected" if device["connected"] else "-"
         if device.get("gamepad", {}).get("agent"):
             driver = "agent"
-        pid, *counts = (str(device[key]) for key in ("pid", "restarts", "requests"))
-        table.add_row(device["name"], device["kind"], what, driver, pid, summary(device["sandbox"]), *counts)
+        counts = (str(device[key]) for key in ("pid", "restarts", "requests"))
+        table.add_row(device["name"], device["kind"], what, driver, *counts)
     Console().print(table)
+    Console().print(f"sandbox: {sandboxes(machine['devices'])}", markup=False, highlight=False)
     if "agent" in machine:  # an attached VM has none
         Console().print(_agent(machine["agent"]), markup=False, highlight=False)

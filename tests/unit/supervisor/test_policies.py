@@ -12,7 +12,7 @@ from subos_devices.errors import UserError
 from subos_devices.registry import KINDS
 from subos_devices.supervisor.sandbox import namespaces, policies, seccomp
 from subos_devices.supervisor.sandbox.policies import ALL, AUTO, Choice, parse_grants, policy
-from subos_devices.supervisor.sandbox.report import summary, warning
+from subos_devices.supervisor.sandbox.report import sandboxes, summary, warning
 from subos_devices.vhost_user.device import DeviceSpec, Option
 
 
@@ -88,6 +88,10 @@ def test_a_sandbox_in_words() -> None:
     off = {"on": [], "missing": {}, "without": {"all": "--sandbox off"}}
     assert [summary(each) for each in (None, full, less, off)] == ["-", "on", "on, but no Landlock", "off"]
     assert warning(full) == warning(off) == ""
+    devices = [{"name": name, "sandbox": each} for name, each in (("rng", full), ("src", less), ("mouse", full))]
+    assert sandboxes(devices[::2]) == "on"
+    assert sandboxes(devices) == "rng, mouse: on; src: on, but no Landlock"
+    assert sandboxes([]) == "-"
     assert warning(less) == "the sandbox of workers goes without: Landlock (switched off)"
 
 

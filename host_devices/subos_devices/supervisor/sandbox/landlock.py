@@ -50,7 +50,10 @@ def restrict(paths: Mapping[str, bool] | None, *, network: bool) -> None:
     ruleset = must("landlock_create_ruleset", attributes, size, 0)
     try:
         for path, writable in (paths or {}).items():
-            fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+            try:
+                fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+            except OSError:  # what cannot be opened is not let in; the device will say what it misses
+                continue
             try:
                 allowed = (every if writable else _READ) & ~_EXECUTE
                 if not stat.S_ISDIR(os.fstat(fd).st_mode):

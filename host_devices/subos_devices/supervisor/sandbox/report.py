@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...errors import SubosError
@@ -24,6 +24,16 @@ def summary(described: Mapping[str, Any] | None) -> str:
     if not described["on"]:
         return "off"
     return f"on, but no {', '.join(described['missing'])}" if described["missing"] else "on"
+
+
+def sandboxes(devices: Sequence[Mapping[str, Any]]) -> str:
+    """Those of a VM's devices (as `status` has them), together where they are alike."""
+    names: dict[str, list[str]] = {}
+    for device in devices:
+        names.setdefault(summary(device["sandbox"]), []).append(device["name"])
+    if len(names) == 1:
+        return next(iter(names))
+    return "; ".join(f"{', '.join(alike)}: {words}" for words, alike in names.items()) or "-"
 
 
 def warning(described: Mapping[str, Any]) -> str:
