@@ -5,7 +5,7 @@
 #   installers/host.sh --check COMPONENT...  only name the missing ones
 #   installers/host.sh --python              print the Python to use
 #
-# Components: python qemu busybox kmod compiler headers udev make git bootdisk debian.
+# Components: python qemu busybox kmod compiler headers udev make git bootdisk debian xserver desktop sdl.
 # Runs as root or by sudo, asks nothing, talks on stderr.
 # Exit status: 0 all there; 2 wrong usage; 3 something is missing that cannot be installed from here;
 # 4 the package manager failed.
@@ -28,6 +28,7 @@ udev          libudev1              systemd-libs             systemd-libs       
 make          make                  make                     make                 make
 git           git                   git                      git                  git
 bootdisk      syslinux,syslinux-common,mtools syslinux,mtools syslinux,mtools      syslinux,mtools
+sdl           libsdl2-2.0-0         SDL2                     sdl2                 libSDL2-2_0-0
 debian        mmdebstrap,uidmap,e2fsprogs,debian-archive-keyring
 xserver       xvfb,xclip            xorg-x11-server-Xvfb,xclip xorg-server-xvfb,xclip xorg-x11-server-Xvfb,xclip
 desktop       xsel,sway,wl-clipboard xsel,sway,wl-clipboard  xsel,sway,wl-clipboard xsel,sway,wl-clipboard
@@ -48,6 +49,7 @@ why() {
         bootdisk) echo "syslinux and mtools: the tests make a disk that boots" ;;
         xserver) echo "an X server without a screen, and xclip: the demo and the tests copy and paste there" ;;
         desktop) echo "a Wayland compositor without a screen, xsel and wl-clipboard: the tests copy and paste there" ;;
+        sdl) echo "SDL 2: the tests play with a gamepad as games do" ;;
         debian) echo "mmdebstrap and mke2fs: the tests install the agent in a real Debian" ;;
         *) return 1 ;;
     esac
@@ -128,6 +130,7 @@ is_there() {
         make | git) command -v "$1" >/dev/null ;;
         # Only a PC boots such a disk.
         xserver) { command -v Xvfb && command -v xclip; } >/dev/null ;;
+        sdl) PATH=$PATH:/usr/sbin:/sbin ldconfig -p | grep -q libSDL2-2.0.so.0 ;;
         desktop) { command -v xsel && command -v sway && command -v wl-copy; } >/dev/null ;;
         bootdisk) [ "$machine" != x86_64 ] || { command -v syslinux && command -v mformat && has_boot_sector; } >/dev/null ;;
         # Only apt makes such a system.

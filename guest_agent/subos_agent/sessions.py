@@ -157,12 +157,13 @@ class Sessions:
 
     def _user(self) -> Optional[int]:
         """Whose clipboard is the guest's; None for nobody's."""
-        if self._seat.parent.is_dir():
-            try:
-                found = re.search(r"^ACTIVE_UID=(\d+)$", self._seat.read_text("utf-8", "replace"), re.MULTILINE)
-            except OSError:
-                return None
+        try:
+            found = re.search(r"^ACTIVE_UID=(\d+)$", self._seat.read_text("utf-8", "replace"), re.MULTILINE)
             return int(found[1]) if found else None
+        except FileNotFoundError:  # the folder is systemd's, and there without logind, too
+            pass
+        except OSError:
+            return None
         return next((session.uid for session in self._sessions if session.peer.hello is not None), None)
 
     async def announce(self) -> None:

@@ -22,7 +22,7 @@ def test_a_pad_drives_a_game_two_machines_away_and_rumbles(tmp_path: Path) -> No
     host = [sys.executable, str(programs / "nested_host.py")]
     done = subos("run", "--memory", "3G", "--share", programs, "--", *host, check=0, timeout=1900)
     seen = json.loads(done.stdout)
-    assert seen["said"] == ["ready", "pressed", "released"]
+    assert seen["said"] == ["ready", "pressed", "released"], done.stderr.decode()
     assert [next(iter(message)) for message in seen["felt"][:2]] == ["upload", "play"]
     assert seen["felt"][0]["upload"]["strong"] == 49152
     assert seen["status"] == 0

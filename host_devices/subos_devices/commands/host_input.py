@@ -58,7 +58,6 @@ class Where(NamedTuple):
         """Lists the guest's devices; of what is behind a socket the `kind` must be known. Raises UserError."""
         if self.socket is None:
             return _VmDevices(self.name)
-
         if not self.socket.is_socket():
             raise UserError(
                 f"no device listens on {self.socket}", "subos-devices serve KIND --driver-socket PATH makes one"
@@ -218,20 +217,20 @@ class _VmDevices:
 
     def __init__(self, name: str) -> None:
         self._name, _, self._only = name.partition("/")
-        self._known: list[Target] = []
+        self._known: list[Target] | None = None  # before it was asked
 
     def __call__(self) -> Sequence[Target]:
         from .. import runtime
         from ..launcher.devices import driver_path
         from ..supervisor import control
 
-        if self._known and not runtime.is_running(self._name):
+        if self._known is not None and not runtime.is_running(self._name):
             raise VmEnded(f"the VM {self._name!r} has ended")
         folder = runtime.running_folder(self._name)
         try:
             rows = control.ask(self._name, "status", timeout=ASK_SECONDS)["devices"]
         except UserError:
-            if not self._known:
+            if self._known is None:
                 raise
             return self._known
         targets = (
@@ -239,10 +238,11 @@ class _VmDevices:
             for row in rows
             if self._only in ("", row["name"]) and (path := driver_path(folder, row["name"])).exists()
         )
-        self._known = [target for target in targets if target is not None]
-        if not self._known:
+        found = [target for target in targets if target is not None]
+        if not found and self._known is None:
             raise UserError(f"the VM {self._name!r} has no such input device", "subos-devices status lists its devices")
-        return self._known
+        self._known = found
+        return found
 
 
 def _target(name: str, kind: str, options: dict[str, Option], path: Path) -> Target | None:

@@ -22,14 +22,25 @@ from subos_protocol.input_codes import Abs, Ev, Key
 from subos_protocol.virtio_input import virtio_input_event
 
 PATIENCE = 60  # seconds for what the inner guest has said already to arrive here
-RULES = f'gamepad = ["xbox360"]\ncpus = 1\nmemory = "512M"\n[[input]]\ndevice = "{PAD.name}"\ngrab = true\n'
 GAME = Path(__file__).with_name("nested_game.py")
+SETTINGS = f"""
+share = ["{GAME.parent}:programs:ro"]
+gamepad = ["xbox360"]
+mouse = false
+keyboard = false
+rng = false
+cpus = 1
+memory = "512M"
+[[input]]
+device = "{PAD.name}"
+grab = true
+"""
 
 
 def main() -> None:
     folder = Path(tempfile.mkdtemp())
-    rules = folder / "vm.toml"
-    rules.write_text(RULES)
+    settings = folder / "vm.toml"
+    settings.write_text(SETTINGS)
     pad = UinputPad(PAD)
     pad.create()
     host = Host(pad)
@@ -37,7 +48,7 @@ def main() -> None:
     host.start()
     game = [sys.executable, "-S", str(GAME), profiles.load("xbox360").capabilities.name]
     environment = {**os.environ, "XDG_RUNTIME_DIR": str(folder)}
-    command = [sys.executable, "-m", "subos_devices.cli", "run", "--config", str(rules), "--", "env"]
+    command = [sys.executable, "-m", "subos_devices.cli", "run", "--config", str(settings), "--", "env"]
     inner = subprocess.Popen(
         [*command, f"PYTHONPATH={agent_command()[1]['PYTHONPATH']}", *game],
         stdin=subprocess.DEVNULL,

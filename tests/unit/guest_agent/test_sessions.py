@@ -118,8 +118,9 @@ async def test_who_sits_at_the_seat_has_the_clipboard(tmp_path: Path) -> None:
         assert (session.uid, session.pid) == (os.geteuid(), os.getpid())
         other = await come(tmp_path, "other")
         made._sessions[1] = Session(made._sessions[1].peer, os.geteuid() + 1, 1)  # as if of another user
-        assert await host.peer.ask(OFFER) == {"who": "mine"}  # without logind: who came first
         seat.parent.mkdir()
+        assert await host.peer.ask(OFFER) == {"who": "mine"}  # without logind: who came first
+        seat.write_text("IS_SEAT0=1\n")
         with pytest.raises(RemoteError, match="nobody"):
             await host.peer.ask(OFFER)
         seat.write_text(f"ACTIVE_UID={os.geteuid() + 1}\n")

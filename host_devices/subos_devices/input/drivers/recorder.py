@@ -92,10 +92,9 @@ class Recorder:
         if device not in self._devices:  # an event of the round in which another one was chosen
             return
         try:
-            frames = list(reader.read())
-            if frames and len(self._devices) > 1:
-                self._begin(device, reader)
-            for frame in frames:
+            for frame in reader.read():
+                if len(self._devices) > 1:
+                    self._begin(device, reader)
                 if self._began is None:
                     self._began = frame.time
                 self._write(frame._replace(time=max(0, frame.time - self._began)))
