@@ -123,6 +123,8 @@ def _sandbox_of(kind: str, name: str) -> Finding:
     tried = try_out(kind)
     missing = "; ".join(f"no {layer}: {why}" for layer, why in tried["missing"].items())
     detail = ", ".join(tried["on"]) or "none"
+    left_out = "; ".join(f"{layer}: {why}" for layer, why in tried["without"].items())
+    detail += f" (left out: {left_out})" if left_out else ""
     if not missing:
         return Finding(name, True, detail, needed=False)
     hint = "the other layers hold; containers and some distributions refuse these to ordinary users"

@@ -20,6 +20,7 @@ def test_it_tries_the_sandbox_out() -> None:
         assert finding.ok == (not tried["missing"])
         assert finding.detail.startswith(", ".join(tried["on"]))
         assert "no new privileges" in tried["on"]
+        assert all(f"{layer}: {why}" in finding.detail for layer, why in tried["without"].items())
 
 
 def test_it_says_which_layers_are_missing_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
