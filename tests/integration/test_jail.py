@@ -340,3 +340,26 @@ def test_a_read_only_share_is_read_only_to_its_worker_too(tmp_path: Path) -> Non
         if "root" in supervised.status()["sandbox"]["on"]:
             (share,) = [line.split() for line in mounts if line.split()[4] == "/share"]
             assert {"ro", "nosuid", "nodev", "noexec"} <= set(share[5].split(","))
+
+
+@ONLY_ROOT
+def test_a_disk_that_is_unmounted_is_gone_and_comes_back(tmp_path: Path) -> None:
+    """Also to a worker that still has it in a mount namespace of its own."""
+
+    def run() -> None:
+        must("unshare", FLAGS["mount"])
+        must("mount", b"none", b"/", None, MS_REC | MS_PRIVATE, None)
+        tempfile.tempdir = str(tmp_path)
+        disk = tmp_path / "a share"
+        disk.mkdir()
+        mount(disk)
+        with shared(tmp_path) as (supervised, root, client):
+            assert client.finds(b"mounted")
+            must("umount2", os.fsencode(root), 0)
+            (root / "mounted").touch()  # what lies below is not the disk
+            eventually(lambda: not client.finds(b"mounted"))
+            mount(root)
+            eventually(lambda: client.finds(b"mounted"))
+            assert supervised.status()["restarts"] == 0
+
+    in_child(run)

@@ -11,6 +11,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable
+from contextlib import suppress
 from time import monotonic
 from typing import NamedTuple
 
@@ -111,6 +112,9 @@ class Presence:
     def _disappear(self) -> None:
         if not self.gone:
             self.gone = True
+            if self._root.is_mount:  # a disk that was unmounted, but for our jail: it may be pulled out next
+                with suppress(OSError):
+                    self._share.sync()
             self._server.suspend(refusal(errno.EIO), STILL_SERVED)
 
 

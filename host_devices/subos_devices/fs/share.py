@@ -118,6 +118,14 @@ class Share:
         """Takes another directory for the root: its O_PATH descriptor, which is the share's from now on."""
         self.descriptors.replace_root(root)
 
+    def sync(self) -> None:
+        """Has the file system of the root written to its disk. Raises OSError."""
+        root = self.reopen(self.fd(FUSE_ROOT_ID), os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            syscalls.syncfs(root)
+        finally:
+            os.close(root)
+
     def is_out_of_reach(self) -> bool:
         """Whether the root may be read but for Landlock, which knows nothing of what came after it."""
         root = self.fd(FUSE_ROOT_ID)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -80,10 +81,10 @@ def _answer(device: Device, question: dict[str, Any]) -> Answer:
     try:
         return device.answer(question)
     except OSError as error:
-        return {"errno": error.errno}, ()
+        return {"errno": error.errno or errno.EIO}, ()
     except Exception as error:  # whatever a worker in a guest's hands has made up
         log.warning("%s: a question that cannot be answered: %s", device.spec.name, type(error).__name__)
-        return {"errno": 22}, ()
+        return {"errno": errno.EINVAL}, ()
 
 
 def _drop(answer: Answer) -> None:
