@@ -35,6 +35,11 @@ def test_a_share_has_its_folder_and_no_other() -> None:
     assert not set(seccomp.CHANGES) & set(policies.system_calls(share(True, readonly=True)))
 
 
+@pytest.mark.parametrize("folder", [None, "", 7])
+def test_a_share_of_nothing_has_no_place(folder: Option) -> None:
+    assert share(True, shared_dir=folder).places == ()
+
+
 def test_a_single_file_s_share_has_its_folder(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     row = policies.located(share(True, shared_dir=str(tmp_path / "file")))

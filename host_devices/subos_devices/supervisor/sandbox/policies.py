@@ -70,12 +70,12 @@ def policy(spec: DeviceSpec, choice: Choice, *, root: bool) -> Policy:
 
 
 def _share(spec: DeviceSpec, root: bool) -> Policy:
-    folder = os.path.abspath(str(spec.options["shared_dir"]))
+    folder = spec.options.get("shared_dir")
     writable = not _says_yes(spec.options.get("readonly"))
     threads = 300 if spec.options.get("locks") == "host" else 0  # a wait for a lock is one
     common = Policy(
         calls=(*FILES, *SHARING, *(CHANGES if writable else ())),
-        places=((SHARE, folder, writable),),
+        places=((SHARE, os.path.abspath(folder), writable),) if isinstance(folder, str) and folder else (),
         threads=threads,
         nobody=False,
         memory=4096,
