@@ -57,14 +57,14 @@ class Service:
     def __init__(self, configuration: Configuration, port: Optional[str] = None) -> None:
         self.handlers = handlers(configuration)
         self._port = port
-        self._shares_clipboard = configuration.clipboard
         self._host: Optional[Peer] = None
         self._gamepads = Gamepads()
         if configuration.gamepads:
             self.handlers.update(self._gamepads.handlers())
-        self._sessions = Sessions(lambda: self._host if self._host and self._host.hello else None)
-        if configuration.clipboard:
-            self.handlers.update(self._sessions.handlers())
+        self._sessions = Sessions(
+            lambda: self._host if self._host and self._host.hello else None, clipboard=configuration.clipboard
+        )
+        self.handlers.update(self._sessions.handlers())
 
     async def run(self) -> None:
         """Until SIGTERM or SIGINT."""
@@ -82,12 +82,10 @@ class Service:
             await self._gamepads.close()
 
     async def _take_sessions(self) -> None:
-        if not self._shares_clipboard:
-            return
         try:
             await self._sessions.serve()
         except OSError as error:
-            log.warning("the clipboard is not shared: no session can connect: %s", error)
+            log.warning("no session of a desktop can connect, nor share its clipboard: %s", error)
 
     def _make_peer(self, shared: bool) -> Peer:
         able = sorted(name for name, handler in self.handlers.items() if handler is not _exec_is_off)

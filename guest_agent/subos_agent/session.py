@@ -1,4 +1,5 @@
-"""`subos-agent session`: a user's desktop session at the service. It shares the clipboard, as the user, and no more.
+"""`subos-agent session`: a user's desktop session at the service. As the user, it shares the clipboard and says where
+there are monitors, and no more.
 
 It needs subos_desktop, and what that needs for the desktop at hand; `subos-agent doctor` says what is missing.
 """
@@ -22,6 +23,7 @@ from subos_protocol.agent.errors import ChannelLost
 from subos_protocol.agent.hello import Hello
 from subos_protocol.agent.peer import Peer
 
+from .monitors import Monitors
 from .sessions import SOCKET
 
 FIRST_RETRY = 0.5
@@ -38,12 +40,13 @@ async def run(backend: Optional[str] = None, path: Path = SOCKET) -> None:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         loop.add_signal_handler(number, task.cancel)
     clipboard: Optional[Clipboard] = await _open(backend)
+    monitors = Monitors(backend)
     wait = FIRST_RETRY
     while True:
         try:
             if clipboard is None:
                 clipboard = await _open(backend)
-            await _share(clipboard, path)
+            await _share(clipboard, monitors, path)
             wait = FIRST_RETRY
         except ClipboardError as error:  # the desktop has gone; another may come
             log.info("%s", error.message)
@@ -63,10 +66,11 @@ async def _open(backend: Optional[str]) -> Clipboard:
     return choice.clipboard
 
 
-async def _share(clipboard: Clipboard, path: Path) -> None:
+async def _share(clipboard: Clipboard, monitors: Monitors, path: Path) -> None:
     """Until the service or the desktop goes."""
     bridge = Bridge(clipboard, AllowAll(), wins=False)
-    peer = Peer(Hello("subos-agent", __version__, list(bridge.handlers())), bridge.handlers(), opener=True)
+    handlers = {**bridge.handlers(), **monitors.handlers()}
+    peer = Peer(Hello("subos-agent", __version__, list(handlers)), handlers, opener=True)
     await asyncio.get_running_loop().create_unix_connection(lambda: peer, os.fspath(path))
     try:
         await asyncio.wait_for(peer.ready(), 10)

@@ -1,5 +1,5 @@
 """Users' sessions at the service: they connect to SOCKET, and what is of the clipboard passes between the host and the
-active one.
+active one, unless it is off. The host may ask that one for its monitors, too.
 
 Any user of the guest may connect; the socket says who. Only one session at a time is the active one, the newest of one
 user: of who sits at the first seat, as logind tells; nobody's while nobody sits there. Without logind, of whoever came
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Coroutine, Dict, List, Optional, Set
 
-from subos_protocol import __version__
+from subos_protocol import __version__, monitors
 from subos_protocol.agent.errors import ChannelError, RemoteError
 from subos_protocol.agent.frames import Head
 from subos_protocol.agent.hello import Hello
@@ -30,7 +30,7 @@ from subos_protocol.agent.stream import Stream
 SOCKET = Path("/run/subos/session.sock")
 SEAT = Path("/run/systemd/seats/seat0")
 """What logind writes of the first seat; ACTIVE_UID is who sits there."""
-OPERATIONS = ("clipboard.offer", "clipboard.read", "clipboard.ready")
+CLIPBOARD = ("clipboard.offer", "clipboard.read", "clipboard.ready")
 MAX_SESSIONS = 32
 MAX_OF_USER = 4
 ACCEPT_RETRY = 1.0  # seconds
@@ -50,8 +50,16 @@ class Session:
 class Sessions:
     """`host` is asked for the host's peer whenever it is wanted; None while it is not there."""
 
-    def __init__(self, host: Callable[[], Optional[Peer]], path: Path = SOCKET, seat: Path = SEAT) -> None:
+    def __init__(
+        self,
+        host: Callable[[], Optional[Peer]],
+        path: Path = SOCKET,
+        seat: Path = SEAT,
+        *,
+        clipboard: bool = True,
+    ) -> None:
         self._host = host
+        self._both_ways = CLIPBOARD if clipboard else ()
         self._path = path
         self._seat = seat
         self._sessions: List[Session] = []
@@ -61,7 +69,7 @@ class Sessions:
 
     def handlers(self) -> Dict[str, Handler]:
         """What the host may ask of the active session."""
-        return dict.fromkeys(OPERATIONS, self._to_session)
+        return dict.fromkeys((*self._both_ways, monitors.OPERATION), self._to_session)
 
     async def serve(self) -> None:
         """Takes sessions until it is cancelled. Raises OSError where the socket cannot be made."""
@@ -110,8 +118,8 @@ class Sessions:
             return
         connection.setblocking(False)
         peer = Peer(
-            Hello("subos-agent", __version__, list(OPERATIONS)),
-            dict.fromkeys(OPERATIONS, self._to_host),
+            Hello("subos-agent", __version__, list(self._both_ways)),
+            dict.fromkeys(self._both_ways, self._to_host),
             opener=False,
             on_lost=lambda peer, _error: self._lost(peer),
         )
@@ -169,7 +177,7 @@ class Sessions:
     async def announce(self) -> None:
         """Has the host and the active session say again what they offer, if both are there."""
         host, session = self._host(), self._active()
-        if host is not None and session is not None:
+        if host is not None and session is not None and self._both_ways:
             with contextlib.suppress(ChannelError):
                 await host.ask({"op": "clipboard.ready"})
                 await session.ask({"op": "clipboard.ready"})

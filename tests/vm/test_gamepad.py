@@ -200,44 +200,6 @@ def test_buttons_and_axes_arrive(guest: Guest, pad: Driver, folder: Path) -> Non
     assert {int(code): value for code, value in state["axes"].items()} == PROFILE.rest
 
 
-def test_sdl_knows_the_pad_reads_all_of_it_and_has_it_rumble(guest: Guest, pad: Driver, folder: Path) -> None:
-    begun = guest.begin(guest.inside_command("sdl.py", str(folder)), timeout=300)
-
-    def seen() -> dict[str, Any]:
-        assert not begun.done(), begun.result().stderr.decode()
-        found: dict[str, Any] = json.loads((folder / "seen").read_text()) if (folder / "seen").exists() else {}
-        return found
-
-    eventually(seen, timeout=120)
-    can = PROFILE.capabilities
-    step("every button is down and every axis at its end, then the other way round")
-    for value, end, cross in ((1, "max", {12, 14}), (0, "min", {11, 13})):  # down and right, then up and left
-        buttons = [(int(Ev.EV_KEY), code, value) for code in sorted(can.of(Ev.EV_KEY))]
-        axes = [(int(Ev.EV_ABS), code, getattr(axis, end)) for code, axis in can.axes.items()]
-        pad.send(*buttons, *axes)
-        eventually(lambda cross=cross: cross <= set(seen()["buttons"]), timeout=60)
-    said = seen()
-    assert said["name"] in ("X360 Controller", "Xbox 360 Controller"), "by SDL's version"
-    assert said["type"] == 1  # SDL_CONTROLLER_TYPE_XBOX360
-    assert said["buttons"] == list(range(15))
-    assert said["axes"] == [[-32768, 32767]] * 4 + [[0, 32767]] * 2
-    step("it rumbles")
-    pad.feels(lambda _felt: True)
-    (folder / "rumble").touch()
-    motors = [(0x4000, 0x8000), (0, 0)]  # SDL ends it by an effect that is none
-    felt = pad.feels(lambda felt: [one for one in map(uploaded, felt) if one][-1:] == motors[-1:])
-    assert [one for one in map(uploaded, felt) if one] == motors
-    assert "play" in felt[felt.index(next(each for each in felt if uploaded(each) == motors[0])) + 1]
-    (folder / "over").touch()
-    assert guest.finish(begun).status == 0
-
-
-def uploaded(said: dict[str, Any]) -> tuple[int, int] | None:
-    """The magnitudes of an upload."""
-    effect = said.get("upload")
-    return (effect["strong"], effect["weak"]) if effect else None
-
-
 def test_an_effect_arrives_with_its_magnitudes_and_its_duration(guest: Guest, pad: Driver, folder: Path) -> None:
     steps = [{"gain": 40000}, {"upload": RUMBLE}, {"play": {"id": 0, "times": 3}}]
     game = Playing(guest, folder, steps, then=[{"gain": 65535}])

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from typing import AsyncIterator
+from typing import AsyncIterator, TypeVar
 
 from .formats import Recoder
 from .interface import CHUNK, Clipboard, Selection, TooLarge
 
+T = TypeVar("T")
+
 
 @contextlib.asynccontextmanager
-async def closing(chunks: AsyncIterator[bytes]) -> AsyncIterator[AsyncIterator[bytes]]:
+async def closing(chunks: AsyncIterator[T]) -> AsyncIterator[AsyncIterator[T]]:
     """Closes them at the end, and with them the transfer behind (contextlib.aclosing came with Python 3.10)."""
     try:
         yield chunks

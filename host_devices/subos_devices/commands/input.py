@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from subos_protocol.monitors import Layout
+
     from ..input.capabilities import Capabilities
 
 ACTIONS = """\
@@ -29,6 +31,9 @@ actions, several separated by commas:
   trigger left|right N               from 0% to 100%
   wait SECONDS
 
+  move, click --at, touch and tap take --monitor N: X and Y are then on that monitor of the guest, where its agent
+  and a session of its desktop run; `status --json` lists them
+
 instead of actions:
   mouse relative|absolute            the mouse for games, or the one that needs no grab: the other is unplugged
   attach DEVICE …                    keyboards, mice, gamepads … of this host drive the guest's
@@ -43,6 +48,7 @@ attach, play, devices and record have a --help of their own.
 examples:
   subos-devices input work move 50% 50%
   subos-devices input work/mouse "move 10% 10%, press, move 90% 90%, release"
+  subos-devices input work move 50% 50% --monitor 2
   subos-devices input work type "uname -a"
   subos-devices input work "move 50% 50%, click, key ctrl+a, key delete"
   subos-devices input work "touch 40% 50%, touch 60% 50% --finger 2, wait 0.1, lift, lift --finger 2"
@@ -91,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
     if args.words[1:2] == ["mouse"]:
         return _switch_mouse(args.words[0], args.words[2:])
     name, device, sockets = _find(args.words)
-    actions = script.parse(args.words[1:], lambda: _pad_of(name, device or script.GAMEPAD))
+    actions = script.parse(args.words[1:], lambda: _pad_of(name, device or script.GAMEPAD), lambda: _monitors_of(name))
     if "mouse" not in sockets and "pointer" in sockets:
         sockets["mouse"] = sockets["pointer"]  # it clicks and scrolls as well
     wanted = {device} if device else {kind for action in actions if (kind := device_of(action))}
@@ -134,6 +140,15 @@ def _pad_of(name: str, device: str) -> Capabilities:
         if each["name"] == device and each["kind"] == "gamepad":
             return _profile(each["options"]["profile"])
     raise UserError(f"the VM {name!r} has no gamepad {device!r}", "start it with one: run --gamepad xbox360")
+
+
+def _monitors_of(name: str) -> Layout:
+    """Raises UserError, SubosError."""
+    import asyncio
+
+    from ..agent import monitors
+
+    return asyncio.run(monitors.layout(name))
 
 
 def _profile(name: str) -> Capabilities:

@@ -24,7 +24,7 @@ def run(args: argparse.Namespace) -> int:
 
     machines = [control.ask(args.name, "status")] if args.name else _all()
     if args.json:
-        _add_facts(machines)
+        _add_what_agents_say(machines)
         print(json.dumps(machines, indent=2))
     elif not machines:
         print("no VM is running")
@@ -48,20 +48,27 @@ def _all() -> list[dict[str, Any]]:
     return machines
 
 
-def _add_facts(machines: list[dict[str, Any]]) -> None:
-    """Each machine's "guest": what its agent says of it, None where that does not answer."""
+def _add_what_agents_say(machines: list[dict[str, Any]]) -> None:
+    """Each machine's "guest", what its agent says of it, and "monitors", where its desktop has some; None where that
+    does not answer."""
     import asyncio
 
+    from subos_protocol.monitors import pack_layout
+
     from ..agent.caller import facts
+    from ..agent.monitors import layout_if_told
 
-    async def ask_all() -> list[dict[str, Any] | None]:
-        return await asyncio.gather(*(facts(each["name"], FACTS_SECONDS) for each in with_agent))
+    async def ask(machine: dict[str, Any]) -> None:
+        name = machine["name"]
+        machine["guest"], layout = await asyncio.gather(facts(name, FACTS_SECONDS), layout_if_told(name, FACTS_SECONDS))
+        machine["monitors"] = layout and pack_layout(layout)
 
-    with_agent = [machine for machine in machines if machine.get("agent")]
+    async def ask_all() -> None:
+        await asyncio.gather(*(ask(machine) for machine in machines if machine.get("agent")))
+
     for machine in machines:
-        machine["guest"] = None
-    for machine, said in zip(with_agent, asyncio.run(ask_all()), strict=True):
-        machine["guest"] = said
+        machine["guest"] = machine["monitors"] = None
+    asyncio.run(ask_all())
 
 
 def _agent(agent: dict[str, Any] | None) -> str:

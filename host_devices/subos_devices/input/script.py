@@ -15,6 +15,9 @@
     trigger left|right N                 from 0% to 100%
     wait SECONDS
 
+move, click --at, touch and tap take --monitor N: X and Y are then a place on that monitor of the guest, which its agent
+knows.
+
 Several actions are separated by commas: "move 10% 10%, press, move 90% 90%, release". After a `type` that comes first
 all is text, commas too.
 """
@@ -22,12 +25,14 @@ all is text, commas too.
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from subos_protocol.input_codes import Key
+from subos_protocol.monitors import Layout
 from subos_protocol.virtio_input import virtio_input_event
 
 from ..errors import UserError
@@ -48,6 +53,7 @@ from .capabilities import PRESSED, RELEASED, Capabilities
 from .client import DriverConnection
 from .gamepad import words as pad_words
 from .keymap import key_named
+from .monitors import places, reach
 from .mouse import AXIS_MAX
 
 BUTTONS = {
@@ -67,15 +73,24 @@ Pad = Callable[[], Capabilities]
 """What the gamepad is that the words are for. It is asked when there is such a word. Raises UserError for none."""
 
 
+Monitors = Callable[[], Layout]
+"""Where the guest's monitors are. It is asked when there is a --monitor. Raises UserError where nobody knows."""
+
+
 def no_pad() -> Capabilities:
     raise UserError("no gamepad is known here", "name the VM, or the --profile of a --socket")
 
 
-def parse(words: Sequence[str], pad: Pad = no_pad) -> list[Action]:
+def no_monitors() -> Layout:
+    raise UserError("no monitors are known here", "--monitor is for the devices of a VM whose agent runs: name the VM")
+
+
+def parse(words: Sequence[str], pad: Pad = no_pad, monitors: Monitors = no_monitors) -> list[Action]:
     """The actions that `words` spell. Raises UserError for what is none, before anything is sent."""
     script = " ".join(words)
     sentences = [script] if script.startswith("type ") else script.split(",")
-    actions = [action for sentence in sentences for action in _sentence(sentence, pad)]
+    monitors = functools.cache(monitors)
+    actions = [action for sentence in sentences for action in _sentence(sentence, pad, monitors)]
     if not actions:
         raise UserError("no action", f"there are {_ALL}; see subos-devices input --help")
     return actions
@@ -100,7 +115,7 @@ def play(where: Path | Mapping[str, Path], actions: Iterable[Action]) -> None:
 # --- words
 
 
-def _sentence(sentence: str, pad: Pad) -> list[Action]:
+def _sentence(sentence: str, pad: Pad, monitors: Monitors) -> list[Action]:
     verb, _, rest = sentence.lstrip().partition(" ")
     if verb == "type":
         return _type(rest)
@@ -111,7 +126,28 @@ def _sentence(sentence: str, pad: Pad) -> list[Action]:
         return [Events(GAMEPAD, pad_words.VERBS[words[0]](words[1:], pad()))]
     if words[0] not in _VERBS:
         raise UserError(f"{words[0]!r} is no action", f"there are {_ALL}")
-    return [_VERBS[words[0]](words[1:])]
+    number, words = _monitor(words)
+    action = _VERBS[words[0]](words[1:])
+    return [action if number is None else _placed(action, words[0], number, monitors)]
+
+
+def _monitor(words: list[str]) -> tuple[int | None, list[str]]:
+    """Its number, if it is named, and the other words."""
+    if "--monitor" not in words:
+        return None, words
+    at = words.index("--monitor")
+    number = "".join(words[at + 1 : at + 2])
+    if at == 0 or not re.fullmatch(r"[0-9]{1,2}", number):
+        raise UserError("--monitor takes a number, from 1", "move 50% 50% --monitor 2")
+    return int(number), words[:at] + words[at + 2 :]
+
+
+def _placed(action: Action, verb: str, number: int, monitors: Monitors) -> Action:
+    """The action on that monitor."""
+    if isinstance(action, float) or not places(action):
+        raise UserError(f"{verb} says no place for --monitor", "click --at 50% 50% --monitor 2")
+    placed = reach(monitors(), number).place(action)
+    return Events(action.device, placed) if isinstance(action, Events) else placed
 
 
 def _type(text: str) -> list[Action]:

@@ -19,6 +19,7 @@ from subos_protocol.agent.frames import Head
 from subos_protocol.agent.hello import Hello
 from subos_protocol.agent.peer import Peer
 from subos_protocol.agent.stream import Stream
+from subos_protocol.monitors import OPERATION
 from support.agents import attach, on_a_loop
 
 OFFER = {"op": "clipboard.offer"}
@@ -30,7 +31,7 @@ class End:
     def __init__(self, name: str) -> None:
         self.name = name
         self.asked: list[str] = []
-        self.peer = Peer(Hello(name, "1"), dict.fromkeys(module.OPERATIONS, self._answer), opener=True)
+        self.peer = Peer(Hello(name, "1"), dict.fromkeys((*module.CLIPBOARD, OPERATION), self._answer), opener=True)
 
     async def _answer(self, stream: Stream) -> Head:
         self.asked.append(str(stream.head["op"]))
@@ -41,12 +42,12 @@ class End:
 
 
 @contextlib.asynccontextmanager
-async def service(tmp_path: Path) -> AsyncIterator[tuple[Sessions, End, Peer, Path]]:
+async def service(tmp_path: Path, *, clipboard: bool = True) -> AsyncIterator[tuple[Sessions, End, Peer, Path]]:
     """(the sessions, the host, what the service has of the host, the seat's file)."""
     host, seat = End("host"), tmp_path / "seats" / "seat0"
     ours, theirs = socket.socketpair()
     to_host: Any = None
-    made = Sessions(lambda: to_host, tmp_path / "s" / "session.sock", seat)
+    made = Sessions(lambda: to_host, tmp_path / "s" / "session.sock", seat, clipboard=clipboard)
     to_host = await attach(ours, Peer(Hello("service", "1"), made.handlers(), opener=False))
     await attach(theirs, host.peer)
     serving = asyncio.ensure_future(made.serve())
@@ -96,6 +97,25 @@ async def test_the_newest_is_the_active_one_and_all_passes_both_ways(tmp_path: P
         assert await host.peer.ask(OFFER) == {"who": "first"}
         assert host.asked.count("clipboard.ready") == 2
         first.peer.close()
+
+
+@on_a_loop
+async def test_the_host_asks_for_monitors_also_where_the_clipboard_is_off(tmp_path: Path) -> None:
+    async with service(tmp_path, clipboard=False) as (_, host, _peer, _seat):
+        first = await come(tmp_path, "first")
+        assert await host.peer.ask({"op": OPERATION}) == {"who": "first"}
+        for end in (host, first):
+            with pytest.raises(RemoteError) as error:
+                await end.peer.ask(OFFER)
+            assert error.value.code == "unknown-op"
+        with pytest.raises(RemoteError) as error:
+            await first.peer.ask({"op": OPERATION})  # the host's are nothing to the guest
+        assert error.value.code == "unknown-op"
+        second = await come(tmp_path, "second")
+        assert await host.peer.ask({"op": OPERATION}) == {"who": "second"}
+        second.peer.close()
+        first.peer.close()
+        assert first.asked == [OPERATION]
 
 
 @on_a_loop

@@ -22,6 +22,7 @@ from subos_devices.input.capabilities import Capabilities
 from subos_devices.input.gamepad import profiles
 from subos_devices.input.mouse import MouseDevice
 from subos_devices.vhost_user.device import DeviceSpec
+from subos_protocol.monitors import Area, Layout, Monitor
 from subos_protocol.virtio_input import virtio_input_event
 from support.input_ring import FakeWorker
 
@@ -104,6 +105,12 @@ def test_words(words, actions):
         (f"move {'9' * 5000} 1", "is no coordinate"),
         (f"move {'9' * 400}% 1%", "is no coordinate"),
         (f"scroll {'9' * 5000}", "scroll takes"),
+        ("move 1 1 --monitor", "--monitor takes a number"),
+        ("move 1 1 --monitor x", "--monitor takes a number"),
+        ("move 1 1 --monitor 1", "no monitors are known here"),
+        ("scroll 1 --monitor 1", "scroll says no place"),
+        ("click --monitor 1", "click says no place"),
+        ("wait 1 --monitor 1", "wait says no place"),
     ],
 )
 def test_words_that_are_no_actions(words, message):
@@ -111,6 +118,25 @@ def test_words_that_are_no_actions(words, message):
         script.parse(words.split())
     assert caught.value.hint
     assert caught.value.exit_code == 2
+
+
+def test_places_on_a_monitor():
+    asked = []
+
+    def monitors():
+        asked.append(1)
+        return Layout(Area(0, 0, 200, 100), (Monitor("a", Area(0, 0, 100, 100)), Monitor("b", Area(100, 0, 100, 50))))
+
+    words = "move 0% 0% --monitor 2, click right --at 100% 100% --monitor 2, move 1 1, tap 0% 100% --monitor 1"
+    moved, clicked, plain, tapped = script.parse(words.split(), monitors=monitors)
+    assert moved == [(3, 0, 16384), (3, 1, 0), REPORT]
+    assert clicked[:3] == [(3, 0, 32767), (3, 1, 16383), REPORT]
+    assert plain == [(3, 0, 1), (3, 1, 1), REPORT]
+    assert tapped[2:4] == [(3, 0x35, 0), (3, 0x36, 32767)]
+    assert device_of(tapped) == "touch"
+    assert asked == [1], "once for all words"
+    with pytest.raises(UserError, match="no monitor 3"):
+        script.parse(["move 1 1 --monitor 3"], monitors=monitors)
 
 
 def pad(name: str) -> Callable[[], Capabilities]:

@@ -9,7 +9,7 @@ import functools
 import itertools
 import os
 import socket
-from typing import Callable, Deque, Dict, Iterator, List, Optional, Tuple, TypeVar, Union
+from typing import Callable, Deque, Dict, Iterable, Iterator, List, Optional, Tuple, TypeVar, Union
 
 from ..interface import PATIENCE, Disconnected, NoServer, Unavailable
 from . import requests, wire
@@ -97,6 +97,16 @@ class Connection:
         answered = await asyncio.gather(*asked)
         if big_requests.present:
             self.max_property = requests.max_data(max(self._setup.max_request, answered[1]))
+
+    def expect(self, codes: Iterable[int]) -> None:
+        """Has `on_event` given events of another extension, each as a Notice."""
+        for code in codes:
+            self._decoder.expect_notice(code)
+
+    @property
+    def root(self) -> int:
+        """The window of the whole screen."""
+        return self._setup.root
 
     def close(self) -> None:
         self._end("the connection to the X server is closed")

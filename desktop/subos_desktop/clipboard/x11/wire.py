@@ -155,11 +155,18 @@ class XFixesSelectionNotify(NamedTuple):
     since: int  # time from which on it has this owner
 
 
-Event = Union[DestroyNotify, PropertyNotify, SelectionRequest, SelectionNotify, XFixesSelectionNotify]
+class Notice(NamedTuple):
+    """An event of which no more counts than that it comes."""
+
+    code: int
+
+
+Event = Union[DestroyNotify, PropertyNotify, SelectionRequest, SelectionNotify, XFixesSelectionNotify, Notice]
 Message = Union[Reply, Event, XError]
 _Layout = Tuple[struct.Struct, Type[Event]]
 
 _XFIXES_SELECTION_NOTIFY: _Layout = struct.Struct("=xB2xIIIII"), XFixesSelectionNotify
+_NOTICE: _Layout = struct.Struct("=B"), Notice
 _SELECTION_REQUEST: _Layout = struct.Struct("=4xIIIIII"), SelectionRequest
 _SELECTION_NOTIFY: _Layout = struct.Struct("=4xIIIII"), SelectionNotify
 _EVENTS: Dict[int, _Layout] = {
@@ -192,6 +199,9 @@ class Decoder:
 
     def expect_xfixes(self, first_event: int) -> None:
         self._events[first_event] = _XFIXES_SELECTION_NOTIFY
+
+    def expect_notice(self, code: int) -> None:
+        self._events[code] = _NOTICE
 
     def room(self) -> memoryview:
         """Where the next bytes go; never empty once the messages of taken() were taken."""
