@@ -36,7 +36,7 @@ from subos_devices.input.script import DriverConnection
 from subos_devices.launcher.control import GuestControl, agent_command
 from subos_devices.launcher.devices import driver_path, vsock_path
 from subos_devices.launcher.guest_run import Mode
-from subos_devices.launcher.settings import SETTINGS
+from subos_devices.launcher.settings import NO_RUMBLE, SETTINGS
 from subos_devices.launcher.vm import RunningVm, VmPlan, start
 from subos_devices.supervisor.zygote import Zygote
 from subos_devices.vsock import client
@@ -61,8 +61,9 @@ PAD_NAMES = [f"gamepad{number + 1}" for number in range(PADS)]
 class Guest:
     """work.py's end of a stream, and what drives the pointers."""
 
-    def __init__(self, vm: RunningVm, stream: socket.socket, vnc: Vnc, monitor: Monitor) -> None:
+    def __init__(self, vm: RunningVm, stream: socket.socket, vnc: Vnc, monitor: Monitor, pads: list[str]) -> None:
         self.vm = vm
+        self.pads = pads
         self.monitor = monitor
         self._stream = stream
         self._vnc = vnc
@@ -204,11 +205,11 @@ def high_rate(guest: Guest, _options: argparse.Namespace) -> dict[str, Any]:
 
 def pads(guest: Guest, _options: argparse.Namespace) -> dict[str, Any]:
     """Four pads at 1,000 reports a second each: a stick that moves, and a button now and then."""
-    names = PAD_NAMES
+    names = guest.pads
     guest.ask(f"count {'|'.join(names)}")
     presses, last = 0, 0
     with contextlib.ExitStack() as stack:
-        drivers = [stack.enter_context(guest.driver(name)) for name in names]
+        drivers = [stack.enter_context(guest.driver(name)) for name in PAD_NAMES]
         began = time.perf_counter()
         for number in range(PAD_RATE * PAD_SECONDS):
             pace(began + number / PAD_RATE)
@@ -262,6 +263,7 @@ def run() -> None:
     parser = argparse.ArgumentParser(prog="bench/input/run", description=__doc__)
     parser.add_argument("rows", nargs="*", metavar="ROW", help=f"of {', '.join(ROWS)} (default: all)")
     parser.add_argument("--moves", type=int, default=400, help="of each side in `latency` (default: 400)")
+    parser.add_argument("--rumble", action="store_true", help="pads that the guest's agent makes")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     if unknown := set(options.rows) - set(ROWS):
@@ -285,7 +287,7 @@ def run() -> None:
 
 async def measure(results: dict[str, Any], zygote: Zygote, options: argparse.Namespace) -> int:
     say("booting")
-    async with booted(zygote) as guest:
+    async with booted(zygote, rumble=options.rumble) as guest:
         for row in options.rows or ROWS:
             say(row)
             results[row] = await asyncio.to_thread(ROWS[row], guest, options)
@@ -293,10 +295,11 @@ async def measure(results: dict[str, Any], zygote: Zygote, options: argparse.Nam
 
 
 @contextlib.asynccontextmanager
-async def booted(zygote: Zygote) -> AsyncIterator[Guest]:
+async def booted(zygote: Zygote, *, rumble: bool) -> AsyncIterator[Guest]:
     """The default guest with our input devices and QEMU's, and work.py in it."""
     os.chdir(PROJECT)  # which the guest then sees even under /tmp
-    wanted = argparse.Namespace(mouse=True, pointer=True, keyboard=False, rng=False, gamepad=["generic"] * PADS)
+    pad = "generic" if rumble else f"generic{NO_RUMBLE}"
+    wanted = argparse.Namespace(mouse=True, pointer=True, keyboard=False, rng=False, gamepad=[pad] * PADS)
     plan = VmPlan.from_settings(resolve(wanted, SETTINGS, None))
     agent, variables = agent_command()
     with tempfile.TemporaryDirectory(prefix="subos-bench-") as folder:
@@ -326,8 +329,9 @@ async def booted(zygote: Zygote) -> AsyncIterator[Guest]:
                 closing(Monitor(vm.folder / "qmp.sock")) as monitor,
             ):
                 stream.settimeout(TIMEOUT)
-                guest = Guest(vm, stream, vnc, monitor)
-                for name in {*NAMES.values(), POINTER, *PAD_NAMES}:
+                pads = [f"subos/{name}" for name in PAD_NAMES] if rumble else PAD_NAMES
+                guest = Guest(vm, stream, vnc, monitor, pads)
+                for name in {*NAMES.values(), POINTER, *pads}:
                     if await asyncio.to_thread(guest.ask, f"open {name}") != "ok":
                         raise BenchError(f"the guest has no {name}")
                 yield guest

@@ -1,6 +1,6 @@
 """In the guest: reports what event devices say, over vsock. `work.py PORT`. Standard library alone.
 
-open NAME        "ok", once a device of that name, or serial number, is there
+open NAME        "ok", once a device of that name, serial number or place is there
 echo NAME        from now on a byte for each frame (what SYN_REPORT ends) of that device
 count NAME…      from now on counts; `report` then says what there was, as JSON, and counts on
 report
@@ -49,7 +49,7 @@ def device(name: str) -> int:
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         for entry in Path("/sys/class/input").glob("event*"):
-            if name in ((entry / "device" / what).read_text().strip() for what in ("name", "uniq")):
+            if name in ((entry / "device" / what).read_text().strip() for what in ("name", "uniq", "phys")):
                 return os.open(f"/dev/input/{entry.name}", os.O_RDONLY | os.O_NONBLOCK)
         time.sleep(0.1)
     raise SystemExit(f"no device is called {name}")

@@ -110,9 +110,25 @@ def _busybox() -> Finding:
 
 
 def _sandbox() -> Finding:
-    from .supervisor import confinement
+    return _sandbox_of("rng", "sandbox of devices")
 
-    return Finding("sandbox", False, confinement.WHAT, confinement.HINT, needed=False)
+
+def _sandbox_of_shares() -> Finding:
+    return _sandbox_of("fs", "sandbox of shares")
+
+
+def _sandbox_of(kind: str, name: str) -> Finding:
+    from .supervisor.sandbox.report import try_out
+
+    tried = try_out(kind)
+    missing = "; ".join(f"no {layer}: {why}" for layer, why in tried["missing"].items())
+    detail = ", ".join(tried["on"]) or "none"
+    left_out = "; ".join(f"{layer}: {why}" for layer, why in tried["without"].items())
+    detail += f" (left out: {left_out})" if left_out else ""
+    if not missing:
+        return Finding(name, True, detail, needed=False)
+    hint = "the other layers hold; containers and some distributions refuse these to ordinary users"
+    return Finding(name, False, f"{detail}; {missing}", hint, needed=False)
 
 
 def _user_namespaces() -> Finding:
@@ -191,6 +207,7 @@ CHECKS: tuple[Callable[[], Finding], ...] = (
     _clipboard,
     _input_devices,
     _sandbox,
+    _sandbox_of_shares,
     _user_namespaces,
     _landlock,
     _fuse,

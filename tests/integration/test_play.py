@@ -55,6 +55,15 @@ def test_a_recording_is_played_at_the_guest_s_scale_and_leaves_nothing_pressed(t
         assert [event.value for event in guest.events if event.code == Key.BTN_LEFT] == [1, 0]
 
 
+def test_a_recording_that_does_nothing_for_ever(tmp_path: Path) -> None:
+    with a_mouse(tmp_path) as (path, _):
+        recording = tmp_path / "a recording"
+        recording.write_text(RECORDING.replace("E: 7.", "E: 999999999999."))
+        message, hint = refused("input", "--socket", path, "play", recording, "--to", "mouse")
+        assert "the recording does nothing for" in message
+        assert "--speed" in hint
+
+
 def test_a_recording_for_a_device_that_is_not_there(tmp_path: Path) -> None:
     with a_mouse(tmp_path) as (path, _):
         recording = tmp_path / "a recording"

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from subos_devices.supervisor import confinement
+from subos_devices.supervisor.sandbox import report
 from subos_devices.testing import Disconnected, FrontEnd, serve
 from subos_devices.testing.serving import children, end
+from subos_protocol.vhost_user import FrontendRequest
 from support.processes import descriptors, is_alive
 from support.strangers import Slow
 from support.waiting import eventually
@@ -103,14 +104,23 @@ def test_it_ends_with_its_front_end(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_it_says_that_nothing_confines_its_worker(tmp_path: Path) -> None:
-    """A sandbox that is off must not pass for one: whoever starts a worker reads so, in one line and a hint."""
-    with serve("fs", "--shared-dir", str(tmp_path)) as served, FrontEnd.connect(served.path):
+def test_a_sandbox_that_is_off_does_not_pass_for_one(tmp_path: Path) -> None:
+    """Whoever goes without reads so, in one line and a hint."""
+    with serve("fs", "--shared-dir", str(tmp_path), "--sandbox", "off") as served, FrontEnd.connect(served.path):
         said = eventually(lambda: served.log.splitlines())
-        assert said == [f"subos: {confinement.WHAT}", f"  hint: {confinement.HINT}"]
+        assert said == [f"subos: {report.WARNING}", f"  hint: {report.WARNING_HINT}"]
         assert "not sandboxed" in said[0]
         status = Path(f"/proc/{served.worker()}/status").read_text()
-    assert "\nSeccomp:\t0\n" in status  # as long as this is so, the line must stay
+    assert "\nSeccomp:\t0\n" in status
+
+
+def test_a_worker_is_in_a_sandbox_unless_somebody_asks_for_none(tmp_path: Path) -> None:
+    with serve("fs", "--shared-dir", str(tmp_path)) as served, FrontEnd.connect(served.path) as vm:
+        assert vm.ask(FrontendRequest.GET_FEATURES)
+        status = Path(f"/proc/{served.worker()}/status").read_text()
+        assert "not sandboxed" not in served.log
+    assert "\nSeccomp:\t2\n" in status
+    assert "\nNoNewPrivs:\t1\n" in status
 
 
 def test_persistent_it_waits_for_the_next() -> None:
@@ -167,6 +177,7 @@ def test_no_worker_holds_what_is_the_supervisors(tmp_path: Path) -> None:
             for name in held
             if name.startswith("/")
             and not name.startswith(("/dev/", "/memfd:"))
+            and name != "/null"  # of a /dev that is out of sight
             and name not in descriptors(process.pid)
         ]
 

@@ -7,7 +7,9 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,6 +76,48 @@ def ordinary_user() -> Iterator[OrdinaryUser]:
         yield OrdinaryUser(home, _python())
     finally:
         shutil.rmtree(home)
+
+
+def as_nobody(function: Callable[[], None]) -> None:
+    """Runs `function` in a child that is an ordinary user, with a Python that this user may run. Raises AssertionError
+    with what it raised."""
+    python = _python()
+
+    def run() -> None:
+        become_nobody()
+        sys.executable = python
+        function()
+
+    in_child(run)
+
+
+@contextmanager
+def open_folder() -> Iterator[Path]:
+    """A folder that every user of this machine can enter and write; those above pytest's own are not for others."""
+    with tempfile.TemporaryDirectory(prefix="subos-", dir="/var/tmp") as folder:
+        os.chmod(folder, 0o777)
+        yield Path(folder)
+
+
+def in_child(function: Callable[[], None]) -> None:
+    """Runs `function` in a child. Raises AssertionError with what it raised."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            os.close(reader)
+            function()
+            status = 0
+        except BaseException:
+            os.write(writer, traceback.format_exc().encode()[-60000:])
+        finally:
+            os._exit(status)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as pipe:
+        said = pipe.read().decode(errors="replace")
+    _, status = os.waitpid(child, 0)
+    assert status == 0, f"in the child:\n{said}"
 
 
 def become_nobody() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import signal
 import time
 
@@ -71,6 +73,32 @@ class Sleeper(Device):
             return reverse(*queue.split(words))
 
         queue.drain(serve)
+
+
+class Inquisitive(Device):
+    """Says what it finds in its process: the answer to a request is the JSON of what the request asks for. One of these
+    takes a system call that no device needs."""
+
+    device_id = DeviceId.CONSOLE
+
+    def process(self, queue: Virtqueue) -> None:
+        def serve(words: Words) -> int:
+            readable, writable = queue.split(words)
+            answer = json.dumps(self.find(bytes(readable[0]).decode())).encode()
+            writable[0][: len(answer)] = answer
+            return len(answer)
+
+        queue.drain(serve)
+
+    def find(self, what: str) -> object:
+        match what:
+            case "environment":
+                return dict(os.environ)
+            case "pid":
+                return os.getpid()
+            case "signal":
+                os.kill(os.getppid(), 0)
+        return None
 
 
 class Slow(Device):

@@ -9,20 +9,26 @@ import pytest
 
 from subos_devices import doctor
 from subos_devices.input.drivers import host
-from subos_devices.supervisor import confinement
+from subos_devices.supervisor.sandbox import report
 
 
-def test_it_says_that_there_is_no_sandbox(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert doctor._sandbox in doctor.CHECKS
-    monkeypatch.setattr(doctor, "CHECKS", (doctor._sandbox,))
-    (finding,) = doctor.examine()
-    assert (finding.name, finding.ok, finding.detail, finding.hint) == (
-        "sandbox",
-        False,
-        confinement.WHAT,
-        confinement.HINT,
-    )
-    assert "not sandboxed" in finding.detail
+def test_it_tries_the_sandbox_out() -> None:
+    for check, kind in ((doctor._sandbox, "rng"), (doctor._sandbox_of_shares, "fs")):
+        assert check in doctor.CHECKS
+        finding, tried = check(), report.try_out(kind)
+        assert not finding.needed
+        assert finding.ok == (not tried["missing"])
+        assert finding.detail.startswith(", ".join(tried["on"]))
+        assert "no new privileges" in tried["on"]
+        assert all(f"{layer}: {why}" in finding.detail for layer, why in tried["without"].items())
+
+
+def test_it_says_which_layers_are_missing_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = {"on": ["limits"], "missing": {"Landlock": "switched off", "root": "refused"}, "without": {}}
+    monkeypatch.setattr(report, "try_out", lambda kind: tried)
+    finding = doctor._sandbox()
+    assert (finding.ok, finding.detail) == (False, "limits; no Landlock: switched off; no root: refused")
+    assert finding.hint
 
 
 def test_it_says_which_clipboard_works_or_why_none_does(monkeypatch: pytest.MonkeyPatch) -> None:

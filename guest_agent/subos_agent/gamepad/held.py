@@ -34,7 +34,7 @@ class HeldPad:
         self._pending = Pending()
         self._said = asyncio.Event()
         self._stream: Optional[Stream] = None
-        self._expiry: Optional[asyncio.TimerHandle] = None
+        self.expiry: Optional[asyncio.TimerHandle] = None
         self._look: Optional[asyncio.TimerHandle] = None
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(uinput.fd, self._read)
@@ -43,9 +43,14 @@ class HeldPad:
 
     def expire_by(self, timer: Optional[asyncio.TimerHandle]) -> None:
         """`timer` is what ends it, instead of the one before."""
-        if self._expiry is not None:
-            self._expiry.cancel()
-        self._expiry = timer
+        if self.expiry is not None:
+            self.expiry.cancel()
+        self.expiry = timer
+
+    @property
+    def is_taken(self) -> bool:
+        """Whether a stream has it."""
+        return self._stream is not None
 
     def begin(self, stream: Stream) -> None:
         """It is `stream`'s from now on, and nobody else's."""

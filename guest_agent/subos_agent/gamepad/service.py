@@ -54,14 +54,17 @@ class Gamepads:
             asyncio.get_running_loop().call_later(self._grace, lambda: self._spawn(self._adopt()))
 
     async def _adopt(self) -> None:
-        orphans, self._orphans = self._orphans, {}
-        for twin in orphans.values():
-            await in_thread(self._twins.give_back, twin)
+        for serial in list(self._orphans):
+            async with self._lock(serial):
+                twin = self._orphans.pop(serial, None)
+                if twin is not None:
+                    await in_thread(self._twins.give_back, twin)
 
     async def close(self) -> None:
         """Gives every pad back."""
         for held in list(self._pads.values()):
-            await self._drop(held)
+            async with self._lock(held.pad.serial):
+                await self._drop(held)
         await self._adopt()
 
     async def open(self, stream: Stream) -> Head:
@@ -80,14 +83,12 @@ class Gamepads:
                 self._expire(held)
             raise
         if held.end(stream):
-            await asyncio.shield(self._spawn(self._drop(held)))
+            await asyncio.shield(self._spawn(self._give_up(held, None)))
         return {}
 
     async def _hold(self, pad: Pad) -> HeldPad:
         """The pad, made unless it is there already. It goes by itself unless a stream begins with it."""
-        if len(self._locks) > MAX_PADS:
-            self._locks = {serial: lock for serial, lock in self._locks.items() if lock.locked()}
-        async with self._locks.setdefault(pad.serial, asyncio.Lock()):
+        async with self._lock(pad.serial):
             held = self._pads.get(pad.serial)
             if held is not None and held.pad != pad:
                 await self._drop(held)
@@ -98,6 +99,12 @@ class Gamepads:
                 held = self._pads[pad.serial] = await self._take(pad)
             self._expire(held)
             return held
+
+    def _lock(self, serial: str) -> asyncio.Lock:
+        """Held by whoever makes that pad, or gives it back."""
+        if len(self._locks) > MAX_PADS:
+            self._locks = {serial: lock for serial, lock in self._locks.items() if lock.locked()}
+        return self._locks.setdefault(serial, asyncio.Lock())
 
     async def _take(self, pad: Pad) -> HeldPad:
         """Raises RemoteError."""
@@ -134,11 +141,19 @@ class Gamepads:
 
     def _expire(self, held: HeldPad) -> None:
         """It goes by itself after a while."""
-        loop = asyncio.get_running_loop()
-        held.expire_by(loop.call_later(self._grace, lambda: self._spawn(self._drop(held))))
+        timer: asyncio.TimerHandle = asyncio.get_running_loop().call_later(
+            self._grace, lambda: self._spawn(self._give_up(held, timer))
+        )
+        held.expire_by(timer)
+
+    async def _give_up(self, held: HeldPad, timer: Optional[asyncio.TimerHandle]) -> None:
+        """The pad goes, unless somebody has asked for it since `timer` was what ends it."""
+        async with self._lock(held.pad.serial):
+            if held.expiry is timer and not held.is_taken:
+                await self._drop(held)
 
     async def _drop(self, held: HeldPad) -> None:
-        """The pad goes, and its twin is back."""
+        """The pad goes, and its twin is back. For whoever has its lock."""
         if self._pads.get(held.pad.serial) is held:
             del self._pads[held.pad.serial]
             held.close()

@@ -28,11 +28,11 @@ class _Channel(WorkerChannel):
     """To the worker of one share, whose tag is the channel's name."""
 
     OPERATION = OPERATION
+    MAX_PACKET = MAX_PACKET
 
     async def _carry(self, peer: Peer) -> None:
-        with contextlib.suppress(BlockingIOError, OSError):
-            while self._socket.recv(MAX_PACKET):
-                pass  # meant for the agent before
+        for _ in self._waiting():
+            pass  # meant for the agent before
         try:
             async with peer.call({"op": OPERATION, "tag": self._name}) as stream:
                 with self._attached():
@@ -58,6 +58,7 @@ class _Channel(WorkerChannel):
         while packet := await loop.sock_recv(self._socket, MAX_PACKET):
             if packet == STARTED:
                 self._say(True)
+                await asyncio.sleep(0)  # it may say so without end
             else:
                 await stream.send(packet)
 

@@ -30,6 +30,7 @@ class _Channel(WorkerChannel):
     """To the worker of one pad."""
 
     OPERATION = OPERATION
+    MAX_PACKET = MAX_PACKET
     _description: Any = None
     _wanted = False
     """Whether the worker has said it since the last stream began."""
@@ -41,7 +42,8 @@ class _Channel(WorkerChannel):
             while await self._worker_wants():
                 if self._telling is not None:
                     await self._telling
-                self._drain()
+                for packet in self._waiting():
+                    self._note(packet)  # all else was for no agent, or for the one before
                 self._wanted = False
                 try:
                     await self._carry_once(peer)
@@ -60,13 +62,8 @@ class _Channel(WorkerChannel):
             if not packet:
                 return False
             self._note(packet)
+            await asyncio.sleep(0)  # it may speak without end, and asyncio waits only where there is nothing
         return True
-
-    def _drain(self) -> None:
-        """What was said so far was for no agent, or for the one before."""
-        with contextlib.suppress(BlockingIOError, OSError):
-            while packet := self._socket.recv(MAX_PACKET):
-                self._note(packet)
 
     def _note(self, packet: bytes) -> bool:
         """Whether it is a description, which is kept."""

@@ -5,24 +5,31 @@ goes on with; here is the other. While there is an agent, one stream a device ca
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from typing import ClassVar
 
 from subos_protocol.agent.peer import Peer
 from subos_protocol.agent.stream import Stream
 
+MOST_KEPT = 1024  # packets, more than a socket keeps
+
 
 class WorkerChannel(ABC):
-    """To the worker of the device `name`."""
+    """To the worker of the device `name`, which may be in a hostile guest's hands."""
 
     OPERATION: ClassVar[str]
+    MAX_PACKET: ClassVar[int]
+    """Bytes of what a worker says."""
 
     def __init__(self, name: str, sock: socket.socket) -> None:
         self._name = name
         self._socket = sock
         self._carrying: set[asyncio.Task[None]] = set()
         self._closed = False
+        self._one_at_a_time = asyncio.Lock()
 
     def close(self) -> None:
         """At once, or when nobody waits for the socket any more: its number would be another's, which the event loop
@@ -38,7 +45,7 @@ class WorkerChannel(ABC):
 
     def carried_by(self, peer: Peer) -> asyncio.Task[None]:
         """The task that carries what is said, as long as the agent is there and wants it."""
-        task = asyncio.ensure_future(self._carry(peer))
+        task = asyncio.ensure_future(self._carry_alone(peer))
         self._carrying.add(task)
         task.add_done_callback(self._carried)
         return task
@@ -46,6 +53,19 @@ class WorkerChannel(ABC):
     def _carried(self, task: asyncio.Task[None]) -> None:
         self._carrying.discard(task)
         self._close_unused()
+
+    async def _carry_alone(self, peer: Peer) -> None:
+        """When the one before has ended: asyncio keeps one of two tasks that wait for the same socket."""
+        async with self._one_at_a_time:
+            await self._carry(peer)
+
+    def _waiting(self) -> Iterator[bytes]:
+        """What the worker has said by now; one that speaks without end holds nobody up."""
+        with contextlib.suppress(OSError):
+            for _ in range(MOST_KEPT):
+                if not (packet := self._socket.recv(self.MAX_PACKET)):
+                    return
+                yield packet
 
     @abstractmethod
     async def _carry(self, peer: Peer) -> None:

@@ -14,11 +14,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ..launcher.attached import Attachment
+    from ..supervisor.sandbox.policies import Choice
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     from .. import config
-    from ..launcher.settings import SHARE_SETTINGS, add_device_flags
+    from ..launcher.settings import SANDBOX_SETTINGS, SHARE_SETTINGS, add_device_flags
     from ..launcher.shares import FORM
 
     parser = subparsers.add_parser("attach", help="devices for a QEMU that runs already", description=__doc__)
@@ -38,7 +39,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "VM's memory is not shared",
     )
     parser.add_argument("--clipboard", action="append", default=[], metavar="RULE", help="as for run; may be repeated")
-    config.add_flags(parser, SHARE_SETTINGS)
+    config.add_flags(parser, (*SHARE_SETTINGS, *SANDBOX_SETTINGS))
     parser.add_argument("--foreground", action="store_true", help="serve until Ctrl-C, which detaches everything")
     parser.set_defaults(run=run)
 
@@ -49,7 +50,14 @@ def run(args: argparse.Namespace) -> int:
     from ..errors import UserError
     from ..launcher import devices
     from ..launcher.attached import Attachment
-    from ..launcher.settings import DEVICES, SHARE_SETTINGS, share_options, wanted_devices
+    from ..launcher.settings import (
+        DEVICES,
+        SANDBOX_SETTINGS,
+        SHARE_SETTINGS,
+        sandbox_choice,
+        share_options,
+        wanted_devices,
+    )
     from ..launcher.shares import parse_shares
 
     shares = parse_shares(args.share)
@@ -59,6 +67,7 @@ def run(args: argparse.Namespace) -> int:
         flags = ", ".join(f"--{kind}" for kind in ("share", *DEVICES, "gamepad", "agent"))
         raise UserError("nothing to attach", f"name at least one of {flags}")
     Rules.parse(args.clipboard)
+    sandbox = sandbox_choice(config.resolve(args, SANDBOX_SETTINGS, None))
     attachment = Attachment(args.qmp.absolute(), args.name, planned, shares, common, args.clipboard, args.agent)
 
     def report(name: str) -> None:
@@ -68,22 +77,23 @@ def run(args: argparse.Namespace) -> int:
             print(f"  in the guest: {share.mount_command()}")
 
     if args.foreground:
-        _serve(attachment, report)
+        _serve(attachment, sandbox, report)
         return 0
-    report(_in_background(attachment))
+    report(_in_background(attachment, sandbox))
     return 0
 
 
-def _serve(attachment: Attachment, ready: Callable[[str], None]) -> None:
+def _serve(attachment: Attachment, sandbox: Choice, ready: Callable[[str], None]) -> None:
     import asyncio
 
     from ..supervisor.zygote import Zygote
 
     zygote = Zygote.start(*{device.kind for device in attachment.devices})
+    zygote.sandbox = sandbox
     asyncio.run(attachment.run(zygote, ready))
 
 
-def _in_background(attachment: Attachment) -> str:
+def _in_background(attachment: Attachment, sandbox: Choice) -> str:
     """Starts the supervisor in a process of its own. Returns the VM's name once all is plugged. Raises UserError."""
     import contextlib
     import json
@@ -125,7 +135,7 @@ def _in_background(attachment: Attachment) -> str:
         for standard in range(3):
             os.dup2(null, standard)
         os.close(null)
-        _serve(attachment, lambda name: tell(name=name))
+        _serve(attachment, sandbox, lambda name: tell(name=name))
         status = 0
     except SubosError as error:
         tell(message=error.message, hint=error.hint)

@@ -69,12 +69,13 @@ def _run(args: argparse.Namespace, zygote: Zygote) -> int:
     from ..errors import UserError
     from ..launcher import input_driver
     from ..launcher.packages import show_progress
-    from ..launcher.settings import SETTINGS
+    from ..launcher.settings import SETTINGS, sandbox_choice
     from ..launcher.vm import VmPlan
 
     settings = resolve(args, SETTINGS, args.config)
     if settings.image is not None and args.arguments:
         raise UserError("a COMMAND needs the default guest", "leave out --image, or run it in the guest yourself")
+    zygote.sandbox = sandbox_choice(settings)
     plan = VmPlan.from_settings(settings, show_progress)
     input_driver.check(settings.input, plan.devices)
     return signals.run(_boot(plan, zygote, args.arguments, args.config if settings.input else None))

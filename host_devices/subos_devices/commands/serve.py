@@ -35,7 +35,7 @@ whose the guest's files are:
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     from .. import config
-    from ..launcher.settings import SHARE_SETTINGS
+    from ..launcher.settings import SANDBOX_SETTINGS, SHARE_SETTINGS
     from ..registry import KINDS
 
     parser = subparsers.add_parser(
@@ -71,6 +71,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="NAME=VALUE",
         help="gamepad: profile=NAME; or an option of a device of yours",
     )
+    config.add_flags(parser, SANDBOX_SETTINGS)
+    parser.add_argument(
+        "--allow",
+        action="append",
+        default=[],
+        metavar="WHAT",
+        help="a device of yours may have, inside its sandbox: read=PATH, write=PATH, net, threads; may be repeated",
+    )
     parser.add_argument(
         "--persistent", action="store_true", help="wait for the next front end when one has gone, rather than end"
     )
@@ -80,12 +88,17 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     from contextlib import closing
 
+    from ..errors import UserError
     from ..supervisor.zygote import Zygote
 
     listener = None if args.fd is None else _inherited(args.fd)
     with closing(Zygote.start(args.kind)) as zygote:  # first, so that it loads the device while we load the rest
-        from .. import signals
+        from .. import config, signals
+        from ..launcher.settings import SANDBOX_SETTINGS, sandbox_choice
 
+        if args.allow and ":" not in args.kind:
+            raise UserError("--allow is for a device of yours", "SubOS's own have what they need")
+        zygote.sandbox = sandbox_choice(config.resolve(args, SANDBOX_SETTINGS, None), args.allow)
         return signals.run(_serve(args, _spec(args), listener, zygote))
 
 
@@ -143,10 +156,8 @@ async def _serve(args: argparse.Namespace, spec: DeviceSpec, listener: socket.so
     import asyncio
     import contextlib
     import os
-    import sys
 
     from .. import runtime
-    from ..supervisor import confinement
     from ..supervisor.supervisor import Supervisor
 
     end = asyncio.Event()
@@ -159,7 +170,6 @@ async def _serve(args: argparse.Namespace, spec: DeviceSpec, listener: socket.so
             if not args.persistent:
                 supervisor.on_disconnect = end.set
             await supervisor.add(spec, listener)
-            print(f"subos: {confinement.WHAT}\n  hint: {confinement.HINT}", file=sys.stderr, flush=True)
             await end.wait()
     except asyncio.CancelledError:
         pass  # a signal: to a server that is how it ends, with status 0

@@ -90,6 +90,7 @@ def _show(machine: dict[str, Any]) -> None:
     from rich.table import Table
 
     from ..launcher.devices import shared_path
+    from ..supervisor.sandbox.report import sandboxes
 
     table = Table(title=f"{machine['name']}  (process {machine['pid']}, {machine['how']})", title_justify="left")
     for column in ("device", "kind", "what", "guest driver", "worker", "restarts", "requests"):
@@ -108,5 +109,6 @@ def _show(machine: dict[str, Any]) -> None:
         counts = (str(device[key]) for key in ("pid", "restarts", "requests"))
         table.add_row(device["name"], device["kind"], what, driver, *counts)
     Console().print(table)
+    Console().print(f"sandbox: {sandboxes(machine['devices'])}", markup=False, highlight=False)
     if "agent" in machine:  # an attached VM has none
         Console().print(_agent(machine["agent"]), markup=False, highlight=False)

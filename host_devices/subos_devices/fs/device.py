@@ -9,14 +9,16 @@ from __future__ import annotations
 import os
 import resource
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from time import monotonic
 from typing import Any
 
 from subos_protocol.virtio import DeviceId
 
 from ..errors import UserError
+from ..mounts import clone_tree
 from ..vhost_user.device import Device, DeviceSpec, Option, Worker
 from ..vhost_user.virtqueue import Virtqueue, Words
 from .caching import CACHE_POLICIES
@@ -26,7 +28,7 @@ from .handler import handler
 from .identity import Identity, IdMap, parse_map
 from .kept import KeptShare
 from .locks import Locks
-from .presence import Presence
+from .presence import Presence, Sight, looking_at
 from .server import FuseServer
 from .share import Share, prepare_process
 from .statistics import Statistics, describe
@@ -56,6 +58,7 @@ class FsDevice(Device):
 
     device_id = DeviceId.FS
     num_queues = 2
+    asks = answers_slowly = True
     patience = 5.0  # an fsync of a slow disk; a killed worker costs the guest its open files
 
     def __init__(self, spec: DeviceSpec) -> None:
@@ -128,6 +131,15 @@ class FsDevice(Device):
             raise UserError(f"{self.spec.name}: {name}={value} is neither yes nor no", f"write {name}=yes or {name}=no")
         return found
 
+    def answer(self, question: Mapping[str, Any]) -> tuple[Mapping[str, object], Sequence[int]]:
+        """{"device", "inode"}: what is at the path now, and, where it is another directory, a descriptor by which
+        nothing but that can be reached. Without either, no descriptor."""
+        found = Sight.of(self.path)
+        known = question.get("device"), question.get("inode")
+        if known in ((None, None), found[:2]):
+            return found._asdict(), ()
+        return found._asdict(), [clone_tree(self.path, writable=not self.readonly)]
+
     def describe(self, statistics: memoryview) -> dict[str, Any]:
         return {"fs": describe(statistics)}
 
@@ -163,11 +175,11 @@ class FsDevice(Device):
             locks=locks,
             security_label=self.security_label,
         )
-        self.presence = Presence(self.server)
+        self.presence = Presence(self.server, looking_at(self.path) if worker.sees_host else partial(_ask, worker))
+        self.presence.on_replaced = partial(self._replaced, worker)
         self.events: FileEvents | None = None
         if "events" in self.spec.fds:
             self.events = FileEvents(self.server, worker, socket.socket(fileno=self.spec.fds["events"]), self.only)
-            self.presence.on_replaced = self.events.reset
         if locks is not None:
             ended = locks.waiters.ended
             worker.watch(ended, lambda: self._retry(worker, ended))
@@ -189,6 +201,15 @@ class FsDevice(Device):
             queue.retry(handle)
         queue.drain(handle)
 
+    def _replaced(self, worker: Worker) -> None:
+        """Another directory has taken the place of the shared one. Raises SystemExit where this process is jailed in
+        the old one: the next worker's jail is around the new one."""
+        if self.server.share.is_out_of_reach():
+            worker.log("another folder has taken the place of the shared one: the guest must mount it again")
+            raise SystemExit
+        if self.events is not None:
+            self.events.reset()
+
     def _retry(self, worker: Worker, ended: int) -> None:
         """A wait has ended: of the requests that were answered LATER, one finds its answer now."""
         with suppress(BlockingIOError):
@@ -203,3 +224,9 @@ class FsDevice(Device):
         if self.server.locks is not None:
             self.server.locks.close()
         self.server.share.close()
+
+
+def _ask(worker: Worker, known: Sight | None) -> tuple[Sight, int]:
+    """A `Look` by the supervisor."""
+    said, fds = worker.ask(**({} if known is None else {"device": known.device, "inode": known.inode}))
+    return Sight(said["device"], said["inode"], said["is_mount"]), fds[0] if fds else -1

@@ -11,7 +11,7 @@ import mmap
 import os
 from collections.abc import Iterator
 
-from .nodes import bad_descriptor
+from .nodes import PRIVATE, bad_descriptor
 from .statistics import DIRECTORIES, FILES, Statistics
 
 MOST = 1 << 20  # files, and directories, that are open at once
@@ -36,9 +36,9 @@ class FileTable:
 
     def __init__(self, statistics: Statistics) -> None:
         self.counted = statistics.words
-        self.fds = memoryview(mmap.mmap(-1, 4 * MOST)).cast("i")
-        self.nodes = memoryview(mmap.mmap(-1, 4 * MOST)).cast("I")
-        self.holders = memoryview(mmap.mmap(-1, 4 * MOST)).cast("I")
+        self.fds = memoryview(mmap.mmap(-1, 4 * MOST, flags=PRIVATE)).cast("i")
+        self.nodes = memoryview(mmap.mmap(-1, 4 * MOST, flags=PRIVATE)).cast("I")
+        self.holders = memoryview(mmap.mmap(-1, 4 * MOST, flags=PRIVATE)).cast("I")
         """How many handles and nodes have a descriptor, by its number."""
         self.free: list[int] = []
         self.next = 1

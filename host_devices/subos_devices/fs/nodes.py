@@ -43,6 +43,8 @@ _COLUMNS: dict[str, Any] = {
     "orphans": "B",
     "readable": "B",
 }
+PRIVATE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+"""Flags of memory of our own: the shared kind, which is Python's default, counts against no limit."""
 _MAP_NORESERVE = 0x4000  # asm-generic/mman.h; Python names it since 3.13
 _MOST = 1 << 25  # nodes: 1.5 GB of addresses, of which only what is used costs memory
 _FEWEST = 1 << 16  # where the system reserves no more
@@ -96,7 +98,7 @@ class NodeTable:
 
     def _reserve(self) -> bool:
         """Reserves the columns for `capacity` nodes. False where that is too many for this system."""
-        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
+        flags = PRIVATE | _MAP_NORESERVE
         self._memory: dict[str, mmap.mmap] = {}
         try:
             for name, code in _COLUMNS.items():

@@ -11,7 +11,9 @@ import errno
 import os
 import stat
 from collections.abc import Callable
+from contextlib import suppress
 from time import monotonic
+from typing import NamedTuple
 
 from subos_protocol.fuse_opcodes import FuseOpcode
 
@@ -40,14 +42,47 @@ STILL_SERVED = (
 )
 
 
-class Presence:
-    """Watches over `server`'s share. `next` is when `look` is due, on the monotonic clock."""
+class Sight(NamedTuple):
+    """Which directory is at a path: device, inode, and whether a file system begins there."""
 
-    def __init__(self, server: FuseServer) -> None:
+    device: int
+    inode: int
+    is_mount: bool
+
+    @classmethod
+    def of(cls, path: str) -> Sight:
+        """Raises OSError where there is no directory."""
+        status = os.stat(path)
+        if not stat.S_ISDIR(status.st_mode):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        return cls(status.st_dev, status.st_ino, is_mount_point(path))
+
+
+Look = Callable[[Sight | None], tuple[Sight, int]]
+"""What is at the share's path now, and the O_PATH descriptor of that directory, the caller's, where it is another one
+than what was given (None: none is wanted), else -1. Raises OSError."""
+
+
+def looking_at(path: str) -> Look:
+    """Looks by itself."""
+
+    def look(known: Sight | None) -> tuple[Sight, int]:
+        found = Sight.of(path)
+        if known is None or found[:2] == known[:2]:
+            return found, -1
+        return found, os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    return look
+
+
+class Presence:
+    """Watches over `server`'s share by `look`. `next` is when that is due, on the monotonic clock."""
+
+    def __init__(self, server: FuseServer, look: Look) -> None:
         self._server = server
         self._share = server.share
-        self._root = os.stat(self._share.path)
-        self._is_mount = is_mount_point(self._share.path)
+        self._look = look
+        self._root, _ = look(None)
         self.gone = False
         self.on_replaced: Callable[[], None] = lambda: None
         """Called when another directory has taken the place of the one before."""
@@ -56,22 +91,19 @@ class Presence:
     def look(self) -> None:
         """One stat of the path. Changes what the server answers where that has become another directory, or none."""
         self.next = monotonic() + INTERVAL
-        path = self._share.path
         try:
-            now = os.stat(path)
-            there = stat.S_ISDIR(now.st_mode) and (not self._is_mount or is_mount_point(path))
+            now, root = self._look(self._root)
         except OSError:
-            there = False
-        if not there:
             self._disappear()
             return
-        if (now.st_dev, now.st_ino) != (self._root.st_dev, self._root.st_ino):
-            try:
-                self._share.replace_root()
-            except OSError:
-                self._disappear()
-                return
-            self._root = now
+        if self._root.is_mount and not now.is_mount:
+            if root >= 0:
+                os.close(root)
+            self._disappear()
+            return
+        if root >= 0:
+            self._share.replace_root(root)
+            self._root = now._replace(is_mount=self._root.is_mount)
             self.on_replaced()
         if self.gone:
             self.gone = False
@@ -80,6 +112,9 @@ class Presence:
     def _disappear(self) -> None:
         if not self.gone:
             self.gone = True
+            if self._root.is_mount:  # a disk that was unmounted, but for our jail: it may be pulled out next
+                with suppress(OSError):
+                    self._share.sync()
             self._server.suspend(refusal(errno.EIO), STILL_SERVED)
 
 

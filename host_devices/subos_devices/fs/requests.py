@@ -24,6 +24,7 @@ from subos_protocol.fuse_opcodes import FuseOpcode
 from subos_protocol.virtio import DescFlag
 
 from ..vhost_user.virtqueue import LATER, LENGTH, Virtqueue, Words
+from .nodes import PRIVATE
 from .server import FuseServer
 from .share import NO_REPLY, REFUSED, Data
 from .statistics import ERRORS, SAMPLED
@@ -57,7 +58,7 @@ def request_handler(server: FuseServer, queue: Virtqueue) -> Callable[[Words], i
     last_header, last_reply = size - IN_SIZE, size - OUT_SIZE
     statistics = server.share.statistics
     counted = statistics.words
-    scratch = mmap.mmap(-1, MAX_ARGUMENTS + OUT_SIZE + MAX_REPLY)  # costs no memory before it is used
+    scratch = mmap.mmap(-1, MAX_ARGUMENTS + OUT_SIZE + MAX_REPLY, flags=PRIVATE)  # costs no memory before it is used
     anywhere = partial(_serve_split, server, queue, memoryview(scratch))
 
     def handle(words: Words) -> int:

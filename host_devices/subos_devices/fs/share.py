@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from subos_protocol.fuse import FUSE_ENTRY_OUT
-from subos_protocol.fuse_opcodes import FUSE_ATTR_SUBMOUNT
+from subos_protocol.fuse_opcodes import FUSE_ATTR_SUBMOUNT, FUSE_ROOT_ID
 
 from . import syscalls
 from .descriptors import PINNED, Descriptors
@@ -114,9 +114,26 @@ class Share:
         self.files.close()
         self.descriptors.forget_all()
 
-    def replace_root(self) -> None:
-        """Takes what is at the share's path now for the root. Raises OSError where there is no directory."""
-        self.descriptors.replace_root(os.open(self.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+    def replace_root(self, root: int) -> None:
+        """Takes another directory for the root: its O_PATH descriptor, which is the share's from now on."""
+        self.descriptors.replace_root(root)
+
+    def sync(self) -> None:
+        """Has the file system of the root written to its disk. Raises OSError."""
+        root = self.reopen(self.fd(FUSE_ROOT_ID), os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            syscalls.syncfs(root)
+        finally:
+            os.close(root)
+
+    def is_out_of_reach(self) -> bool:
+        """Whether the root may be read but for Landlock, which knows nothing of what came after it."""
+        root = self.fd(FUSE_ROOT_ID)
+        try:
+            os.close(self.reopen(root, os.O_RDONLY | os.O_DIRECTORY))
+        except PermissionError:
+            return os.access(b"%d" % root, os.R_OK, dir_fd=self.proc)
+        return False
 
     def close(self) -> None:
         self.reset()

@@ -34,7 +34,7 @@ from .capabilities import SYN_REPORT, Capabilities
 HEADER = "# EVEMU 1.3\n"
 MAX_LINE = 1024  # bytes
 MAX_DESCRIPTION = 10_000  # lines before the first event
-MAX_FRAME = 1024  # events
+MAX_FRAME = 1024  # events; the kernel's own frames are far shorter
 WIDTH = 8  # bytes of a bitmap on a line
 
 _HEX, _INT = r"([0-9a-fA-F]{1,4})", r"(-?[0-9]{1,11})"

@@ -65,6 +65,7 @@ BUTTONS = {
 }
 MAX_SCROLL = 1000  # detents of one action
 MAX_NUDGE = 32767
+MAX_WAIT = 86400  # seconds of one action
 FINGERS = 10
 GAMEPAD = "gamepad1"
 
@@ -187,7 +188,7 @@ def _pair(words: list[str]) -> list[str]:
 
 def _scroll(words: list[str]) -> Action:
     amounts = [word for word in words if word != "--horizontal"]
-    if len(amounts) != 1 or len(words) > 2 or not re.fullmatch(r"[+-]?[0-9]+", amounts[0]):
+    if len(amounts) != 1 or len(words) > 2 or not re.fullmatch(r"[+-]?[0-9]{1,9}", amounts[0]):
         raise UserError("scroll takes a whole number of detents", "scroll -3, or scroll 3 --horizontal")
     detents = int(amounts[0])
     if not -MAX_SCROLL <= detents <= MAX_SCROLL:
@@ -196,8 +197,8 @@ def _scroll(words: list[str]) -> Action:
 
 
 def _wait(words: list[str]) -> Action:
-    if len(words) != 1 or not re.fullmatch(r"[0-9]*\.?[0-9]+", words[0]):
-        raise UserError("wait takes seconds", "wait 0.5")
+    if len(words) != 1 or not re.fullmatch(r"[0-9]{0,9}\.?[0-9]{1,20}", words[0]) or float(words[0]) > MAX_WAIT:
+        raise UserError(f"wait takes seconds, {MAX_WAIT} at most", "wait 0.5")
     return float(words[0])
 
 
@@ -250,9 +251,9 @@ def _button(words: list[str]) -> int:
 
 
 def _coordinate(word: str) -> int:
-    if re.fullmatch(r"[0-9]+(\.[0-9]+)?%", word):
+    if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,20})?%", word):
         value = round(float(word[:-1]) * AXIS_MAX / 100)
-    elif re.fullmatch(r"[0-9]+", word):
+    elif re.fullmatch(r"[0-9]{1,9}", word):
         value = int(word)
     else:
         raise UserError(f"{word!r} is no coordinate", f"a whole number from 0 to {AXIS_MAX}, or a percentage")

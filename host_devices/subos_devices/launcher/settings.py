@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from ..config import Setting, add_flags
 from ..errors import UserError
 from ..fs.identity import mapping_options
 from ..input.gamepad import names
+from ..supervisor.sandbox.policies import FILTERS, MODES, Choice, parse_grants
+from ..supervisor.sandbox.report import WARNING, WARNING_HINT
 from ..vhost_user.device import Option
 from .qemu import ACCELERATORS
 from .shares import FORM
@@ -64,6 +67,25 @@ GAMEPAD = Setting(
     "PROFILE",
 )
 
+SANDBOX_SETTINGS = (
+    Setting(
+        "sandbox",
+        str,
+        "what holds each device's process: auto takes all that this host gives (see doctor, status); require wants all "
+        "of it, or refuses; off is for the search for faults",
+        default="auto",
+        choices=MODES,
+    ),
+    Setting(
+        "seccomp",
+        str,
+        "what happens to a process that makes a system call it should not: kill, or log (for developers)",
+        default="kill",
+        choices=FILTERS,
+    ),
+)
+"""How workers are jailed: flags of `run`, `attach` and `serve`."""
+
 SETTINGS = (
     Setting("name", str, "what the VM is called, here and in the guest", "NAME"),
     Setting("image", Path, "boot this disk instead of this machine's own userland", "DISK"),
@@ -83,6 +105,7 @@ SETTINGS = (
     Setting("memory", str, "memory, such as 512M or 4G", "SIZE", default="2G"),
     Setting("accel", str, "how the guest's processor runs", default="auto", choices=ACCELERATORS),
     *SHARE_SETTINGS,
+    *SANDBOX_SETTINGS,
     Setting(
         "clipboard",
         list,
@@ -124,3 +147,10 @@ def memory_mib(text: str) -> int:
     if size < MINIMUM_MEMORY:
         raise UserError(f"memory is {size} MiB, and must be at least {MINIMUM_MEMORY}", "the default is 2G")
     return size
+
+
+def sandbox_choice(settings: argparse.Namespace, grants: list[str] | None = None) -> Choice:
+    """From SANDBOX_SETTINGS, and `serve --allow`; a warning on the standard error where it is off. Raises UserError."""
+    if settings.sandbox == "off":
+        print(f"subos: {WARNING}\n  hint: {WARNING_HINT}", file=sys.stderr, flush=True)
+    return Choice(settings.sandbox, settings.seccomp, parse_grants(grants or []))

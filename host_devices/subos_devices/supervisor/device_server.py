@@ -33,7 +33,9 @@ from ..vhost_user.session import (
     Vring,
 )
 from ..vhost_user.worker import Counters
+from .desk import Desk
 from .link import WorkerLink
+from .sandbox.report import warning
 from .throttle import Throttle
 from .zygote import Zygote
 
@@ -72,6 +74,8 @@ class DeviceServer:
         self._ready: asyncio.Future[None] = self._loop.create_future()
         self._deaths = 0
         self._failure = ""
+        self.sandbox: dict[str, Any] | None = None
+        """What holds the worker, as it said itself before the guest could reach it."""
         self._born = 0.0
         self._respawn: asyncio.TimerHandle | None = None
         self._readable = asyncio.Event()
@@ -116,6 +120,7 @@ class DeviceServer:
             "pid": self.worker.pid if self.worker else None,
             "restarts": self.restarts,
             "faults": self.faults,
+            "sandbox": self.sandbox,
             "requests": self.counters.requests,
             "wakeups": self.counters.wakeups,
             **self.session.device.describe(self.counters.statistics),
@@ -125,6 +130,7 @@ class DeviceServer:
 
     def _spawn(self, *, respawned: bool) -> None:
         self._respawn = None
+        self.sandbox = None
         self._born = self._loop.time()
         self.worker = WorkerLink(
             self._zygote,
@@ -133,6 +139,7 @@ class DeviceServer:
             respawned=respawned,
             on_message=self._hear,
             on_death=self._died,
+            desk=Desk(lambda: self.session.device) if self.session.device.asks else None,
         )
         if self.session.memory is not None:
             self.worker.memory(self.session)
@@ -147,6 +154,9 @@ class DeviceServer:
         said = printable(str(message.get("message")))  # it may be in a hostile guest's hands
         match message["op"]:
             case "ready":
+                if self.sandbox is None:  # what it says later may be the guest's words
+                    self.sandbox = _understood(message.get("sandbox"))
+                    self._zygote.tell_once(warning(self.sandbox))
                 if not self._ready.done():
                     self._ready.set_result(None)
             case "failed":
@@ -304,3 +314,15 @@ class DeviceServer:
         """`used.idx`: how many chains were given back."""
         ring = memory.view(vring.addresses(memory)["used"], 4)
         return int(ring.cast("H")[1])
+
+
+def _understood(said: object) -> dict[str, Any]:
+    """A worker's words on its sandbox: {"on": […], "missing": {layer: why}, "without": {layer: why}}."""
+    said = said if isinstance(said, dict) else {}
+    on = said.get("on")
+    understood: dict[str, Any] = {"on": [printable(str(name)) for name in on] if isinstance(on, list) else []}
+    for key in ("missing", "without"):
+        found = said.get(key)
+        reasons = found.items() if isinstance(found, dict) else ()
+        understood[key] = {printable(str(name)): printable(str(why)) for name, why in reasons}
+    return understood

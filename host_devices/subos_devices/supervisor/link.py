@@ -12,14 +12,16 @@ from typing import Any
 from ..vhost_user.device import DeviceSpec
 from ..vhost_user.memory import GuestMemory
 from ..vhost_user.session import Session, Vring
-from ..vhost_user.worker import MAX_PACKET
+from ..vhost_user.worker import MAX_PACKET, QUESTIONS
+from .desk import Desk
 from .zygote import Zygote
 
 PACKETS_AT_ONCE = 32  # of one worker, before the event loop looks at the others
 
 
 class WorkerLink:
-    """One worker process. `on_message` gets what it says; `on_death` is called once, when its socket closes.
+    """One worker process. `on_message` gets what it says; `on_death` is called once, when its socket closes; what
+    it asks is answered at `desk`.
 
     Sending never waits: a worker whose socket is full has not listened for thousands of messages, and is killed.
     """
@@ -33,6 +35,7 @@ class WorkerLink:
         respawned: bool,
         on_message: Callable[[dict[str, Any]], None],
         on_death: Callable[[], None],
+        desk: Desk | None = None,
     ) -> None:
         self.pid = 0  # told by the zygote a little later
         self.alive = True
@@ -46,8 +49,13 @@ class WorkerLink:
         self._socket.setblocking(False)
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._socket, self._readable)
+        self._desk = desk
+        if desk is not None:
+            spec = spec._replace(fds={**spec.fds, QUESTIONS: desk.theirs.fileno()})
         with theirs, contextlib.suppress(OSError):  # a zygote that has died: the socket closes, which is a death too
             zygote.spawn(spec, theirs, counters, respawned=respawned, on_pid=self._born)
+        if desk is not None:
+            desk.theirs.close()
 
     def _born(self, pid: int) -> None:
         self.pid = pid
@@ -100,6 +108,8 @@ class WorkerLink:
         self.alive = False
         self._loop.remove_reader(self._socket)
         self._socket.close()
+        if self._desk is not None:
+            self._desk.close()
         self._resolve_stops()
 
     # --- what comes back

@@ -4,7 +4,8 @@ It is an interpreter of its own (`zygote_process.py`), small because it loads no
 shares most of its memory with it and with its siblings. It hears, over a SOCK_SEQPACKET socket, one JSON object a
 packet:
 
-    {"spec": …, "respawned": bool}   a worker is wanted; descriptors: its control socket, its counters, the spec's own
+    {"spec": …, "respawned": bool, "sandbox": …}   a worker is wanted, in a jail of this `Choice`; descriptors: its
+                                     control socket, its counters, the spec's own
     {"kill": pid}                    a worker is to end
 
 and says {"pid": n} for each worker wanted, in order, and {"exited": pid, "status": n} when one has ended. Everybody
@@ -25,9 +26,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from ..vhost_user.device import DeviceSpec
+from .sandbox.policies import AUTO, Choice
 
 PROGRAM = f"from {__name__}_process import live; live()"  # -m would load runpy and all that it needs
 MAX_PACKET = 65536
+KEPT, KEPT_PREFIXES = ("PATH", "LANG", "TMPDIR"), ("PYTHON", "SUBOS_", "LD_", "LC_")  # of the environment
 PATIENCE = 1.0  # seconds that a zygote has to end once nobody wants it
 
 log = logging.getLogger("subos")
@@ -40,7 +43,11 @@ class Zygote:
     pid: int
     channel: socket.socket
     kinds: tuple[str, ...] = ()
-    _unborn: list[Callable[[int], None]] = field(default_factory=list)
+    sandbox: Choice = AUTO
+    """How the workers are jailed that are asked for from now on."""
+    _unborn: list[tuple[str, Callable[[int], None]]] = field(default_factory=list)
+    _told: set[str] = field(default_factory=set)
+    _names: dict[int, str] = field(default_factory=dict)
 
     @classmethod
     def start(cls, *kinds: str) -> Zygote:
@@ -58,9 +65,15 @@ class Zygote:
     ) -> None:
         """Asks for a worker; `hear` calls `on_pid` a little later. Raises OSError when the zygote is gone."""
         fields = {**spec._asdict(), "options": dict(spec.options), "fds": list(spec.fds)}
-        data = json.dumps({"spec": fields, "respawned": respawned}).encode()
+        data = json.dumps({"spec": fields, "respawned": respawned, "sandbox": self.sandbox}).encode()
         socket.send_fds(self.channel, [data], [control.fileno(), counters, *spec.fds.values()])
-        self._unborn.append(on_pid)
+        self._unborn.append((spec.name, on_pid))
+
+    def tell_once(self, warning: str) -> None:
+        """Logs what is the same for each worker, once."""
+        if warning and warning not in self._told:
+            self._told.add(warning)
+            log.warning("%s", warning)
 
     def kill(self, pid: int) -> None:
         """Kills a worker, if it still lives. Only its parent can tell that the pid is still the worker's."""
@@ -80,15 +93,29 @@ class Zygote:
                 return False
             message = json.loads(data)
             if "pid" in message:
-                self._unborn.pop(0)(message["pid"])
+                name, on_pid = self._unborn.pop(0)
+                if message["pid"]:
+                    self._names[message["pid"]] = name
+                on_pid(message["pid"])
             else:
-                log.debug("worker %s ended with status %s", message["exited"], message["status"])
+                self._ended(message["exited"], message["status"])
+
+    def _ended(self, pid: int, status: int) -> None:
+        name = self._names.pop(pid, "")
+        log.debug("worker %s of %s ended with status %s", pid, name, status)
+        if status == -signal.SIGSYS:
+            log.error(
+                "%s: its worker was killed by its sandbox: it made a system call that a device of its kind does not "
+                "need (--seccomp log lets it, and the kernel's log then has the number: dmesg | grep type=1326)",
+                name,
+            )
 
     def restart(self) -> None:
         """Another zygote in the place of one that has died."""
         self.close()
         self.pid, self.channel = _start(self.kinds)
         self._unborn.clear()
+        self._names.clear()
 
     def close(self) -> None:
         """Ends the zygote, and with it every worker. One that does not end by itself within PATIENCE is killed."""
@@ -110,7 +137,11 @@ def _start(kinds: Sequence[str]) -> tuple[int, socket.socket]:
         theirs.set_inheritable(True)
         # Without `site` (-S) and the folder that we are in (-P): where modules are is what our own path says.
         command = [sys.executable, "-P", "-S", "-c", PROGRAM, str(theirs.fileno()), str(os.getpid()), *kinds]
-        variables = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        # Not the whole environment: it may hold secrets, and a process can read what it was started with for ever.
+        variables = {
+            name: value for name, value in os.environ.items() if name in KEPT or name.startswith(KEPT_PREFIXES)
+        }
+        variables["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
         # A group of its own: what a signal does to the launcher's whole group is the launcher's to decide.
         pid = os.posix_spawn(sys.executable, command, variables, setpgroup=0)
     ours.setblocking(False)

@@ -14,13 +14,17 @@ import select
 import signal
 import socket
 import sys
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from .. import registry
 from ..processes import die_with_parent, set_name
 from ..vhost_user import worker
 from ..vhost_user.connection import receive_fds
-from ..vhost_user.device import DeviceSpec
+from ..vhost_user.device import Device, DeviceSpec
+from .sandbox.jail import OFF, Cell, born, close_jail
+from .sandbox.policies import Choice
+from .sandbox.privileges import die_with
 
 MAX_PACKET = 65536
 MAX_FDS = 64
@@ -44,20 +48,19 @@ def live() -> None:
     poll.register(control, select.POLLIN)
     poll.register(wake, select.POLLIN)
     workers: set[int] = set()
+    myself = os.pidfd_open(os.getpid())
     while True:
         for fd, _events in poll.poll():
             if fd == wake:
                 os.read(wake, 512)
                 _reap(control, workers)
-            elif not _obey(control, workers):
+            elif not _obey(control, workers, myself):
                 return
 
 
 def _shed(control: socket.socket) -> None:
     """What came from the launcher and is not ours: descriptors, terminal, ways to take signals."""
-    kept = sorted({0, 1, 2, control.fileno()})
-    for low, high in zip(kept, [*kept[1:], 1 << 20], strict=True):
-        os.closerange(low + 1, high)
+    keep_only({control.fileno()})
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
     os.dup2(2, 1)  # nothing that a worker prints may land in the launcher's output
@@ -67,6 +70,13 @@ def _shed(control: socket.socket) -> None:
     for number in (signal.SIGTERM, signal.SIGWINCH, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def keep_only(fds: Collection[int]) -> None:
+    """Closes every descriptor but the standard ones and `fds`."""
+    kept = sorted({0, 1, 2, *fds})
+    for low, high in zip(kept, [*kept[1:], 1 << 20], strict=True):
+        os.closerange(low + 1, high)
 
 
 def _preload(kind: str) -> None:
@@ -92,8 +102,8 @@ def _reap(control: socket.socket, workers: set[int]) -> None:
             control.send(json.dumps({"exited": pid, "status": os.waitstatus_to_exitcode(status)}).encode())
 
 
-def _obey(control: socket.socket, workers: set[int]) -> bool:
-    """Does what the supervisor asks next. False once it is gone."""
+def _obey(control: socket.socket, workers: set[int], myself: int) -> bool:
+    """Does what the supervisor asks next. False once it is gone. `myself` is this process's pidfd."""
     try:
         data, ancillary, _flags, _peer = control.recvmsg(
             MAX_PACKET, socket.CMSG_SPACE(4 * MAX_FDS), socket.MSG_CMSG_CLOEXEC
@@ -109,14 +119,15 @@ def _obey(control: socket.socket, workers: set[int]) -> bool:
             os.kill(message["kill"], signal.SIGKILL)
         return True
     _preload(message["spec"]["kind"])
-    zygote = os.getpid()
+    spec, choice = _spec(message, fds), Choice(*message["sandbox"])
     pid: int | None
+    cell: Cell | None = None
     try:
-        pid = os.fork()
+        pid, cell = born(spec, choice)
     except OSError:
         pid = None  # out of processes or memory: the worker's socket closes, and the supervisor tries again later
     if pid == 0:
-        _run_worker(message, fds, zygote)
+        _run_worker(spec, message["respawned"], fds, cell, myself)
     if pid is not None:
         workers.add(pid)
     for fd in fds:
@@ -126,28 +137,36 @@ def _obey(control: socket.socket, workers: set[int]) -> bool:
     return True
 
 
-def _run_worker(message: dict[str, Any], fds: list[int], zygote: int) -> None:
-    """In the new process: never returns."""
+def _spec(message: dict[str, Any], fds: list[int]) -> DeviceSpec:
+    said = message["spec"]
+    named = dict(zip(said["fds"], fds[2:], strict=True))
+    return DeviceSpec(said["kind"], said["name"], said["options"], named)
+
+
+def _run_worker(spec: DeviceSpec, respawned: bool, fds: list[int], cell: Cell | None, zygote: int) -> None:
+    """In the new process: never returns. `zygote` is the parent's pidfd."""
     status = 1
     try:
-        said = message["spec"]
-        die_with_parent(zygote)
-        set_name(f"subos-{said['kind']}")
+        die_with(zygote)
+        set_name(f"subos-{spec.kind}")
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        kept = sorted({0, 1, 2, *fds})
-        for low, high in zip(kept, [*kept[1:], 1 << 20], strict=True):
-            os.closerange(low + 1, high)
+        keep_only({zygote, *fds})
         control = socket.socket(fileno=fds[0])
         counters = worker.Counters(fds[1])
-        named = dict(zip(said["fds"], fds[2:], strict=True))
-        spec = DeviceSpec(said["kind"], said["name"], said["options"], named)
-        worker.main(lambda: registry.build(spec), control, counters, message["respawned"])
-        status = 0
-    except BaseException:  # the zygote's loop must never run twice
-        import traceback
 
-        traceback.print_exc()
-        sys.stderr.flush()
+        def build() -> tuple[Device, Mapping[str, object]]:
+            registry.load(spec.kind).prepare(spec)  # what is to be loaded is loaded while there are files
+            if cell is None:
+                os.close(zygote)
+                return registry.build(spec), OFF.describe()
+            inside, sandbox = close_jail(spec, cell, zygote)
+            return registry.build(inside), sandbox.describe()
+
+        worker.main(build, control, counters, respawned)
+        status = 0
+    except BaseException as error:  # the zygote's loop must never run twice
+        with contextlib.suppress(OSError):
+            os.write(2, f"subos: {worker.where(error)}\n".encode())
     finally:
         os._exit(status)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..runtime import listen
+from ..supervisor.sandbox.policies import AUTO, Choice
 from ..supervisor.supervisor import Supervisor
 from ..supervisor.zygote import Zygote
 from ..vhost_user.device import Device, DeviceSpec
@@ -137,14 +138,15 @@ class Supervised:
 
 
 @contextlib.contextmanager
-def supervise() -> Iterator[Supervised]:
-    """A supervisor of this process's own, its sockets in a temporary folder.
+def supervise(sandbox: Choice = AUTO) -> Iterator[Supervised]:
+    """A supervisor of this process's own, its sockets in a temporary folder, its workers jailed by `sandbox`.
 
     with supervise() as supervised, FrontEnd.connect(supervised.add("rng")) as vm:
         ...
         supervised.status()["restarts"]
     """
     zygote = Zygote.start()
+    zygote.sandbox = sandbox
     with tempfile.TemporaryDirectory(prefix="subos-") as folder:
         supervised = Supervised(Path(folder), zygote)
         try:

@@ -4,15 +4,18 @@ A device lives twice. In the **supervisor** it answers for the control plane: id
 configuration space; these methods must return at once. In its **worker**, a process of its own that can be
 killed and respawned at any time, it moves data: `start` opens what it needs, `process` is called when the
 driver has made buffers available. The two copies are built alike, from the same `DeviceSpec`, and share
-nothing; the worker holds guest memory, the rings' eventfds and the spec's descriptors, and never speaks to QEMU.
+nothing; the worker holds guest memory, the rings' eventfds and the spec's descriptors, and never speaks to QEMU. It is
+jailed before its device is built: see "The sandbox of workers" in host_devices/README.md.
 
 `subos_devices/rng.py` is a whole device in sixty lines.
 """
 
 from __future__ import annotations
 
+import errno
+import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple, Protocol
 
@@ -43,6 +46,9 @@ class Worker(Protocol):
     respawned: bool
     """True where an earlier worker of this device died: the driver has seen this device's past."""
 
+    sees_host: bool
+    """False where it is jailed in a root of its own: paths of the host mean nothing there."""
+
     statistics: memoryview
     """STATISTICS_SIZE bytes that outlive the worker, and that `Device.describe` reads in the supervisor."""
 
@@ -60,6 +66,10 @@ class Worker(Protocol):
     def log(self, message: str) -> None:
         """One line for the person who runs the VM."""
 
+    def ask(self, **question: object) -> tuple[dict[str, Any], list[int]]:
+        """What `Device.answer` says in the supervisor: the way to what lies outside the jail. Waits. The descriptors
+        are the caller's. Raises OSError: what the answer raised, or that nobody answers."""
+
 
 class Device(ABC):
     """One virtio device. Subclasses set the class attributes and implement `process`."""
@@ -71,6 +81,10 @@ class Device(ABC):
     patience: ClassVar[float] = 1.0
     """Seconds that one request may take. QEMU waits so long for a ring that it takes back, with the VM standing
     still, before the worker is killed."""
+    asks: ClassVar[bool] = False
+    """True where its worker asks questions (`Worker.ask`, `answer`)."""
+    answers_slowly: ClassVar[bool] = False
+    """True where an answer may have to wait for a disk: it is then given on a thread."""
     has_config: ClassVar[bool] = False
     """True where the configuration space is ours (`config`, `set_config`), not QEMU's."""
 
@@ -92,7 +106,17 @@ class Device(ABC):
         in a guest's hands: believe no number in there."""
         return {}
 
+    def answer(self, question: Mapping[str, Any]) -> tuple[Mapping[str, object], Sequence[int]]:
+        """What the worker gets to hear, and descriptors for it, which are closed here afterwards. It runs with all
+        rights of the user: a worker may be in a guest's hands, so check everything that it says. Raises OSError."""
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
     # --- data plane: in the worker
+
+    @classmethod
+    def prepare(cls, spec: DeviceSpec) -> None:
+        """Loads what the device takes from files of its program's, while there are any: the jail is closed next, and
+        only then is the device built. Raises UserError."""
 
     def start(self, worker: Worker) -> None:
         """Opens files and sockets. Called once, before any queue."""

@@ -8,7 +8,7 @@ It is told what to do over a SOCK_SEQPACKET socket, one JSON object a packet, de
     {"op": "call", "index"}                                                            [+ call]
     {"op": "stop", "index", "id"}        answered by {"op": "stopped", "id"} once nothing touches the ring any more
 
-and says {"op": "ready"}, {"op": "failed", "message", "hint"}, {"op": "fault", "index", "message"} and
+and says {"op": "ready", "sandbox"}, {"op": "failed", "message", "hint"}, {"op": "fault", "index", "message"} and
 {"op": "log", "message"}. It never speaks to QEMU, and ends when the socket does.
 
 A ring is *active* while it is started and enabled. An active ring has a `Virtqueue`, made anew at each activation
@@ -18,6 +18,7 @@ from `used.idx` and the table of deferred chains: whatever else was taken and no
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import heapq
 import json
@@ -25,9 +26,10 @@ import mmap
 import os
 import select
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from time import monotonic
+from types import MappingProxyType
 from typing import Any
 
 from subos_protocol.vhost_user import MAX_MEM_REGIONS, vhost_user_mem_region
@@ -38,12 +40,14 @@ from .deferred import TABLE_SIZE, Deferred
 from .device import STATISTICS_SIZE, Device
 from .errors import RingError
 from .memory import GuestMemory
+from .questions import Questions
 from .ring import Virtqueue
 
 MAX_PACKET = 16384  # bytes of one control packet
 STATISTICS = mmap.PAGESIZE  # its byte at which the device's own statistics begin, of STATISTICS_SIZE bytes
 COUNTERS_SIZE = STATISTICS + STATISTICS_SIZE  # of the memfd in which a worker counts: u64 requests served, u64 wake-ups
 TABLES = 64  # its byte at which the tables of deferred chains begin, one a ring
+QUESTIONS = "questions"  # of DeviceSpec.fds: where the worker asks
 DEFERRING_RINGS = 7  # so many have one; in the others nothing can wait
 
 
@@ -107,8 +111,20 @@ class Ring:
 class DeviceWorker:
     """Serves `device` until `control` is closed. Implements the `Worker` that the device sees."""
 
-    def __init__(self, device: Device, control: socket.socket, counters: Counters, respawned: bool = False) -> None:
+    def __init__(
+        self,
+        device: Device,
+        control: socket.socket,
+        counters: Counters,
+        respawned: bool = False,
+        sandbox: Mapping[str, object] = MappingProxyType({}),
+    ) -> None:
         self.device = device
+        self.sandbox = sandbox
+        on = sandbox.get("on")
+        self.sees_host = not (isinstance(on, list) and "root" in on)
+        questions = device.spec.fds.get(QUESTIONS)
+        self._questions = None if questions is None else Questions(questions)
         self.control = control
         self.counters = counters
         self.respawned = respawned
@@ -145,6 +161,14 @@ class DeviceWorker:
     def log(self, message: str) -> None:
         self.tell(op="log", message=message[:1000])
 
+    def ask(self, **question: object) -> tuple[dict[str, Any], list[int]]:
+        if self._questions is None:
+            raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
+        said, fds = self._questions.ask(**question)
+        if "errno" in said:
+            raise OSError(said["errno"], os.strerror(said["errno"]))
+        return said, fds
+
     # --- the loop
 
     def run(self) -> None:
@@ -157,7 +181,7 @@ class DeviceWorker:
         except OSError as error:
             self.tell(op="failed", message=f"{self.device.spec.name}: {error}", hint="")
             return
-        self.tell(op="ready")
+        self.tell(op="ready", sandbox=dict(self.sandbox))
         callbacks, alarms, poll = self._callbacks, self._alarms, self._epoll.poll
         while self._running:
             unfinished = [ring for ring in self.rings.values() if ring.queue and ring.queue.more]
@@ -172,6 +196,8 @@ class DeviceWorker:
                 self._process(ring)
             self._count(1)
         self.device.close()
+        if self._questions is not None:
+            self._questions.close()
 
     def _process(self, ring: Ring) -> None:
         """Lets the device serve the ring. A ring that its driver broke ends here, and nothing else does."""
@@ -321,11 +347,31 @@ class DeviceWorker:
         ring.description["base"] = queue.base
 
 
-def main(device: Callable[[], Device], control: socket.socket, counters: Counters, respawned: bool) -> None:
-    """Builds the device and runs its worker; a device that cannot be built is reported as failed."""
+def main(
+    device: Callable[[], tuple[Device, Mapping[str, object]]],
+    control: socket.socket,
+    counters: Counters,
+    respawned: bool,
+) -> None:
+    """Runs the worker of the device that `device` builds, and tells of its sandbox. A device that cannot be built
+    is reported as failed, an error that ends it with where it happened."""
     try:
-        built = device()
+        built, sandbox = device()
     except SubosError as error:
         control.send(json.dumps({"op": "failed", "message": error.message, "hint": error.hint}).encode())
         return
-    DeviceWorker(built, control, counters, respawned).run()
+    worker = DeviceWorker(built, control, counters, respawned, sandbox)
+    try:
+        worker.run()
+    except Exception as error:
+        worker.log(where(error))
+        raise
+
+
+def where(error: BaseException) -> str:
+    """An error and where it came from, the innermost place first, on one line: a jail has no files to quote."""
+    places, trace = [], error.__traceback__
+    while trace is not None:
+        places.append(f"{trace.tb_frame.f_code.co_filename.rpartition('/')[2]}:{trace.tb_lineno}")
+        trace = trace.tb_next
+    return f"{type(error).__name__}: {error} (at {', from '.join(reversed(places))})"

@@ -5,7 +5,11 @@ Queue 0 is the guest's receive queue, queue 1 its transmit queue; the event queu
 
 from __future__ import annotations
 
+import errno
+import os
 import resource
+import socket
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -15,7 +19,7 @@ from subos_protocol.vsock import RXQ, TXQ, VIRTIO_VSOCK_CONFIG, VMADDR_CID_HOST,
 from ..errors import UserError
 from ..vhost_user.device import Device, DeviceSpec, Worker
 from ..vhost_user.virtqueue import Virtqueue
-from .host import check_path
+from .host import check_path, connect
 from .known import Known, describe
 from .muxer import Muxer
 
@@ -34,6 +38,7 @@ class VsockDevice(Device):
     device_id = DeviceId.VSOCK
     num_queues = 2
     has_config = True
+    asks = True  # a jailed worker connects to nothing
 
     def __init__(self, spec: DeviceSpec) -> None:
         super().__init__(spec)
@@ -68,6 +73,13 @@ class VsockDevice(Device):
     def describe(self, statistics: memoryview) -> dict[str, Any]:
         return {"vsock": describe(statistics)}
 
+    def answer(self, question: Mapping[str, Any]) -> tuple[Mapping[str, object], Sequence[int]]:
+        """{"port": n}: a connection to that port of the host."""
+        port = question.get("port")
+        if not isinstance(port, int) or not 0 <= port < 1 << 32:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        return {}, [connect(self.path, port).detach()]
+
     # --- data plane
 
     def start(self, worker: Worker) -> None:
@@ -78,7 +90,12 @@ class VsockDevice(Device):
         if "listener" not in self.spec.fds:
             raise UserError(f"{self.spec.name} has no socket for clients", "whoever starts it opens and passes it")
         known = Known(worker.statistics)
-        self._muxer = Muxer(self.spec.fds["listener"], self.path, self.cid, limit, worker, known)
+
+        def connect_host(port: int) -> socket.socket:
+            _, [fd] = worker.ask(port=port)
+            return socket.socket(fileno=fd)
+
+        self._muxer = Muxer(self.spec.fds["listener"], connect_host, self.cid, limit, worker, known)
 
     def queue_started(self, queue: Virtqueue) -> None:
         if queue.index == RXQ:

@@ -14,12 +14,12 @@ import contextlib
 import select
 import socket
 import time
+from collections.abc import Callable
 
 from subos_protocol.vsock import PRIVILEGED_PORTS, VMADDR_CID_HOST, Op
 
 from ..vhost_user.device import Worker
 from ..vhost_user.virtqueue import Virtqueue
-from . import host
 from .buffers import Header, ReceiveBuffer, ReceiveBuffers, TransmitBuffers, read
 from .clients import Clients
 from .connection import BOTH, RCV, RW, SEND, Connection, Event
@@ -41,10 +41,19 @@ _ENDING = select.EPOLLRDHUP | _HUNG
 
 
 class Muxer:
-    """`listener` is the socket at `path`; it stays the caller's. `limit` is how many connections there may be."""
+    """`listener` is the socket for clients; it stays the caller's. `connect` leads to a port of the host, or raises
+    OSError. `limit` is how many connections there may be."""
 
-    def __init__(self, listener: int, path: str, cid: int, limit: int, worker: Worker, known: Known) -> None:
-        self._path, self._cid = path, cid
+    def __init__(
+        self,
+        listener: int,
+        connect: Callable[[int], socket.socket],
+        cid: int,
+        limit: int,
+        worker: Worker,
+        known: Known,
+    ) -> None:
+        self._connect_host, self._cid = connect, cid
         self._worker, self._known, self._words = worker, known, known.words
         self._rx: ReceiveBuffers | None = None
         self._tx: TransmitBuffers | None = None
@@ -147,7 +156,7 @@ class Muxer:
         try:
             if host_port < PRIVILEGED_PORTS <= guest_port or self.table.full:
                 raise PermissionError
-            sock = host.connect(self._path, host_port)
+            sock = self._connect_host(host_port)
         except OSError:
             self._words[REFUSED] += 1
             self.table.resets.append((host_port, guest_port, STREAM, NOWHERE))

@@ -11,7 +11,7 @@ import time
 from typing import Any
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from game import Game
+from game import PATIENCE, Game
 
 from subos_agent.gamepad.uinput import UinputPad
 from subos_protocol.effects import to_object
@@ -73,6 +73,7 @@ class Host(threading.Thread):
         self.uinput = uinput
         self.said: list[Any] = []
         self.awake = threading.Event()
+        self._reads = threading.Lock()
         self.over = False
 
     def run(self) -> None:
@@ -80,12 +81,14 @@ class Host(threading.Thread):
         poll.register(self.uinput.fd, select.POLLIN)
         while self.awake.wait() and not self.over:
             ready = poll.poll(50)
-            if self.awake.is_set():
-                self.said += map(to_object, self.uinput.feedback() if ready else self.uinput.overlooked())
+            with self._reads:
+                if self.awake.is_set():
+                    self.said += map(to_object, self.uinput.feedback() if ready else self.uinput.overlooked())
 
     def sleep(self) -> None:
-        self.awake.clear()
-        time.sleep(0.2)
+        """It reads nothing more, and what was answered is in `said`."""
+        with self._reads:
+            self.awake.clear()
 
 
 def main() -> None:
@@ -118,13 +121,15 @@ def find_a_request(host: Host) -> bool:
     host.sleep()
     for n in range(15):
         game.write(game.effects[0], n & 1)
-    upload = threading.Thread(target=game.do, args=(STEPS[2],), daemon=True)
+    answered: list[None] = []
+    upload = threading.Thread(target=lambda: answered.append(game.do(STEPS[2])), daemon=True)
     upload.start()
-    time.sleep(0.2)
-    shown = select.select([host.uinput.fd], [], [], 0)[0]
+    deadline = time.monotonic() + PATIENCE
+    while (shown := select.select([host.uinput.fd], [], [], 0)[0]) and time.monotonic() < deadline:
+        time.sleep(0.01)  # until the upload is the sixteenth
     host.awake.set()
-    upload.join(20)
-    return not shown and not upload.is_alive()
+    upload.join(PATIENCE)
+    return not shown and bool(answered)  # after half a minute the kernel answers itself: with an error
 
 
 def fail_an_upload(host: Host) -> str:

@@ -9,13 +9,16 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from subos_devices.agent.file_events import FileEvents
 from subos_devices.agent.gamepads import OPERATION, Gamepads
+from subos_devices.agent.worker_channels import WorkerChannels
 from subos_protocol.agent.errors import ChannelError, RemoteError
 from subos_protocol.agent.frames import Head
 from subos_protocol.agent.hello import Hello
 from subos_protocol.agent.peer import Peer
 from subos_protocol.agent.stream import Stream
 from subos_protocol.effects import Gain
+from subos_protocol.file_events import STARTED
 from subos_protocol.gamepad import MAX_MESSAGE, MAX_PACKET, Lost, Opened, pack_message
 from support.agents import agent_peer, attach, on_a_loop
 
@@ -26,6 +29,8 @@ EVENTS = bytes.fromhex("0100300101000000")
 class Agent:
     """Hears what is sent on streams, which it numbers; `error` is what it answers, where it is set."""
 
+    following: asyncio.Future[None]
+
     def __init__(self) -> None:
         self.heard: asyncio.Queue[tuple[int, object]] = asyncio.Queue()
         self.streams: list[Stream] = []
@@ -34,7 +39,7 @@ class Agent:
     async def open(self, stream: Stream) -> Head:
         number = len(self.streams)
         self.streams.append(stream)
-        await self.heard.put((number, stream.head["pad"]))
+        await self.heard.put((number, stream.head.get("pad")))
         if self.error is not None:
             raise self.error
         await stream.send(pack_message(Opened()))
@@ -55,13 +60,16 @@ class Agent:
 
 
 @contextlib.asynccontextmanager
-async def an_agent(pads: Gamepads) -> AsyncIterator[Agent]:
+async def an_agent(pads: Gamepads, after: asyncio.Future[None] | None = None) -> AsyncIterator[Agent]:
+    """Which takes the place of the one that is followed by `after`."""
     agent = Agent()
     ours, theirs = socket.socketpair()
     host = await attach(ours, Peer(Hello("host", "1"), {}, opener=False))
     guest = await attach(theirs, agent_peer({OPERATION: agent.open}))
     await asyncio.gather(host.ready(), guest.ready())
-    following = asyncio.ensure_future(pads.follow(host))
+    if after is not None:
+        after.cancel()
+    agent.following = following = asyncio.ensure_future(pads.follow(host))
     try:
         yield agent
     finally:
@@ -219,3 +227,74 @@ async def test_what_a_broken_worker_says_harms_nobody() -> None:
                 worker.send(packet)
             worker.send(PAD)
             assert await agent.hears() == (0, {"serial": "pad1"})
+
+
+@on_a_loop
+async def test_two_agents_do_not_have_it_at_once() -> None:
+    pads = Gamepads()
+    with a_worker(pads) as worker:
+        async with an_agent(pads) as first:
+            worker.send(PAD)
+            await first.hears()
+            assert await said(worker) == pack_message(Opened())
+            for number in range(1000):  # more than the worker's socket takes
+                await first.streams[0].send(pack_message(Gain(number)))
+            await asyncio.sleep(0.1)
+            async with an_agent(pads, after=first.following) as second:
+                await asyncio.sleep(0.1)  # in which the second one's answer would be there, too
+                packets = [await said(worker)]
+                while packets[-1] != pack_message(Opened()):
+                    packets.append(await said(worker))
+                assert packets[-2] == pack_message(Lost())
+                assert await second.hears() == (0, {"serial": "pad1"})
+                worker.send(PAD)
+                assert [await second.hears(), await second.hears()] == [(0, "cancelled"), (1, {"serial": "pad1"})]
+
+
+class Endless:
+    """A worker's socket on which it says `packet` without end."""
+
+    def __init__(self, packet: bytes) -> None:
+        self.packet = packet
+        self.read = 0
+
+    def recv(self, size: int) -> bytes:
+        self.read += 1
+        return self.packet if self.read < 100_000 else b""  # the test's own end, where nobody else has a turn
+
+    def send(self, data: bytes) -> int:
+        return len(data)
+
+    def gettimeout(self) -> float:
+        return 0.0
+
+    def close(self) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("kind", "packet"), [(Gamepads, EVENTS), (Gamepads, PAD), (FileEvents, STARTED)], ids=["events", "pads", "files"]
+)
+@on_a_loop
+async def test_a_worker_that_speaks_without_end_holds_nobody_up(
+    kind: type[WorkerChannels], packet: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    channels = kind()
+    with contextlib.closing(socket.socket(fileno=channels.open("pad1"))):
+        channel = channels._channels["pad1"]
+        real, endless = channel._socket, Endless(packet)
+        monkeypatch.setattr(channel, "_socket", endless)
+        ours, theirs = socket.socketpair()
+        host = await attach(ours, Peer(Hello("host", "1"), {}, opener=False))
+        guest = await attach(theirs, agent_peer({kind.channel.OPERATION: Agent().open}))
+        await asyncio.gather(host.ready(), guest.ready())
+        carrying = channel.carried_by(host)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert 0 < endless.read < 10_000
+        carrying.cancel()
+        await asyncio.gather(carrying, return_exceptions=True)
+        for peer in (host, guest):
+            peer.close()
+        await asyncio.gather(*guest._tasks, return_exceptions=True)
+        real.close()
+        channels.close_all()

@@ -22,6 +22,7 @@ QUEUES = variants("subos_devices.vhost_user.virtqueue", "subos_devices.vhost_use
 
 class NoWorker(Worker):
     respawned = False
+    sees_host = True
 
     def __init__(self) -> None:
         self.statistics = memoryview(bytearray(STATISTICS_SIZE))

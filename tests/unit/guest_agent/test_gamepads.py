@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import os
+import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -146,8 +147,8 @@ def made() -> Iterator[list[FakeUinput]]:
 
 
 @contextlib.asynccontextmanager
-async def host(sysfs: Sysfs, grace: float = GRACE) -> AsyncIterator[tuple[Peer, Gamepads]]:
-    gamepads = Gamepads(sysfs.twins(), cast(Any, FakeUinput), grace)
+async def host(sysfs: Sysfs, grace: float = GRACE, twins: Twins | None = None) -> AsyncIterator[tuple[Peer, Gamepads]]:
+    gamepads = Gamepads(twins or sysfs.twins(), cast(Any, FakeUinput), grace)
     gamepads.start()
     try:
         async with asking(gamepads.handlers()) as peer:
@@ -218,7 +219,7 @@ async def test_packets_that_were_taken_are_counted(sysfs: Sysfs, made: list[Fake
 @on_a_loop
 async def test_a_pad_outlives_its_stream(sysfs: Sysfs, made: list[FakeUinput]) -> None:
     """Games keep the device that they have open; the next stream hears what plays."""
-    async with host(sysfs) as (peer, _):
+    async with host(sysfs, grace=60) as (peer, gamepads):
         async with opening(peer) as stream:
             assert await heard(stream) == Opened()
             await send(stream, PRESSED)
@@ -227,6 +228,7 @@ async def test_a_pad_outlives_its_stream(sysfs: Sysfs, made: list[FakeUinput]) -
         await until(lambda: made[0].written == [PRESSED, PAD.neutral()])
         made[0].game(Gain(9))  # a game is answered meanwhile
         await until(lambda: not made[0]._queue)
+        gamepads._grace = GRACE
         async with opening(peer) as stream:
             assert [await heard(stream) for _ in range(4)] == [Opened(), Gain(9), RUMBLE, Play(0, 5)]
             assert len(made) == 1
@@ -262,6 +264,62 @@ async def test_the_newest_stream_has_the_pad(sysfs: Sysfs, made: list[FakeUinput
             assert len(made) == 1
 
 
+class SlowTwins(Twins):
+    """Takes its time between a twin's driver and its record, until `go`."""
+
+    def __init__(self, sysfs: Sysfs) -> None:
+        super().__init__(sysfs.root / "sys", sysfs.records)
+        self.slow, self.go, self.forgotten = threading.Event(), threading.Event(), threading.Event()
+
+    def _forget(self, device: str) -> None:
+        self.slow.set()
+        assert self.go.wait(10)
+        super()._forget(device)
+        self.forgotten.set()
+
+
+@on_a_loop
+async def test_a_pad_that_is_wanted_while_it_is_given_back_stays_recorded(sysfs: Sysfs) -> None:
+    twins = SlowTwins(sysfs)
+    async with host(sysfs, twins=twins) as (peer, _), opening(peer) as first:
+        assert await heard(first) == Opened()
+        first.end()
+        await until(twins.slow.is_set)
+        async with opening(peer) as second:
+            await asyncio.sleep(0.1)
+            twins.go.set()
+            assert await heard(second) == Opened()
+            assert await asyncio.wait_for(first.result(), 10) == {}
+            assert sysfs.recorded == ["virtio5"]
+
+
+@on_a_loop
+async def test_a_pad_that_is_wanted_while_it_is_given_back_for_another_agent_stays_recorded(sysfs: Sysfs) -> None:
+    sysfs.twins().part("pad1", "virtio5")
+    twins = SlowTwins(sysfs)
+    async with host(sysfs, grace=0.05, twins=twins) as (peer, _):
+        await until(twins.slow.is_set)
+        async with opening(peer) as stream:
+            await asyncio.sleep(0.1)
+            twins.go.set()
+            assert await heard(stream) == Opened()
+            await until(twins.forgotten.is_set)
+            assert sysfs.recorded == ["virtio5"]
+
+
+@on_a_loop
+async def test_a_pad_that_is_asked_for_as_its_time_ends_is_kept(sysfs: Sysfs, made: list[FakeUinput]) -> None:
+    async with host(sysfs, grace=60) as (peer, gamepads):
+        async with opening(peer) as first:
+            assert await heard(first) == Opened()
+        (held,) = gamepads._pads.values()
+        await until(lambda: not held.is_taken)
+        timer = held.expiry
+        assert await gamepads._hold(PAD) is held
+        await gamepads._give_up(held, timer)  # its time had come before
+        assert made[0].is_open
+
+
 @on_a_loop
 async def test_a_pad_that_is_another_one_is_made_anew(sysfs: Sysfs, made: list[FakeUinput]) -> None:
     other = PAD._replace(name="Another Pad")
@@ -275,7 +333,7 @@ async def test_a_pad_that_is_another_one_is_made_anew(sysfs: Sysfs, made: list[F
 @on_a_loop
 async def test_what_a_killed_agent_left_is_given_back(sysfs: Sysfs, made: list[FakeUinput]) -> None:
     sysfs.twins().part("pad1", "virtio5")
-    async with host(sysfs):
+    async with host(sysfs, grace=2):
         assert sysfs.said("bind") == "", "the host may want it"
         await until(lambda: sysfs.said("bind") == "virtio5")
         assert sysfs.recorded == []
@@ -285,9 +343,9 @@ async def test_what_a_killed_agent_left_is_given_back(sysfs: Sysfs, made: list[F
 async def test_what_a_killed_agent_left_is_taken_up(sysfs: Sysfs, made: list[FakeUinput]) -> None:
     sysfs.twins().part("pad1", "virtio5")
     (sysfs.driver / "virtio5").rename(sysfs.root / "virtio5")  # it has no driver
-    async with host(sysfs) as (peer, _), opening(peer) as stream:
+    async with host(sysfs, grace=2) as (peer, _), opening(peer) as stream:
         assert await heard(stream) == Opened()
-        await asyncio.sleep(2 * GRACE)
+        await asyncio.sleep(2.5)
         assert sysfs.said("bind") == ""
     assert (sysfs.said("bind"), sysfs.recorded) == ("virtio5", [])
 

@@ -97,6 +97,27 @@ def test_it_says_what_it_is(bench):
     assert (first["pad"]["serial"], first["pad"]["effects"]) == ("pointer", 16)
 
 
+def test_a_guest_that_starts_its_driver_without_end_fills_nothing(bench):
+    for _ in range(5000):  # more than the launcher's socket takes, and nobody reads it
+        bench.device.queue_stopped(bench.ring.queue)
+        bench.device.queue_started(bench.ring.queue)
+    assert len(bench.device._agent._unsaid) == 1
+    assert len(bench.worker.alarms) == 1
+    assert len(bench.agent_hears()) > 1
+    bench.worker.ring()
+    assert len(bench.agent_hears()) == 1
+
+
+def test_a_channel_that_ends_leaves_no_effect_playing(taken):
+    driver = taken.connect()
+    taken.tell(RUMBLE, Play(0, 1))
+    assert heard(driver) == PLAYING
+    taken.agent.close()
+    taken.worker.turn()
+    assert heard(driver) == [{"ff": {"stop": 0}}, {"ff": {"erase": 0}}]
+    assert taken.device.describe(taken.worker.statistics) == {"gamepad": {"agent": False}}
+
+
 @pytest.mark.parametrize("name", profiles.names())
 def test_every_profile_can_be_said(name):
     device = GamepadDevice(DeviceSpec("gamepad", "gamepad8", {"profile": name}))

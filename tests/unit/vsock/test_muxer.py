@@ -8,6 +8,7 @@ import socket
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -85,7 +86,8 @@ class Scene:
         self.worker = Worker()
         if statistics is not None:
             self.worker.statistics = statistics
-        self.muxer = Muxer(self.listener.fileno(), self.path, CID, limit, self.worker, Known(self.worker.statistics))
+        known, connect = Known(self.worker.statistics), partial(host.connect, self.path)
+        self.muxer = Muxer(self.listener.fileno(), connect, CID, limit, self.worker, known)
         self.worker.muxer = self.muxer
         self.rx, self.tx, self.sent = Queue(0), Queue(1), 0
         self.muxer.rx_started(self.rx)

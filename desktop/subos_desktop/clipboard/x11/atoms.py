@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Dict, Iterable, List
 
-from ..formats import ALIASES
+from ..formats import ALIASES, MAX_NAME
 from . import requests, wire
 from .connection import Connection
 from .wire import XError
@@ -42,7 +42,7 @@ class Atoms:
         return {name: self._numbers[name] for name in names if name in self._numbers}
 
     async def names(self, numbers: Iterable[int]) -> List[str]:
-        """The names, in order; numbers that have none are left out."""
+        """The names, in order; numbers that have none, or one that is too long, are left out."""
         numbers = list(numbers)
         if len(self._names) > MAX_KNOWN:
             self._names = {number: name for name, number in self._numbers.items()}
@@ -51,7 +51,7 @@ class Atoms:
             asked = [self._connection.ask(requests.get_atom_name(number), wire.unpack_name) for number in unknown]
             for number, name in zip(unknown, await asyncio.gather(*asked, return_exceptions=True)):
                 if isinstance(name, str):
-                    self._names[number] = name
+                    self._names[number] = name if len(name) <= MAX_NAME else ""
                 elif not isinstance(name, XError):
                     raise name
-        return [self._names[number] for number in numbers if number in self._names]
+        return [known for number in numbers if (known := self._names.get(number))]

@@ -17,7 +17,7 @@ from .connection import Connection
 from .requests import ATOM, CURRENT_TIME, INTEGER, NONE, EventMask, words
 from .wire import DestroyNotify, Event, PropertyNotify, PropertyState, SelectionRequest, XError
 
-MAX_TRANSFERS = 64  # at once; more are refused
+MAX_TRANSFERS = 64  # at once, and parts of them that wait; more are refused
 MAX_PAIRS = 64  # targets of one MULTIPLE
 # A program may take its time (`xclip -o | less`), and a transfer that waits costs one chunk. But not for ever.
 PATIENCE = 300.0
@@ -43,6 +43,7 @@ class Owner:
         self._connection = connection
         self._atoms = atoms
         self._tasks: Set[asyncio.Task[None]] = set()
+        self._incremental: Set[_Incremental] = set()  # each keeps a CHUNK
 
     def close(self) -> None:
         self.held.clear()
@@ -88,6 +89,7 @@ class Owner:
                 each.cancel()
             await asyncio.gather(*running, return_exceptions=True)
             for transfer in transfers:
+                self._incremental.discard(transfer)
                 await transfer.close()
             self._connection.unwatch(asked.requestor, vanished)
 
@@ -140,6 +142,8 @@ class Owner:
     async def _convert_data(
         self, held: Held, requestor: int, target: int, property: int, transfers: List[_Incremental]
     ) -> bool:
+        if len(self._incremental) >= MAX_TRANSFERS:
+            return False
         name, mime = held.targets[target]
         kind_name, recoder = writer(name)
         kind = (await self._atoms.intern([kind_name]))[kind_name]
@@ -158,6 +162,7 @@ class Owner:
             return True
         transfer = _Incremental(self._connection, requestor, property, kind, first, chunks)
         transfers.append(transfer)
+        self._incremental.add(transfer)
         lower_bound = words([len(first)])
         _set(self._connection, requestor, property, self._atoms["INCR"], 32, lower_bound)
         return True

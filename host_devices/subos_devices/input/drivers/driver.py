@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -152,13 +153,21 @@ class EvdevDriver:
     def _activate(self, forwarding: Forwarding) -> None:
         try:
             forwarding.activate()
-        except OSError:
-            self._unplugged(forwarding)
+        except OSError as error:
+            self._unplugged(forwarding, error)
 
-    def _unplugged(self, forwarding: Forwarding) -> None:
-        if self._remove(forwarding):
+    def _unplugged(self, forwarding: Forwarding, error: OSError) -> None:
+        path = forwarding.device.path
+        stamp = self._seen.get(path)
+        if not self._remove(forwarding):
+            return
+        if error.errno == errno.ENODEV:
             self._say(f"{forwarding.device} is gone; {forwarding.target.name} waits for it")
-            asyncio.get_running_loop().call_soon(self._look)  # another one may have its name already
+        else:
+            self._warn(f"{forwarding.device} cannot be read: {error.strerror}")
+        if stamp is not None:
+            self._seen[path] = stamp  # the same one would fail again, and again
+        asyncio.get_running_loop().call_soon(self._look)  # another one may have its name already
 
     def _remove(self, forwarding: Forwarding) -> bool:
         """False where it was removed before."""

@@ -38,7 +38,8 @@ class Owner(NamedTuple):
     """What a forwarding tells of."""
 
     chord: Callable[[], None]
-    unplugged: Callable[[Forwarding], None]
+    unplugged: Callable[[Forwarding, OSError], None]
+    """It cannot be read any more, and why: ENODEV where it is gone."""
     unserved: Callable[[Forwarding, str], None]
     """The guest's device is gone, and why."""
     warn: Callable[[str], None]
@@ -111,8 +112,8 @@ class Forwarding:
             for frame in self._reader.read():
                 self._happened(frame.events)
             self._grab_when_idle()
-        except OSError:  # ENODEV
-            self._owner.unplugged(self)
+        except OSError as error:
+            self._owner.unplugged(self, error)
 
     def _happened(self, frame: Sequence[virtio_input_event]) -> None:
         chords = [self._chord.note(event) for event in frame]

@@ -7,11 +7,9 @@ from collections.abc import Iterator
 from subos_protocol.input_codes import Ev, Syn
 from subos_protocol.virtio_input import virtio_input_event
 
-from ..evemu import RecordedFrame
+from ..evemu import MAX_FRAME, RecordedFrame
 from .host import HostDevice
 from .state import DeviceState
-
-MAX_FRAME = 1024  # events; the kernel's own frames are far shorter
 
 
 class FrameReader:
@@ -34,6 +32,8 @@ class FrameReader:
             if event.type != Ev.EV_SYN:
                 if len(self._frame) < MAX_FRAME:
                     self._frame.append(event)
+                else:
+                    self._dropped = True
             elif event.code == Syn.SYN_DROPPED:
                 self._dropped = True
             elif event.code == Syn.SYN_REPORT:

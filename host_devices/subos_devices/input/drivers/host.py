@@ -77,7 +77,10 @@ class HostDevice:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._device = evdev_module().InputDevice(os.fspath(path))
+        try:
+            self._device = evdev_module().InputDevice(os.fspath(path))
+        except UnicodeDecodeError as error:
+            raise OSError(errno.EILSEQ, "its name is no UTF-8, and python-evdev takes no other", path) from error
         self.fd: int = self._device.fd
         self.capabilities = _capabilities(self._device)
         info = self._device.info
@@ -151,6 +154,9 @@ def _capabilities(device: object) -> Capabilities:
         code: virtio_input_absinfo(info.min, info.max, info.fuzz, info.flat, info.resolution)
         for code, info in found.pop(Ev.EV_ABS, [])
     }
+    # A HID device with many axes has also those that are called so, and no touches: libevdev tells them so, too.
+    if Abs.ABS_MT_SLOT - 1 in axes:
+        axes = {code: axis for code, axis in axes.items() if code < Abs.ABS_MT_SLOT}
     found.pop(Ev.EV_SYN, None)
     info = device.info  # type: ignore[attr-defined]
     return Capabilities(
@@ -178,7 +184,7 @@ def paths(folder: Path = FOLDER) -> list[Path]:
 def identity_of(path: Path) -> Identity:
     """Who an event device is, by sysfs, which tells also those who may not open it. Raises OSError."""
     device = SYSFS / path.name / "device"
-    words = {name: (device / name).read_text().rstrip("\n") for name in ("name", "phys", "uniq")}
+    words = {name: (device / name).read_text("utf-8", "replace").rstrip("\n") for name in ("name", "phys", "uniq")}
     vendor, product = (int((device / "id" / name).read_text(), 16) for name in ("vendor", "product"))
     return Identity(words["name"], vendor, product, words["uniq"], words["phys"])
 

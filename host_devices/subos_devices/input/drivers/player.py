@@ -17,6 +17,8 @@ from .pads import pad_routes
 from .places import allowed
 from .translation import Translation
 
+MAX_PAUSE = 86400  # seconds between two frames
+
 
 def choose(reader: Reader, to: str, targets: Sequence[Target]) -> Target:
     """The best of the guest's devices for a recording; `to` may name one, or a kind. Raises UserError."""
@@ -38,7 +40,13 @@ def play(reader: Reader, target: Target, speed: float) -> int:
             when = moment / 1_000_000 / speed
             if began is None:
                 began = time.monotonic() - when
-            time.sleep(max(0.0, began + when - time.monotonic()))
+            pause = began + when - time.monotonic()
+            if pause > MAX_PAUSE:
+                raise UserError(
+                    f"the recording does nothing for {pause:.0f} seconds, and {MAX_PAUSE} are the most",
+                    "--speed plays it faster; or are its times wrong?",
+                )
+            time.sleep(max(0.0, pause))
             frame = translation.frame(mapper.frame(events, when))
             for start in range(0, len(frame), MAX_EVENTS - 1):
                 driver.send([*frame[start : start + MAX_EVENTS - 1], SYN_REPORT])

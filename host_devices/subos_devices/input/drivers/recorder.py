@@ -50,6 +50,7 @@ class Recorder:
     def __init__(self, devices: list[HostDevice], say: Callable[[str], None]) -> None:
         self._say = say
         self._devices = devices
+        self._chosen = False  # whether the one that is left is recorded
         self._file: TextIO
         self._began: int | None = None
         self._end: asyncio.Future[None]
@@ -74,13 +75,17 @@ class Recorder:
             file.flush()
 
     def _keep_only(self, device: HostDevice | None) -> None:
-        for other in self._devices:
+        for other in self._devices.copy():
             if other is not device:
-                asyncio.get_running_loop().remove_reader(other.fd)
-                other.close()
-        self._devices = [] if device is None else [device]
+                self._leave(other)
+
+    def _leave(self, device: HostDevice) -> None:
+        self._devices.remove(device)
+        asyncio.get_running_loop().remove_reader(device.fd)
+        device.close()
 
     def _begin(self, device: HostDevice, reader: FrameReader) -> None:
+        self._chosen = True
         self._keep_only(device)
         self._file.write(HEADER + describe(device.capabilities))
         self._say(f"recording {device}; Ctrl-C ends it")
@@ -93,14 +98,17 @@ class Recorder:
             return
         try:
             for frame in reader.read():
-                if len(self._devices) > 1:
+                if not self._chosen:
                     self._begin(device, reader)
                 if self._began is None:
                     self._began = frame.time
                 self._write(frame._replace(time=max(0, frame.time - self._began)))
             self._file.flush()
         except OSError as error:
-            self._finish(device, error)
+            if not self._chosen and len(self._devices) > 1:
+                self._leave(device)
+            else:
+                self._finish(device, error)
 
     def _write(self, frame: RecordedFrame) -> None:
         self._file.write(write_frame(frame))

@@ -68,7 +68,8 @@ class AgentLink:
 
     def announce(self) -> None:
         """Has an agent take the pad, if there is one; it takes a pad that it has already anew."""
-        self._say(self._description)
+        if self._description not in self._unsaid:  # a guest can start its driver as often as it likes
+            self._say(self._description)
 
     def put(self, frame: Frame) -> None:
         self._outbox.put(frame)
@@ -143,6 +144,7 @@ class AgentLink:
             except OSError:
                 packet = b""
             if not packet:
+                self._is_lost()
                 self.close()
                 return
             try:

@@ -37,6 +37,10 @@ class GamepadDevice(InputDevice):
         self._agent: AgentLink | None = None
         self._statistics = memoryview(bytearray(1))  # whether the agent has it
 
+    @classmethod
+    def prepare(cls, spec: DeviceSpec) -> None:
+        profiles.load(str(spec.options.get("profile") or DEFAULT))
+
     def new_state(self) -> State:
         return State(self.capabilities, self.profile.rest)
 

@@ -34,6 +34,7 @@ from support.fuse_requests import LINUX, Framing, Guest, Reply
 class PolledWorker(Worker):
     """Calls back when it is polled."""
 
+    sees_host = True
     respawned = False
 
     def __init__(self) -> None:

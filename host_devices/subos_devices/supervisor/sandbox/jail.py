@@ -1,0 +1,134 @@
+"""Closes the jail around a worker, before its device is built. Each step needs what the next ones take away."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Callable
+from typing import NamedTuple
+
+from ...errors import UserError
+from ...vhost_user.device import DeviceSpec
+from . import landlock, namespaces, policies, privileges, seccomp
+from .policies import Choice, Policy
+
+HINT = "subos-devices doctor says what this host lacks; --sandbox auto goes without it"
+
+
+class Sandbox(NamedTuple):
+    """What holds a worker: the layers that are on, and why each of the others is not."""
+
+    on: tuple[str, ...] = ()
+    missing: tuple[tuple[str, str], ...] = ()
+    """What its policy asks for and this host does not give."""
+    without: tuple[tuple[str, str], ...] = ()
+    """What its policy leaves out."""
+
+    def describe(self) -> dict[str, object]:
+        return {"on": list(self.on), "missing": dict(self.missing), "without": dict(self.without)}
+
+
+OFF = Sandbox(without=(("all", "--sandbox off"),))
+
+
+class Cell(NamedTuple):
+    """What the fork has given already."""
+
+    row: Policy
+    choice: Choice
+    user: int
+    group: int
+    made: tuple[str, ...] = ()
+    """Namespaces."""
+    why_not: str = ""
+
+
+def born(spec: DeviceSpec, choice: Choice) -> tuple[int, Cell | None]:
+    """Forks a worker for `spec`: its pid (0 in the child), and there what `close_jail` needs; None where nothing is
+    asked for. Raises OSError."""
+    if choice.mode == "off":
+        return os.fork(), None
+    user, group = os.geteuid(), os.getegid()
+    row = policies.policy(spec, choice, root=user == 0)
+    pid, made, why_not = namespaces.fork_into(row.namespaces)
+    return pid, Cell(row, choice, user, group, made, why_not)
+
+
+def close_jail(spec: DeviceSpec, cell: Cell, parent: int) -> tuple[DeviceSpec, Sandbox]:
+    """Takes from this process what its row does not name. Returns the spec as the device finds it from here.
+
+    `parent` is a pidfd of the parent's. Raises UserError where something is missing and the choice is `require`, where
+    this process has threads already, and for a grant that is none.
+    """
+    if len(os.listdir("/proc/self/task")) > 1:
+        raise UserError(f"{spec.kind} starts threads while it is loaded", "let it start them in Device.start")
+    row, steps = policies.located(cell.row), _Steps()
+    root = cell.user == 0
+    _close_streams()
+    for name in row.namespaces:
+        steps.note(f"{name} namespace", name in cell.made, cell.why_not)
+    if "user" in cell.made:
+        steps.take("user map", lambda: namespaces.map_user(cell.user, cell.group), quiet=True)
+    if "uts" in cell.made:
+        namespaces.forget_host_name()
+    moved = False
+    if "mount" in row.namespaces:
+        places = {place: (path, writable) for place, path, writable in row.places}
+        moved = "mount" in cell.made and steps.take("root", lambda: namespaces.enter_root(places, proc=row.proc))
+    paths = {place if moved else path: writable for place, path, writable in row.places}
+    if root and row.nobody:
+        steps.take("nobody", privileges.become_nobody)
+    steps.take("limits", lambda: privileges.limit(policies.limits(row, own_namespace="user" in cell.made)))
+    kept = row.capabilities if root else ()
+    steps.take("capabilities", lambda: privileges.keep_capabilities(kept))
+    steps.take("no new privileges", privileges.take_no_new_privileges)
+    steps.take("undumpable", privileges.hide_memory)
+    privileges.die_with(parent)
+    os.close(parent)
+    steps.take("Landlock", lambda: landlock.restrict(None if row.moved and moved else paths, network=row.network))
+    os.environ.clear()
+    rules = seccomp.rules(policies.system_calls(row), pid=os.getpid())
+    if row.threads:
+        rules |= seccomp.threads()
+    kill = cell.choice.seccomp == "kill"
+    steps.take("seccomp" if kill else "seccomp (log)", lambda: seccomp.install(rules, kill=kill))
+    sandbox = Sandbox(tuple(steps.on), tuple(steps.missing.items()), row.without)
+    if sandbox.missing and cell.choice.mode == "require":
+        name, why = sandbox.missing[0]
+        raise UserError(f"{spec.name}: no sandbox of all layers here: {name}: {why}", HINT)
+    if moved:
+        spec = spec._replace(options={**spec.options, **dict(row.moved)})
+    return spec, sandbox
+
+
+def _close_streams() -> None:
+    """A terminal can be read from, and steered by what is written."""
+    null = os.open(os.devnull, os.O_RDWR)
+    for stream in range(3):
+        os.dup2(null, stream)
+    os.close(null)
+
+
+class _Steps:
+    """What was tried, and how it went."""
+
+    def __init__(self) -> None:
+        self.on: list[str] = []
+        self.missing: dict[str, str] = {}
+
+    def note(self, name: str, done: bool, why: str = "") -> None:
+        if done:
+            self.on.append(name)
+        else:
+            self.missing[name] = why or "refused"
+
+    def take(self, name: str, step: Callable[[], None], *, quiet: bool = False) -> bool:
+        """Does one step; one that the host refuses is noted. `quiet` ones are part of another."""
+        try:
+            step()
+        except (OSError, ValueError, ctypes.ArgumentError) as error:
+            self.missing[name] = str(error.strerror or error) if isinstance(error, OSError) else str(error)
+            return False
+        if not quiet:
+            self.on.append(name)
+        return True

@@ -1,0 +1,118 @@
+"""Which system calls a worker may make: `install` has the kernel hold it to that, for good.
+
+A call that no group lists ends the process with SIGSYS; in the mode `log` it is made, and the kernel's log names it.
+Arguments are checked where a call could do more than its worker needs.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+from collections.abc import Iterable, Mapping
+
+from . import bpf, numbers
+from .bpf import Rule, Where
+from .system import must
+
+_SET_MODE_FILTER, _FILTER_FLAG_TSYNC = 1, 1  # linux/seccomp.h
+_INT = 0xFFFF_FFFF
+_PROT_EXEC, _MAP_SHARED, _MAP_ANONYMOUS = 0x4, 0x1, 0x20  # asm-generic/mman-common.h
+_AT_EMPTY_PATH = 0x1000
+_THREAD = 0x0001_0000 | 0x0000_0100  # CLONE_THREAD, CLONE_VM
+_NAMESPACES = 0x7E02_0080  # every CLONE_NEW*
+_FCNTLS = (0, 1, 2, 3, 4, 5, 6, 7, 36, 37, 38, 1030)  # descriptors, flags, locks; no owner, signal, lease or seal
+_IOCTLS = (0x5421, 0x541B, 0x5450, 0x5451)  # FIONBIO, FIONREAD, FIONCLEX, FIOCLEX
+_PRCTLS = (15, 27)  # PR_SET_NAME, PR_GET_SECUREBITS
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+RUNTIME = _names("""
+read write readv writev pread64 pwrite64 close close_range fstat lseek dup munmap mremap madvise brk futex
+epoll_create1 epoll_ctl epoll_wait epoll_pwait epoll_pwait2 poll ppoll select pselect6 eventfd2
+rt_sigaction rt_sigprocmask rt_sigreturn rt_sigsuspend pause sigaltstack restart_syscall
+clock_gettime clock_getres clock_nanosleep nanosleep gettimeofday time timerfd_create timerfd_settime timerfd_gettime
+getpid gettid getppid getuid geteuid getgid getegid getrandom getrusage getrlimit uname sysinfo
+sched_yield sched_getaffinity rseq set_robust_list membarrier exit exit_group
+recvfrom recvmsg sendto sendmsg shutdown listen accept4 getsockname getpeername getsockopt setsockopt
+""")
+"""The interpreter, the worker's loop, and the sockets that it was given."""
+
+FILES = _names("""
+open openat stat lstat newfstatat statx readlink readlinkat getdents64 fstatfs access faccessat faccessat2 getcwd umask
+fadvise64 preadv preadv2
+""")
+"""To read files, as far as paths are to be had."""
+
+CHANGES = _names("""
+ftruncate truncate fallocate pwritev pwritev2 copy_file_range mkdirat mknodat symlinkat linkat unlinkat renameat
+renameat2 fchmod fchmodat fchmodat2 fchown fchownat utimensat unlink rename mkdir rmdir chmod link symlink
+setxattr fsetxattr lsetxattr removexattr fremovexattr lremovexattr
+""")
+"""To write them."""
+
+SHARING = _names("""
+setfsuid setfsgid name_to_handle_at fanotify_init fanotify_mark flock fsync fdatasync syncfs
+getxattr fgetxattr lgetxattr listxattr flistxattr llistxattr
+""")
+"""What a file server does besides."""
+
+NETWORK = _names("socket connect bind socketpair sendmmsg recvmmsg")
+
+_QUIETLY = {
+    # What the interpreter and libraries try by themselves, and do without.
+    **dict.fromkeys(FILES, errno.EACCES),
+    **dict.fromkeys(CHANGES, errno.EROFS),
+    "clone3": errno.ENOSYS,  # its arguments are out of a filter's sight; the C library then takes clone
+    "clone": errno.EAGAIN,
+    "open_by_handle_at": errno.EPERM,
+    "statfs": errno.EACCES,
+    "socket": errno.EACCES,
+}
+
+
+def threads() -> dict[str, Rule]:
+    """clone for a thread, and for nothing else."""
+    return {"clone": Rule(((Where(0, _THREAD | _NAMESPACES, _THREAD),),), errno.EPERM)}
+
+
+def rules(names: Iterable[str], *, pid: int) -> dict[str, Rule]:
+    """The rules for a process `pid` that may call `names`."""
+    own = ((Where(0, _INT, pid),),)
+    found = {name: Rule((), number) for name, number in _QUIETLY.items()}
+    found["newfstatat"] = Rule(((Where(3, _AT_EMPTY_PATH, _AT_EMPTY_PATH),),), errno.EACCES)  # the C library's fstat
+    found |= {name: Rule() for name in names}
+    no_code = Where(2, _PROT_EXEC, 0)
+    # Shared memory without a file would count against no limit.
+    found["mmap"] = Rule(((no_code, Where(3, _MAP_ANONYMOUS, 0)), (no_code, Where(3, _MAP_SHARED, 0))), errno.EPERM)
+    found["mprotect"] = Rule(((no_code,),), errno.EPERM)
+    found["fcntl"] = Rule(tuple((Where(1, _INT, command),) for command in _FCNTLS), errno.EPERM)
+    found["ioctl"] = Rule(tuple((Where(1, _INT, request),) for request in _IOCTLS), errno.ENOTTY)
+    found["prctl"] = Rule(tuple((Where(0, _INT, option),) for option in _PRCTLS), errno.EPERM)
+    found["prlimit64"] = Rule(((Where(0, _INT, 0),), *own), errno.EPERM)
+    found["tgkill"] = Rule(own, errno.EPERM)
+    return found
+
+
+def program(named: Mapping[str, Rule], machine: str, otherwise: int) -> bytes:
+    """The filter for `machine`; names that it does not have are left out."""
+    table = numbers.table(machine)
+    numbered = {table[name]: rule for name, rule in named.items() if name in table}
+    return bpf.pack(bpf.assemble(numbered, machine, otherwise))
+
+
+class _Program(ctypes.Structure):
+    """struct sock_fprog."""
+
+    _fields_ = [("length", ctypes.c_ushort), ("filter", ctypes.c_char_p)]
+
+
+def install(named: Mapping[str, Rule], *, kill: bool) -> None:
+    """Holds every thread of this process to the rules. Takes no_new_privs. Raises OSError."""
+    code = program(named, os.uname().machine, bpf.KILL_PROCESS if kill else bpf.LOG)
+    given = _Program(len(code) // 8, code)
+    if must("seccomp", _SET_MODE_FILTER, _FILTER_FLAG_TSYNC, ctypes.addressof(given)):
+        raise OSError(errno.EBUSY, "a thread has a filter of its own")

@@ -1,0 +1,229 @@
+"""The evdev driver and the recorder with devices of the host that behave oddly; tests/vm has real ones."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import io
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from subos_devices.input.drivers import driver as driver_module
+from subos_devices.input.drivers import host
+from subos_devices.input.drivers.driver import EvdevDriver
+from subos_devices.input.drivers.forwarding import Target
+from subos_devices.input.drivers.frames import FrameReader
+from subos_devices.input.drivers.host import HostDevice, Identity, TimedEvent, identity_of
+from subos_devices.input.drivers.recorder import Recorder
+from subos_devices.input.drivers.rules import Rule, parse_device
+from subos_devices.input.drivers.state import DeviceState
+from subos_devices.input.evemu import MAX_FRAME
+from subos_devices.input.keyboard import KEYBOARD
+from subos_protocol.input_codes import Abs, Ev, Key
+from subos_protocol.virtio_input import virtio_input_event
+
+SYN = virtio_input_event(Ev.EV_SYN, 0, 0)
+
+
+class OddDevice:
+    """A keyboard that opens, and then answers nothing: `opened` counts."""
+
+    opened = 0
+
+    def __init__(self, path: Path) -> None:
+        type(self).opened += 1
+        self.path = path
+        self.fd, self._far = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self.capabilities = KEYBOARD
+        self.identity = Identity("Odd Keyboard", 1, 2, "", "")
+        self.grabbed = False
+
+    def state(self) -> DeviceState:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    def release(self) -> None: ...
+
+    def close(self) -> None:
+        os.close(self.fd)
+        os.close(self._far)
+
+    def __str__(self) -> str:
+        return "Odd Keyboard"
+
+
+class Button(OddDevice):
+    """One key, which `press` presses; `unplug` takes it away."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.gone = False
+
+    def press(self) -> None:
+        os.write(self._far, b"x")
+
+    def unplug(self) -> None:
+        self.gone = True
+        os.write(self._far, b"x")
+
+    def state(self) -> DeviceState:
+        return DeviceState()
+
+    def read(self) -> Iterator[TimedEvent]:
+        if self.gone:
+            raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
+        os.read(self.fd, 1)
+        yield TimedEvent(0, virtio_input_event(Ev.EV_KEY, Key.KEY_A, 1))
+        yield TimedEvent(0, SYN)
+
+
+class NoHotplug:
+    """Nothing comes or goes."""
+
+    def __enter__(self) -> NoHotplug:
+        self.fd, self._far = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        return self
+
+    def __exit__(self, *what: object) -> None:
+        os.close(self.fd)
+        os.close(self._far)
+
+
+def test_a_device_that_opens_and_cannot_be_read_is_not_opened_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = tmp_path / "event0"
+    node.touch()
+    OddDevice.opened = 0
+    monkeypatch.setattr(driver_module, "HostDevice", OddDevice)
+    monkeypatch.setattr(driver_module, "Hotplug", NoHotplug)
+    monkeypatch.setattr(driver_module, "paths", lambda: [node])
+    target = Target("keyboard", "keyboard", tmp_path / "keyboard.input", KEYBOARD)
+    warned: list[str] = []
+
+    async def run() -> None:
+        driver = EvdevDriver([Rule(*parse_device("Odd*"))], lambda: [target], lambda said: None, warned.append)
+        running = asyncio.ensure_future(driver.run())
+        for _ in range(50):
+            await asyncio.sleep(0)
+        assert OddDevice.opened == 1
+        node.chmod(0o600)  # it is another one, or we may read it now
+        driver._look()
+        assert OddDevice.opened == 2
+        running.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await running
+
+    asyncio.run(run())
+    assert warned == ["Odd Keyboard cannot be read: Invalid argument"] * 2
+
+
+def test_a_name_that_is_no_utf_8_ends_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: str) -> None:
+        b"\xe9".decode()
+
+    class Evdev:
+        InputDevice = staticmethod(refuse)
+
+    monkeypatch.setattr(host, "evdev_module", lambda: Evdev)
+    with pytest.raises(OSError, match="UTF-8"):
+        HostDevice(tmp_path / "event0")
+    folder = tmp_path / "event0" / "device"
+    (folder / "id").mkdir(parents=True)
+    for name, content in (("name", b"Caf\xe9\n"), ("phys", b"\n"), ("uniq", b"\n"), ("id/vendor", b"1\n")):
+        (folder / name).write_bytes(content)
+    (folder / "id" / "product").write_bytes(b"2\n")
+    monkeypatch.setattr(host, "SYSFS", tmp_path)
+    assert identity_of(tmp_path / "event0") == Identity("Caf\ufffd", 1, 2, "", "")
+
+
+class ManyAxes:
+    """A throttle whose axes the kernel numbers up to where those of touches are: it has no slots to tell of."""
+
+    fd = -1
+    name, phys, uniq = "Throttle", "", ""
+
+    class info:
+        bustype, vendor, product, version = 3, 1, 2, 0
+
+    class axis:
+        value, min, max, fuzz, flat, resolution = 7, 0, 255, 0, 0, 0
+
+    def capabilities(self, absinfo: bool) -> dict[int, Any]:
+        return {Ev.EV_ABS: [(code, self.axis) for code in range(Abs.ABS_MISC, Abs.ABS_MT_SLOT + 5)]}
+
+    def input_props(self) -> list[int]:
+        return []
+
+    def active_keys(self) -> list[int]:
+        return []
+
+    def absinfo(self, code: int) -> type[axis]:
+        return self.axis
+
+
+def test_many_axes_are_no_touches(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Evdev:
+        InputDevice = staticmethod(lambda path: ManyAxes())
+
+    monkeypatch.setattr(host, "evdev_module", lambda: Evdev)
+    monkeypatch.setattr("fcntl.fcntl", lambda fd, what: os.O_RDONLY)
+    device = HostDevice(Path("/dev/input/event0"))
+    assert device.state() == DeviceState(axes=dict.fromkeys(range(Abs.ABS_MISC, Abs.ABS_MT_SLOT), 7))
+
+
+class Flood:
+    """A frame longer than any: its end releases a key."""
+
+    def __init__(self) -> None:
+        self.held = {int(Key.KEY_A)}
+
+    def state(self) -> DeviceState:
+        return DeviceState(set(self.held))
+
+    def read(self) -> Iterator[TimedEvent]:
+        self.held.clear()
+        for _ in range(MAX_FRAME):
+            yield TimedEvent(0, virtio_input_event(Ev.EV_MSC, 4, 1))
+        yield TimedEvent(0, virtio_input_event(Ev.EV_KEY, Key.KEY_A, 0))
+        yield TimedEvent(0, SYN)
+
+
+def test_a_frame_that_is_too_long_leaves_no_key_down() -> None:
+    device: Any = Flood()
+    reader = FrameReader(device)
+    reader.begin()
+    (frame,) = reader.read()
+    assert frame.events == [virtio_input_event(Ev.EV_KEY, Key.KEY_A, 0)]
+    assert not reader.known.keys
+
+
+def test_one_of_many_devices_that_goes_does_not_end_a_recording_that_has_not_begun(tmp_path: Path) -> None:
+    gone, pressed, idle = (Button(tmp_path / name) for name in ("event0", "event1", "event2"))
+    said: list[str] = []
+    file = io.StringIO()
+
+    async def run() -> None:
+        devices: Any = [gone, pressed, idle]
+        recorder = Recorder(devices, said.append)
+        recording = asyncio.ensure_future(recorder.run(file))
+        for happens, until in (
+            (gone.unplug, lambda: len(devices) == 2),
+            (idle.unplug, lambda: len(devices) == 1),
+            (pressed.press, lambda: recorder.frames == 1),
+            (pressed.unplug, recording.done),
+        ):
+            await asyncio.sleep(0)
+            happens()
+            while not until():
+                await asyncio.sleep(0.001)
+        await recording
+
+    asyncio.run(asyncio.wait_for(run(), 20))
+    assert "0001 001e 1" in file.getvalue()
+    assert file.getvalue().startswith("# EVEMU")
+    assert said[-1] == "Odd Keyboard is gone"
