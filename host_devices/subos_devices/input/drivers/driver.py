@@ -146,9 +146,10 @@ class EvdevDriver:
         if target.kind not in SHARED:
             self._places.take(target.name, rule, device.identity)
         self._orphans.discard(device.path)
-        self._say(f"{device} drives {target.name}")
         if not self._paused:
             self._activate(forwarding)
+        if self._forwardings.get(device.path) is forwarding:  # what happens from now on is the guest's
+            self._say(f"{device} drives {target.name}")
 
     def _activate(self, forwarding: Forwarding) -> None:
         try:

@@ -104,9 +104,10 @@ def test_a_device_that_opens_and_cannot_be_read_is_not_opened_without_end(
     monkeypatch.setattr(driver_module, "paths", lambda: [node])
     target = Target("keyboard", "keyboard", tmp_path / "keyboard.input", KEYBOARD)
     warned: list[str] = []
+    told: list[str] = []
 
     async def run() -> None:
-        driver = EvdevDriver([Rule(*parse_device("Odd*"))], lambda: [target], lambda said: None, warned.append)
+        driver = EvdevDriver([Rule(*parse_device("Odd*"))], lambda: [target], told.append, warned.append)
         running = asyncio.ensure_future(driver.run())
         for _ in range(50):
             await asyncio.sleep(0)
@@ -120,6 +121,7 @@ def test_a_device_that_opens_and_cannot_be_read_is_not_opened_without_end(
 
     asyncio.run(run())
     assert warned == ["Odd Keyboard cannot be read: Invalid argument"] * 2
+    assert not any("drives" in said for said in told), "it never did"
 
 
 def test_a_name_that_is_no_utf_8_ends_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
