@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import sys
 from pathlib import Path
@@ -30,7 +31,9 @@ def main() -> None:
             return
         channel._by_vsock = by_unix_socket
         no_seat = Path("/nonexistent/seat")
-        service.Sessions = lambda host: sessions.Sessions(host, Path(sys.argv[3]), no_seat)  # type: ignore[misc,assignment]
+        service.Sessions = functools.partial(  # type: ignore[misc,assignment]
+            sessions.Sessions, path=Path(sys.argv[3]), seat=no_seat
+        )
         asyncio.run(service.Service(Configuration()).run())
 
 
