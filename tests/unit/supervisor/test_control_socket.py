@@ -122,5 +122,5 @@ def test_status_shows_the_others_where_one_does_not_answer(
     with runtime.claim("silent"), runtime.claim("work"):
         assert status.run(argparse.Namespace(name=None, json=True)) == 0
     said = capsys.readouterr()
-    assert json.loads(said.out) == [{"name": "work", "guest": None}]
+    assert json.loads(said.out) == [{"name": "work", "guest": None, "monitors": None}]
     assert "'silent'" in said.err
