@@ -115,10 +115,11 @@ async def booted(
             ) as process:
                 common = {"queue-size": devices.FS_QUEUE_SIZE, **properties}
                 options: dict[str, Option] = {"shared_dir": str(shares[OURS]), **ours}
-                planned = devices.PlannedDevice(OURS, "fs", options, {"tag": OURS, **common}, followed=followed)
+                channel = devices.FILE_EVENTS if followed else ""
+                planned = devices.PlannedDevice(OURS, "fs", options, {"tag": OURS, **common}, channel=channel)
                 if followed:
                     await vm.agent.agent()
-                await devices.serve(vm.supervisor, vm.folder, [planned], vm.file_events)
+                await devices.serve(vm.supervisor, vm.folder, [planned], vm.channels)
                 pair = [
                     devices.vhost_user_device(vm.folder, planned),
                     VhostUserDevice("bench-peer", "vhost-user-fs-pci", socket, {"tag": PEER, **common}),
