@@ -23,6 +23,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from guests import reached
 from peers import PROJECT, BenchError, main, say
 from subos_desktop.clipboard import CHUNK, HTML, PNG, TEXT, Selection
 from subos_desktop.clipboard.x11 import X11Clipboard
@@ -35,7 +36,6 @@ from subos_devices.launcher.guest_run import Mode
 from subos_devices.launcher.settings import SETTINGS
 from subos_devices.launcher.vm import VmPlan, start
 from subos_devices.supervisor.zygote import Zygote
-from subos_devices.vsock import client
 
 WORK = Path(__file__).with_name("work.py")
 PORT = 5000
@@ -179,7 +179,7 @@ async def booted(zygote: Zygote) -> AsyncIterator[tuple[asyncio.StreamReader, as
             f"{shlex.join(session)} >/tmp/session.log 2>&1 & {sys.executable} {WORK} {PORT} >/tmp/work.log 2>&1 &"
         )
         await control.run(["sh", "-c", script], b"", "/", timeout=TIMEOUT)
-        connection = await asyncio.to_thread(reached, vsock_path(vm.folder))
+        connection = await asyncio.to_thread(reached, vsock_path(vm.folder), PORT, TIMEOUT)
         connection.setblocking(False)
         reader, writer = await asyncio.open_connection(sock=connection)
         await asyncio.wait_for(reader.readexactly(1), TIMEOUT)
@@ -187,18 +187,6 @@ async def booted(zygote: Zygote) -> AsyncIterator[tuple[asyncio.StreamReader, as
         yield reader, writer
         writer.close()
         await control.close()
-
-
-def reached(path: Path) -> Any:
-    """A stream to work.py, which is just starting."""
-    deadline = time.monotonic() + TIMEOUT
-    while True:
-        try:
-            return client.connect(path, PORT)
-        except SubosError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.2)
 
 
 main(run)

@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from qemu_pointers import AXIS_MAX, Monitor, Move, Vnc
 
+from guests import reached
 from peers import PROJECT, BenchError, main, say
 from subos_devices import signals
 from subos_devices.config import resolve
@@ -39,7 +40,6 @@ from subos_devices.launcher.guest_run import Mode
 from subos_devices.launcher.settings import NO_RUMBLE, SETTINGS
 from subos_devices.launcher.vm import RunningVm, VmPlan, start
 from subos_devices.supervisor.zygote import Zygote
-from subos_devices.vsock import client
 from subos_protocol.input_codes import Abs, Ev, Key, Rel, Syn
 from subos_protocol.virtio_input import virtio_input_event
 
@@ -324,7 +324,7 @@ async def booted(zygote: Zygote, *, rumble: bool) -> AsyncIterator[Guest]:
             begin = f"modprobe -a xhci_pci hid_generic usbhid evdev; {work} >/tmp/work.log 2>&1 &"
             await control.run(["sh", "-c", begin], timeout=TIMEOUT)
             with (
-                await asyncio.to_thread(reached, vsock_path(vm.folder)) as stream,
+                await asyncio.to_thread(reached, vsock_path(vm.folder), PORT, TIMEOUT) as stream,
                 closing(Vnc(screen)) as vnc,
                 closing(Monitor(vm.folder / "qmp.sock")) as monitor,
             ):
@@ -336,18 +336,6 @@ async def booted(zygote: Zygote, *, rumble: bool) -> AsyncIterator[Guest]:
                         raise BenchError(f"the guest has no {name}")
                 yield guest
             await control.close()
-
-
-def reached(path: Path) -> socket.socket:
-    """A stream to work.py, which is just starting."""
-    deadline = time.monotonic() + TIMEOUT
-    while True:
-        try:
-            return client.connect(path, PORT)
-        except SubosError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.1)
 
 
 main(run)

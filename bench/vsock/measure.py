@@ -21,6 +21,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from guests import reached
 from peers import PROJECT, BenchError, main, say
 from subos_devices import runtime, signals
 from subos_devices.config import resolve
@@ -31,7 +32,6 @@ from subos_devices.launcher.guest_run import Mode
 from subos_devices.launcher.settings import SETTINGS
 from subos_devices.launcher.vm import VmPlan, start
 from subos_devices.supervisor.zygote import Zygote
-from subos_devices.vsock import client
 
 OURS, PEER = "subos", "virtio-serial"
 WORK = Path(__file__).with_name("work.py")
@@ -100,7 +100,7 @@ async def booted(zygote: Zygote, cpus: int) -> AsyncIterator[Channels]:
             work = f"{sys.executable} -S {WORK}"
             begin = f"{work} vsock {PORT} >/dev/null 2>&1 & {work} serial {SERIAL} >/dev/null 2>&1 &"
             await control.run(["sh", "-c", begin])
-            ours = stack.enter_context(await asyncio.to_thread(reached, vsock_path(vm.folder)))
+            ours = stack.enter_context(await asyncio.to_thread(reached, vsock_path(vm.folder), PORT, TIMEOUT))
             for channel in (ours, serial):
                 channel.settimeout(TIMEOUT)
             yield {OURS: ours, PEER: serial}
@@ -118,18 +118,6 @@ async def plugged_port(stack: contextlib.ExitStack, folder: Path, monitor: Any) 
         "device_add", driver="virtserialport", bus="ports.0", chardev="bench", name=SERIAL, id="bench"
     )
     return stack.enter_context(listener.accept()[0])
-
-
-def reached(path: Path) -> socket.socket:
-    """A stream to work.py, which is just starting."""
-    deadline = time.monotonic() + TIMEOUT
-    while True:
-        try:
-            return client.connect(path, PORT)
-        except SubosError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.1)
 
 
 # --- rows

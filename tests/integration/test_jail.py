@@ -26,7 +26,8 @@ from subos_devices.testing.fuse import FuseClient
 from subos_devices.vhost_user.device import DeviceSpec
 from subos_protocol.fuse import FUSE_ENTRY_OUT, FUSE_OPEN_IN, FUSE_OPEN_OUT, FUSE_READ_IN, fuse_open_in, fuse_read_in
 from subos_protocol.fuse_opcodes import FUSE_ROOT_ID, FuseInit, FuseOpcode
-from support.ordinary import as_nobody, in_child, open_folder
+from support.children import in_child
+from support.ordinary import as_nobody, open_folder
 from support.strangers import Inquisitive, Reverser
 from support.waiting import eventually
 

@@ -16,11 +16,11 @@ import inspect
 import os
 import stat
 import struct
-import sys
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
+
+from .children import in_child
 
 CLONE_NEWNS, CLONE_NEWUSER = 0x0002_0000, 0x1000_0000  # linux/sched.h
 MS_NOSUID, MS_NODEV, MS_REC, MS_PRIVATE = 2, 4, 1 << 14, 1 << 18  # linux/mount.h
@@ -47,26 +47,13 @@ def contained(test: Test) -> Test:
 
 def run_contained(folder: Path, function: Callable[[], None]) -> None:
     """Runs `function` in a child that can write to `folder` alone. Raises AssertionError with what it raised."""
-    reader, writer = os.pipe()
-    sys.stdout.flush()
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            os.close(reader)
-            contain(folder)
-            check_contained(folder)
-            function()
-            status = 0
-        except BaseException:
-            os.write(writer, traceback.format_exc().encode()[-60000:])
-        finally:
-            os._exit(status)
-    os.close(writer)
-    with os.fdopen(reader, "rb") as pipe:
-        said = pipe.read().decode(errors="replace")
-    _, wait = os.waitpid(child, 0)
-    assert wait == 0, f"in the contained child (status {os.waitstatus_to_exitcode(wait)}):\n{said}"
+
+    def run() -> None:
+        contain(folder)
+        check_contained(folder)
+        function()
+
+    in_child(run)
 
 
 def contain(folder: Path) -> None:

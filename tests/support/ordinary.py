@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ import subos_devices
 import subos_protocol
 from subos_devices.launcher.kernel import find_kernel
 
+from .children import in_child
 from .kernels import small_copy
 
 NOBODY = 65534
@@ -97,27 +97,6 @@ def open_folder() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="subos-", dir="/var/tmp") as folder:
         os.chmod(folder, 0o777)
         yield Path(folder)
-
-
-def in_child(function: Callable[[], None]) -> None:
-    """Runs `function` in a child. Raises AssertionError with what it raised."""
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            os.close(reader)
-            function()
-            status = 0
-        except BaseException:
-            os.write(writer, traceback.format_exc().encode()[-60000:])
-        finally:
-            os._exit(status)
-    os.close(writer)
-    with os.fdopen(reader, "rb") as pipe:
-        said = pipe.read().decode(errors="replace")
-    _, status = os.waitpid(child, 0)
-    assert status == 0, f"in the child:\n{said}"
 
 
 def become_nobody() -> None:

@@ -8,6 +8,7 @@ from time import monotonic
 from typing import Optional
 
 from subos_protocol.agent.errors import RemoteError
+from subos_protocol.agent.relay import both
 from subos_protocol.agent.stream import Stream
 from subos_protocol.effects import Feedback
 from subos_protocol.errors import ProtocolError
@@ -89,15 +90,7 @@ class HeldPad:
     async def carry(self, stream: Stream) -> None:
         """Until the host has no more to say. Raises ChannelError."""
         await stream.send(pack_message(Opened()))
-        hear, say = asyncio.ensure_future(self._hear(stream)), asyncio.ensure_future(self._say(stream))
-        try:
-            done, _ = await asyncio.wait([hear, say], return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
-        finally:
-            hear.cancel()
-            say.cancel()
-            await asyncio.gather(hear, say, return_exceptions=True)
+        await both(self._hear(stream), self._say(stream))
 
     async def _hear(self, stream: Stream) -> None:
         taken = 0

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 from subos_protocol.agent.peer import Peer
+from subos_protocol.agent.relay import both
 from subos_protocol.agent.stream import Stream
 
 MOST_KEPT = 1024  # packets, more than a socket keeps
@@ -79,16 +80,7 @@ class WorkerChannel(ABC):
 
     async def _both_ways(self, stream: Stream) -> None:
         """Until one of them ends. Raises what it raises."""
-        down = asyncio.ensure_future(self._from_agent(stream))
-        up = asyncio.ensure_future(self._from_worker(stream))
-        try:
-            done, _ = await asyncio.wait([down, up], return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
-        finally:
-            down.cancel()
-            up.cancel()
-            await asyncio.gather(down, up, return_exceptions=True)
+        await both(self._from_agent(stream), self._from_worker(stream))
 
 
 class WorkerChannels:

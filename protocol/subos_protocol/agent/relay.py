@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Optional
+from typing import Coroutine, Optional
 
 from .errors import ChannelError, ChannelLost, RemoteError
 from .frames import Head
@@ -27,6 +27,19 @@ async def relay(asked: Stream, to: Peer, head: Optional[Head] = None) -> Optiona
                 await asyncio.gather(onward, return_exceptions=True)
     except ChannelLost as error:
         raise RemoteError("lost", str(error)) from error
+
+
+async def both(one: Coroutine[object, object, None], other: Coroutine[object, object, None]) -> None:
+    """Until one of them ends, and with it the other. Raises what it raises."""
+    tasks = [asyncio.ensure_future(one), asyncio.ensure_future(other)]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _pump(source: Stream, target: Stream, *, end: bool = False) -> None:
