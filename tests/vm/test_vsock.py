@@ -22,6 +22,7 @@ from subos_devices.launcher.devices import vsock_path
 from subos_devices.vsock import client
 from support.command import COMMAND, status_of, subos
 from support.guest import Guest
+from support.ordinary import NOBODY
 from support.steps import step
 from support.waiting import eventually
 
@@ -167,18 +168,15 @@ def test_500_connections_of_the_hosts_at_once(guest: Guest, folder: Path) -> Non
 
 
 def test_ports_below_1024_are_for_privileged_programs(guest: Guest) -> None:
-    ordinary = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
-
-    def reach(port: int, source: int, *before: str) -> Any:
-        done = guest.run([*before, *guest.inside_command(PROGRAM, "reach", str(port), str(source))])
-        return json.loads(done.stdout)
+    def reach(port: int, source: int, uid: int = 0) -> Any:
+        return json.loads(guest.inside(PROGRAM, "reach", str(port), str(source), str(uid)))
 
     with listening(guest, 253), listening(guest, 6003):
         assert reach(253, 1000) == "connected"
         assert reach(253, 0) == "Connection reset by peer"  # root, from an ordinary port
-        assert reach(253, 0, *ordinary) == "Connection reset by peer"
-        assert reach(253, 1000, *ordinary) == "Permission denied"
-        assert reach(6003, 0, *ordinary) == "connected"
+        assert reach(253, 0, NOBODY) == "Connection reset by peer"
+        assert reach(253, 1000, NOBODY) == "Permission denied"
+        assert reach(6003, 0, NOBODY) == "connected"
     assert reach(6003, 0) == "Connection reset by peer"  # nobody listens any more
 
 
