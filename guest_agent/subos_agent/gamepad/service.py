@@ -27,7 +27,8 @@ GRACE = 6.0
 """Seconds that a pad is kept for a stream that goes on with it: a worker in trouble starts again after five."""
 TWIN_SECONDS = 5.0
 """How long its twin may take to appear: the guest's driver has just been started."""
-MAX_PADS = 16
+MAX_PADS = 32
+"""Event devices: a pad may have three."""
 
 
 class _Turns:

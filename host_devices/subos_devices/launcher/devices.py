@@ -17,12 +17,13 @@ from ..runtime import listen
 from ..supervisor.supervisor import Supervisor
 from ..vhost_user.device import DeviceSpec, Option
 from .qemu import VhostUserDevice
-from .settings import MAX_GAMEPADS, NO_RUMBLE
+from .settings import GAMEPAD_OPTIONS, HOTPLUG, MAX_GAMEPADS, NO_RUMBLE, NO_SENSORS
 from .shares import ROOT_TAG, Share
 
+INPUT_KINDS = ("mouse", "pointer", "keyboard", "touch", "pen", "gamepad", "motion", "touchpad")
 QEMU_DRIVERS = {
     "fs": "vhost-user-fs-pci",
-    **dict.fromkeys(("mouse", "pointer", "keyboard", "touch", "pen", "gamepad"), "vhost-user-input-pci"),
+    **dict.fromkeys(INPUT_KINDS, "vhost-user-input-pci"),
     "rng": "vhost-user-rng-pci",
     "vsock": "vhost-user-vsock-pci",
 }
@@ -35,7 +36,9 @@ NO_CHANNELS: Mapping[str, WorkerChannels] = MappingProxyType({})
 @dataclass(frozen=True)
 class PlannedDevice:
     """One device of a VM, before anything of it exists. `driven` ones have a driver socket; `removable` ones can be
-    taken out while the VM runs; `channel` is the name of the worker's channel to the guest's agent, if it has one."""
+    taken out while the VM runs; `channel` is the name of the worker's channel to the guest's agent, if it has one.
+    `beside` is the device whose PCI slot it shares where nothing is plugged while the VM runs. A `hot` one is not there
+    before something drives it, or the gamepad that it is beside."""
 
     name: str
     kind: str
@@ -44,6 +47,8 @@ class PlannedDevice:
     driven: bool = False
     removable: bool = False
     channel: str = ""
+    beside: str = ""
+    hot: bool = False
 
 
 def share_device(share: Share, common: Mapping[str, Option] | None = None) -> PlannedDevice:
@@ -79,19 +84,36 @@ def input_device(kind: str) -> PlannedDevice:
 
 
 def gamepads(wanted: Sequence[str]) -> list[PlannedDevice]:
-    """`gamepad1` and so on, each by its profile, with NO_RUMBLE after it where the guest's agent is to leave it alone.
-    Raises UserError for what is no profile, or too many."""
+    """`gamepad1` and so on, each by its profile and GAMEPAD_OPTIONS, with `gamepad1-motion` and `gamepad1-touchpad`
+    where the real one has such. Raises UserError for what is no profile or option, or too many."""
     if len(wanted) > MAX_GAMEPADS:
         raise UserError(f"{len(wanted)} gamepads are too many", f"a VM has at most {MAX_GAMEPADS}")
-    devices = []
-    for number, text in enumerate(wanted, 1):
-        from ..input.gamepad.profiles import load  # which takes the time that loading the kernel's codes takes
+    return [device for number, text in enumerate(wanted, 1) for device in _gamepad(f"gamepad{number}", text)]
 
-        profile = text.removesuffix(NO_RUMBLE)
-        load(profile)
-        channel = GAMEPAD if profile == text else ""
-        devices.append(PlannedDevice(f"gamepad{number}", "gamepad", {"profile": profile}, driven=True, channel=channel))
-    return devices
+
+def _gamepad(name: str, text: str) -> list[PlannedDevice]:
+    from ..input.gamepad.profiles import load  # which takes the time that loading the kernel's codes takes
+
+    profile, *options = text.split(":")
+    parts = load(profile).parts
+    for option in options:
+        if option not in GAMEPAD_OPTIONS:
+            raise UserError(f"{text}: {option!r} is no option of a gamepad", f"there are {', '.join(GAMEPAD_OPTIONS)}")
+    pad = PlannedDevice(
+        name,
+        "gamepad",
+        {"profile": profile},
+        driven=True,
+        channel="" if NO_RUMBLE in options else GAMEPAD,
+        hot=HOTPLUG in options,
+    )
+    # uinput knows no serials: where the agent makes them, its twins need ones that differ.
+    serial: dict[str, Option] = {} if pad.channel else {"serial": name}
+    return [pad] + [
+        replace(pad, name=f"{name}-{part}", kind=part, options={**pad.options, **serial}, beside=name)
+        for part in parts
+        if NO_SENSORS not in options
+    ]
 
 
 def plan(
@@ -136,7 +158,8 @@ def vhost_user_device(folder: Path, device: PlannedDevice) -> VhostUserDevice:
     """How QEMU is told of a device that is served in `folder`."""
     driver = QEMU_DRIVERS[device.kind]
     path = socket_path(folder, device)
-    return VhostUserDevice(f"subos-{device.name}", driver, path, device.properties, device.removable)
+    beside = f"subos-{device.beside}" if device.beside else ""
+    return VhostUserDevice(f"subos-{device.name}", driver, path, device.properties, device.removable, beside)
 
 
 def driver_path(folder: Path, name: str) -> Path:
@@ -157,8 +180,8 @@ def serve_command(folder: Path, device: PlannedDevice) -> list[str]:
         command += ["--readonly"] if device.options["readonly"] else []
     if device.driven:
         command += ["--driver-socket", str(driver_path(folder, device.name))]
-    if device.kind == "gamepad":
-        command += ["--option", f"profile={device.options['profile']}"]
+    if "profile" in device.options:
+        command += [word for key, value in device.options.items() for word in ("--option", f"{key}={value}")]
     if device.kind == "vsock":
         command += ["--uds-path", str(vsock_path(folder))]
     return command
