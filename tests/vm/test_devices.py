@@ -211,7 +211,9 @@ def test_status_lists_the_vm(guest: Guest) -> None:
         "keyboard": "keyboard",
         "touch": "touch",
         "pen": "pen",
-        **dict.fromkeys(("gamepad1", "gamepad2"), "gamepad"),
+        **dict.fromkeys(("gamepad1", "gamepad2", "gamepad3"), "gamepad"),
+        **dict.fromkeys(("gamepad2-motion", "gamepad3-motion"), "motion"),
+        **dict.fromkeys(("gamepad2-touchpad", "gamepad3-touchpad"), "touchpad"),
         "rng": "rng",
         "vsock": "vsock",
     }
