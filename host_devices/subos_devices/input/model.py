@@ -111,6 +111,9 @@ class InputDevice(Device):
         self._put(self._state.leave(source))
         self._send_to_running_guest()
 
+    def driven(self, by_anybody: bool) -> None:
+        """The first driver has come, or the last one has gone."""
+
     # --- inside
 
     def _hear(self, queue: Virtqueue, words: Words) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -29,6 +29,7 @@ QEMU_DRIVERS = {
 }
 MICE = ("mouse", "pointer")  # absolute and relative: while the VM runs, either can be had instead of the other
 FILE_EVENTS, GAMEPAD = "events", "agent"  # channels of workers: their names in a device's descriptors
+PRESENCE = "presence"  # an eventfd: a gamepad's worker has news of its drivers
 FS_QUEUE_SIZE = 1024  # descriptors; Linux sizes its requests by it, so a small one means small reads
 NO_CHANNELS: Mapping[str, WorkerChannels] = MappingProxyType({})
 
@@ -149,6 +150,16 @@ def plan(
     return devices
 
 
+def refuse_hot(planned: Sequence[PlannedDevice]) -> None:
+    """For a VM that somebody else starts. Raises UserError for devices that come and go by themselves."""
+    for device in planned:
+        if device.hot:
+            raise UserError(
+                f"{device.name}: :{HOTPLUG} is for subos-devices run, which plugs and unplugs",
+                f"leave :{HOTPLUG} out: the guest keeps a gamepad that nothing drives, with nothing pressed",
+            )
+
+
 def socket_path(folder: Path, device: PlannedDevice) -> Path:
     """Where QEMU finds the device."""
     return folder / f"{device.name}.vhost.sock"  # a share's tag may be any word, "control" and "qmp" too
@@ -192,9 +203,10 @@ async def serve(
     folder: Path,
     devices: Sequence[PlannedDevice],
     channels: Mapping[str, WorkerChannels] = NO_CHANNELS,
+    presence: Callable[[str], int] | None = None,
 ) -> None:
     """Binds the devices' sockets in `folder` and serves them; `channels` to the guest's agent are there by what devices
-    call them. Raises UserError."""
+    call them, `presence` makes what a hot gamepad tells of its drivers by. Raises UserError."""
     for device in devices:
         with contextlib.ExitStack() as undo:
             fds: dict[str, int] = {}
@@ -209,6 +221,9 @@ async def serve(
             if device.channel in channels:
                 fds[device.channel] = channels[device.channel].open(device.name)
                 undo.callback(os.close, fds[device.channel])
+            if device.hot and device.kind == "gamepad" and presence is not None:
+                fds[PRESENCE] = presence(device.name)
+                undo.callback(os.close, fds[PRESENCE])
             listener = undo.enter_context(listen(socket_path(folder, device)))
             undo.pop_all()
             fds |= {name: made.detach() for name, made in sockets.items()}

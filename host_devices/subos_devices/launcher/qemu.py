@@ -19,6 +19,7 @@ MINIMUM_VERSION = (8, 2)
 
 ACCELERATORS = ("auto", "kvm", "tcg")
 
+FUNCTIONS = 8  # of a slot
 LAST_SLOT = 0x1E
 """Of a root bus; what is behind it, 0x1f, is q35's own."""
 
@@ -182,6 +183,8 @@ class MachineConfig:
     serial_fd: int | None = None
     qmp_fd: int | None = None
     hotplug_slots: int = 8
+    spare_ports: int = 0
+    """Further places for devices that are plugged later, eight a slot."""
 
 
 def kernel_arguments(architecture: Architecture) -> str:
@@ -221,6 +224,10 @@ def qemu_arguments(config: MachineConfig) -> list[str]:
     arguments += _consoles(config)
     for slot in range(config.hotplug_slots):
         arguments += _root_port(f"slot{slot}", next(chassis))
+    last = LAST_SLOT - len({device.beside for device in config.devices if device.beside})
+    for number in range(config.spare_ports):
+        place = f"{last - number // FUNCTIONS:#x}.{number % FUNCTIONS}"
+        arguments += _root_port(f"spare{number}", next(chassis), f",addr={place},multifunction=on")
     return arguments
 
 
@@ -244,9 +251,9 @@ def _emulated_processor(config: MachineConfig) -> str:
     return "max,-erms,-fsrm,-fzrm,-fsrs,-fsrc" if config.architecture.qemu == "x86_64" else "max"
 
 
-def _root_port(name: str, chassis: int) -> list[str]:
+def _root_port(name: str, chassis: int, place: str = "") -> list[str]:
     """On PCI Express a device comes and goes only at a root port that was there from the start."""
-    return ["-device", f"pcie-root-port,id={name},chassis={chassis},bus=pcie.0"]
+    return ["-device", f"pcie-root-port,id={name},chassis={chassis},bus=pcie.0{place}"]
 
 
 def _boot(config: MachineConfig) -> list[str]:

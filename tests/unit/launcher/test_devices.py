@@ -79,6 +79,19 @@ def test_a_gamepad_without_its_sensors() -> None:
     assert (pad.channel, pad.options) == ("", {"profile": "switchpro"})
 
 
+def test_gamepads_that_come_and_go_are_for_run() -> None:
+    planned = devices.plan([], gamepad=["xbox360", "switchpro:hotplug"])
+    assert [(device.name, device.hot) for device in planned] == [
+        ("gamepad1", False),
+        ("gamepad2", True),
+        ("gamepad2-motion", True),
+    ]
+    devices.refuse_hot(planned[:1])
+    with pytest.raises(UserError, match="gamepad2: :hotplug is for subos-devices run") as caught:
+        devices.refuse_hot(planned)
+    assert "leave :hotplug out" in caught.value.hint
+
+
 def test_gamepads_that_there_cannot_be() -> None:
     with pytest.raises(UserError, match="xbox360:rumble: 'rumble' is no option of a gamepad") as caught:
         devices.plan([], gamepad=["xbox360:rumble"])

@@ -109,6 +109,16 @@ def test_devices_beside_each_other_share_a_slot() -> None:
     } <= pairs(arguments)
 
 
+def test_places_for_what_is_plugged_later_share_slots_too() -> None:
+    pad = VhostUserDevice("pad1", "vhost-user-input-pci", Path("/run/1"))
+    config = replace(default_guest(), devices=[pad, replace(pad, id="pad1-motion", beside="pad1")], spare_ports=9)
+    found = pairs(qemu_arguments(config))
+    ports = [(0x1D, function) for function in range(8)] + [(0x1C, 0)]
+    for number, (slot, function) in enumerate(ports):
+        place = f"addr={slot:#x}.{function},multifunction=on"
+        assert ("-device", f"pcie-root-port,id=spare{number},chassis={3 + number},bus=pcie.0,{place}") in found
+
+
 def test_the_order_of_devices_is_kept() -> None:
     arguments = " ".join(qemu_arguments(default_guest()))
     assert arguments.index("id=root,") < arguments.index("id=mouse,") < arguments.index("virtserialport")

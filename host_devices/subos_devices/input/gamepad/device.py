@@ -9,6 +9,7 @@ The further event devices of a pad, its PARTS, are devices of their own, as they
 
 from __future__ import annotations
 
+import os
 import socket
 from abc import abstractmethod
 from typing import Any, ClassVar
@@ -44,7 +45,7 @@ class AgentDevice(InputDevice):
         self.capabilities, self.rest = self.described()
         super().__init__(spec)
         self._agent: AgentLink | None = None
-        self._statistics = memoryview(bytearray(1))  # whether the agent has it
+        self._statistics = memoryview(bytearray(2))  # whether the agent has it, whether anything drives it
 
     @abstractmethod
     def described(self) -> tuple[Capabilities, Rest]:
@@ -136,11 +137,24 @@ class AgentDevice(InputDevice):
 
 
 class GamepadDevice(AgentDevice):
-    """`gamepad`: option `profile`, one of `names()`."""
+    """`gamepad`: option `profile`, one of `names()`. `spec.fds["presence"]`, if there, is an eventfd: there is news of
+    whether anything drives it."""
 
     def __init__(self, spec: DeviceSpec) -> None:
         super().__init__(spec)
         self.force_feedback = self.profile.force_feedback
+
+    def describe(self, statistics: memoryview) -> dict[str, Any]:
+        return {"gamepad": {"agent": bool(statistics[0]), "driven": bool(statistics[1])}}
+
+    def start(self, worker: Worker) -> None:
+        super().start(worker)
+        self.driven(False)  # a worker before may have died with drivers
+
+    def driven(self, by_anybody: bool) -> None:
+        self._statistics[1] = by_anybody
+        if "presence" in self.spec.fds:
+            os.eventfd_write(self.spec.fds["presence"], 1)
 
     def described(self) -> tuple[Capabilities, Rest]:
         return self.profile.capabilities, self.profile.rest
