@@ -22,7 +22,7 @@ from .plugged import Plugged
 GRACE = 1.0
 """Seconds without a driver until a pad goes: one that comes back at once, to another worker say, is no replug."""
 RETRY = 5.0
-"""Seconds until what could not be plugged or unplugged is tried again."""
+"""Seconds until what could not be plugged or unplugged is tried again, or looked at."""
 
 log = logging.getLogger("subos")
 
@@ -86,6 +86,11 @@ async def _keep(pad: _Pad, plugged: Plugged, supervisor: Supervisor, agent: Game
     def driven() -> bool:
         return bool(supervisor.devices[pad.name].status()["gamepad"]["driven"])
 
+    def there(device: PlannedDevice) -> bool:
+        """What the guest lets go of late goes by itself."""
+        return device.name in plugged.devices and supervisor.devices[device.name].connected
+
+    unsettled = False
     while True:
         await pad.changed.wait()
         pad.changed.clear()
@@ -94,18 +99,23 @@ async def _keep(pad: _Pad, plugged: Plugged, supervisor: Supervisor, agent: Game
                 await asyncio.wait_for(pad.changed.wait(), GRACE)
         try:
             async with plugged.lock:
-                if driven() and pad.name not in plugged.devices:
-                    await plugged.plug(pad.devices)
-                elif not driven() and pad.name in plugged.devices:
+                missing = [device for device in pad.devices if not there(device)]
+                if driven() and missing:
+                    await plugged.plug(missing)
+                    unsettled = False
+                elif not driven():
                     await _unplug(pad, plugged, agent)
+                    unsettled = False
         except UserError as error:
             log.error("%s: %s", pad.name, error.message)
+            unsettled = True  # a guest that was to let go of it may do so at any time, wanted or not
+        if unsettled:
             asyncio.get_running_loop().call_later(RETRY, pad.changed.set)
 
 
 async def _unplug(pad: _Pad, plugged: Plugged, agent: Gamepads) -> None:
     """First out of the VM, then out of the agent's hands: it would give the twin its driver back. Raises UserError."""
-    for device in reversed(pad.devices):  # the pad is what says that they are there
+    for device in pad.devices:
         if device.name in plugged.devices:
             await plugged.unplug(device.name)
-        agent.let_go(device.name)
+            agent.let_go(device.name)
