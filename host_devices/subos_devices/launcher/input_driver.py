@@ -53,5 +53,6 @@ async def input_driver(name: str, config: Path | None) -> AsyncIterator[None]:
         try:
             await asyncio.wait_for(process.wait(), END_SECONDS)
         except TimeoutError:
-            process.kill()
+            with contextlib.suppress(ProcessLookupError):  # it has ended since
+                process.kill()
             await process.wait()
