@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 import os
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ...errors import UserError
+from ...errors import UserError, did_you_mean
 from .host import Identity
 from .mapping import Mapping, parse_mapping
 
@@ -76,9 +75,7 @@ def parse_rules(tables: list[dict[str, Any]], where: str = "input") -> list[Rule
 def _parse_rule(table: dict[str, Any], where: str) -> Rule:
     for key in table:
         if key not in _KEYS:
-            near = difflib.get_close_matches(key, _KEYS, 1)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(_KEYS)}"
-            raise UserError(f"{where}: there is no setting {key!r}", hint)
+            raise UserError(f"{where}: there is no setting {key!r}", did_you_mean(key, _KEYS))
     for key, kind, kind_name in (("device", str, "a text"), ("to", str, "a text"), ("grab", bool, "true or false")):
         if key in table and type(table[key]) is not kind:
             raise UserError(f"{where}: {key} must be {kind_name}, not {table[key]!r}", f"device: {_HINT}")
