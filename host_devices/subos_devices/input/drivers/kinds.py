@@ -19,6 +19,9 @@ TARGETS = {
 SHARED = frozenset({"keyboard", "mouse", "pointer"})
 """Kinds of the guest's devices that several host devices may drive at once."""
 
+POINTING = frozenset({"mouse", "touch", "pen"})
+"""Kinds of the guest's devices that say a place, on axes that reach over its whole desktop."""
+
 PAD_BUTTONS = frozenset(range(Key.BTN_JOYSTICK, Key.BTN_DIGI)) | frozenset(
     range(Key.BTN_TRIGGER_HAPPY, Key.BTN_TRIGGER_HAPPY + 0x28)
 )
