@@ -14,7 +14,7 @@ Layouts = Callable[[], AsyncGenerator[Layout, None]]
 """Tells them. It raises SubosError where nobody says so, or no longer."""
 
 AGAIN = 5.0  # seconds until it is asked again, where nobody said: a desktop may begin
-PAUSE = 0.1  # seconds between two layouts that are heeded: a guest may change them without end
+PAUSE = 1.0  # seconds between two layouts that are heeded, and spoken of: a guest may change them without end
 
 
 class Monitors:
