@@ -35,11 +35,14 @@ from ..vhost_user.session import (
 from ..vhost_user.worker import Counters
 from .desk import Desk
 from .link import WorkerLink
+from .nurseries import Nursery
+from .process_models import Model
 from .sandbox.report import warning
 from .throttle import Throttle
 from .zygote import Zygote
 
 BACKOFF = (0.0, 0.0, 0.05, 0.25, 1.0, 5.0)  # seconds before a respawn, by deaths in a row
+PROGRAM_PATIENCE = 10.0  # seconds that another program has to say that it is ready
 STEADY = 10.0  # seconds of life after which a worker's death begins a new row
 
 log = logging.getLogger("subos")
@@ -58,14 +61,20 @@ class DeviceServer:
         listener: socket.socket,
         zygote: Zygote,
         on_disconnect: Callable[[], None] = lambda: None,
+        *,
+        model: Model,
+        nursery: Nursery,
     ) -> None:
         self.spec = spec
+        self.model = model
         self.restarts = 0
         self.faults = 0
         self.worker: WorkerLink | None = None
         self.session = Session(registry.build(spec))
         self._listener = listener
         self._zygote = zygote
+        self._nursery = nursery
+        self._renewed = False
         self._on_disconnect = on_disconnect
         self._counters_fd = Counters.create()
         self.counters = Counters(self._counters_fd)
@@ -83,7 +92,18 @@ class DeviceServer:
 
     async def start(self) -> None:
         """Starts the worker and waits until its device is ready. Raises UserError where it cannot be."""
+        self._nursery.join(self)
         self._spawn(respawned=False)
+        if self.model.command:
+            await asyncio.wait([self._ready], timeout=PROGRAM_PATIENCE)
+            if not self._ready.done():
+                self._ready.set_exception(
+                    UserError(
+                        f"{self.spec.name}: {self.model.command[0]} has not said within {PROGRAM_PATIENCE:g} s that it "
+                        "is ready",
+                        "host_devices/README.md has what a worker says and hears",
+                    )
+                )
         await self._ready
         self._listener.setblocking(False)
         self._task = self._loop.create_task(self._serve())
@@ -99,6 +119,7 @@ class DeviceServer:
         if self.worker is not None:
             self.worker.close()
             self.worker = None
+        self._nursery.leave(self)
         self._listener.close()
         self.session.close()
         os.close(self._counters_fd)
@@ -118,6 +139,7 @@ class DeviceServer:
             "connected": self.connected,
             "driver": any(vring.started for vring in self.session.vrings),
             "pid": self.worker.pid if self.worker else None,
+            "process": str(self.model),
             "restarts": self.restarts,
             "faults": self.faults,
             "sandbox": self.sandbox,
@@ -133,7 +155,7 @@ class DeviceServer:
         self.sandbox = None
         self._born = self._loop.time()
         self.worker = WorkerLink(
-            self._zygote,
+            self._nursery,
             self.spec,
             self._counters_fd,
             respawned=respawned,
@@ -153,10 +175,10 @@ class DeviceServer:
     def _hear(self, message: dict[str, Any]) -> None:
         said = printable(str(message.get("message")))  # it may be in a hostile guest's hands
         match message["op"]:
+            case "jailed":  # from where another program is executed
+                self._is_jailed(message)
             case "ready":
-                if self.sandbox is None:  # what it says later may be the guest's words
-                    self.sandbox = _understood(message.get("sandbox"))
-                    self._zygote.tell_once(warning(self.sandbox))
+                self._is_jailed(message)
                 if not self._ready.done():
                     self._ready.set_result(None)
             case "failed":
@@ -173,6 +195,11 @@ class DeviceServer:
             case "log":
                 log.warning("%s: %s", self.spec.name, said)
 
+    def _is_jailed(self, message: dict[str, Any]) -> None:
+        if self.sandbox is None:  # what it says later may be the guest's words
+            self.sandbox = _understood(message.get("sandbox"))
+            self._zygote.tell_once(warning(self.sandbox))
+
     def _fault(self, vring: Vring, reason: str) -> None:
         self.faults += 1
         log.error("%s: the guest's driver broke its ring: %s", self.spec.name, reason)
@@ -185,6 +212,10 @@ class DeviceServer:
             self._ready.set_exception(UserError(f"the worker of {self.spec.name} died while it started"))
         if self._ready.exception() is not None:
             return  # it never served; `start` says why
+        if self._renewed:
+            self._renewed = False
+            self._spawn(respawned=True)
+            return
         now = self._loop.time()
         self._deaths = 0 if now - self._born > STEADY else self._deaths + 1
         delay = BACKOFF[min(self._deaths, len(BACKOFF) - 1)]
@@ -193,6 +224,22 @@ class DeviceServer:
         if delay:
             self._respawn = self._loop.call_later(delay, lambda: self._spawn(respawned=True))
         else:
+            self._spawn(respawned=True)
+
+    # --- what a group asks
+
+    @property
+    def is_served(self) -> bool:
+        return self.worker is not None
+
+    def renew(self) -> None:
+        if self.worker is not None:
+            self._renewed = True
+            self.worker.kill()
+
+    def hurry(self) -> None:
+        if self._respawn is not None:
+            self._respawn.cancel()
             self._spawn(respawned=True)
 
     # --- QEMU

@@ -14,7 +14,8 @@ from ..vhost_user.memory import GuestMemory
 from ..vhost_user.session import Session, Vring
 from ..vhost_user.worker import MAX_PACKET, QUESTIONS
 from .desk import Desk
-from .zygote import Zygote
+from .nurseries import Nursery
+from .zygote import Wanted
 
 PACKETS_AT_ONCE = 32  # of one worker, before the event loop looks at the others
 
@@ -28,7 +29,7 @@ class WorkerLink:
 
     def __init__(
         self,
-        zygote: Zygote,
+        nursery: Nursery,
         spec: DeviceSpec,
         counters: int,
         *,
@@ -37,10 +38,10 @@ class WorkerLink:
         on_death: Callable[[], None],
         desk: Desk | None = None,
     ) -> None:
-        self.pid = 0  # told by the zygote a little later
+        self.pid = 0  # told a little later
         self.alive = True
         self._doomed = False
-        self._zygote = zygote
+        self._nursery = nursery
         self._on_message = on_message
         self._on_death = on_death
         self._stops: dict[int, asyncio.Future[None]] = {}
@@ -53,7 +54,7 @@ class WorkerLink:
         if desk is not None:
             spec = spec._replace(fds={**spec.fds, QUESTIONS: desk.theirs.fileno()})
         with theirs, contextlib.suppress(OSError):  # a zygote that has died: the socket closes, which is a death too
-            zygote.spawn(spec, theirs, counters, respawned=respawned, on_pid=self._born)
+            nursery.spawn(Wanted(spec, theirs, counters, respawned), self._born)
         if desk is not None:
             desk.theirs.close()
 
@@ -101,7 +102,7 @@ class WorkerLink:
         """SIGKILL; `on_death` follows when the kernel has taken the process apart."""
         self._doomed = True
         if self.pid:
-            self._zygote.kill(self.pid)
+            self._nursery.kill(self.pid)
 
     def close(self) -> None:
         """Lets the worker end by itself: it leaves its loop when the socket closes. No `on_death` comes."""

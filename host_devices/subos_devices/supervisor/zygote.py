@@ -4,8 +4,9 @@ It is an interpreter of its own (`zygote_process.py`), small because it loads no
 shares most of its memory with it and with its siblings. It hears, over a SOCK_SEQPACKET socket, one JSON object a
 packet:
 
-    {"spec": …, "respawned": bool, "sandbox": …}   a worker is wanted, in a jail of this `Choice`; descriptors: its
-                                     control socket, its counters, the spec's own
+    {"devices": [[spec, respawned], …], "group": …, "command": […], "sandbox": …}   a worker is wanted for these, in a
+                                     jail of this `Choice`; descriptors: for each device its control socket, its
+                                     counters, the spec's own
     {"kill": pid}                    a worker is to end
 
 and says {"pid": n} for each worker wanted, in order, and {"exited": pid, "status": n} when one has ended. Everybody
@@ -24,8 +25,10 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from ..vhost_user.device import DeviceSpec
+from .process_models import Model
 from .sandbox.policies import AUTO, Choice
 
 PROGRAM = f"from {__name__}_process import live; live()"  # -m would load runpy and all that it needs
@@ -34,6 +37,31 @@ KEPT, KEPT_PREFIXES = ("PATH", "LANG", "TMPDIR"), ("PYTHON", "SUBOS_", "LD_", "L
 PATIENCE = 1.0  # seconds that a zygote has to end once nobody wants it
 
 log = logging.getLogger("subos")
+
+
+OnPid = Callable[[int], None]
+
+
+class Wanted(NamedTuple):
+    """A worker that one device wants."""
+
+    spec: DeviceSpec
+    control: socket.socket
+    counters: int
+    respawned: bool = False
+
+    def dup(self) -> Wanted:
+        """Another, with descriptors of its own."""
+        fds = {name: os.dup(fd) for name, fd in self.spec.fds.items()}
+        return self._replace(
+            spec=self.spec._replace(fds=fds), control=self.control.dup(), counters=os.dup(self.counters)
+        )
+
+    def close(self) -> None:
+        """Its descriptors; once."""
+        self.control.close()
+        for fd in (self.counters, *self.spec.fds.values()):
+            os.close(fd)
 
 
 @dataclass
@@ -45,7 +73,7 @@ class Zygote:
     kinds: tuple[str, ...] = ()
     sandbox: Choice = AUTO
     """How the workers are jailed that are asked for from now on."""
-    _unborn: list[tuple[str, Callable[[int], None]]] = field(default_factory=list)
+    _unborn: list[tuple[str, OnPid]] = field(default_factory=list)
     _told: set[str] = field(default_factory=set)
     _names: dict[int, str] = field(default_factory=dict)
 
@@ -54,20 +82,17 @@ class Zygote:
         """Starts the zygote, and has it load these kinds of devices at once; others it loads when one is asked for."""
         return cls(*_start(kinds), kinds)
 
-    def spawn(
-        self,
-        spec: DeviceSpec,
-        control: socket.socket,
-        counters: int,
-        *,
-        respawned: bool,
-        on_pid: Callable[[int], None],
-    ) -> None:
-        """Asks for a worker; `hear` calls `on_pid` a little later. Raises OSError when the zygote is gone."""
-        fields = {**spec._asdict(), "options": dict(spec.options), "fds": list(spec.fds)}
-        data = json.dumps({"spec": fields, "respawned": respawned, "sandbox": self.sandbox}).encode()
-        socket.send_fds(self.channel, [data], [control.fileno(), counters, *spec.fds.values()])
-        self._unborn.append((spec.name, on_pid))
+    def spawn(self, devices: Sequence[Wanted], model: Model, on_pid: OnPid) -> None:
+        """Asks for one worker for all of them; `hear` calls `on_pid` a little later. What it is given stays the
+        caller's. Raises OSError when the zygote is gone."""
+        said = [
+            [{**spec._asdict(), "options": dict(spec.options), "fds": list(spec.fds)}, respawned]
+            for spec, _, _, respawned in devices
+        ]
+        message = {"devices": said, "group": model.group, "command": model.command, "sandbox": self.sandbox}
+        fds = [fd for device in devices for fd in (device.control.fileno(), device.counters, *device.spec.fds.values())]
+        socket.send_fds(self.channel, [json.dumps(message).encode()], fds)
+        self._unborn.append((model.group or devices[0].spec.name, on_pid))
 
     def tell_once(self, warning: str) -> None:
         """Logs what is the same for each worker, once."""

@@ -14,20 +14,22 @@ import select
 import signal
 import socket
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from typing import Any
 
 from .. import registry
 from ..processes import die_with_parent, set_name
 from ..vhost_user import worker
 from ..vhost_user.connection import receive_fds
-from ..vhost_user.device import Device, DeviceSpec
-from .sandbox.jail import OFF, Cell, born, close_jail
-from .sandbox.policies import Choice
+from ..vhost_user.device import DeviceSpec
+from . import births
+from .births import Newborn
+from .sandbox.jail import Cell, born
+from .sandbox.policies import Choice, joint_policy
 from .sandbox.privileges import die_with
 
 MAX_PACKET = 65536
-MAX_FDS = 64
+MAX_FDS = 253  # SCM_MAX_FD
 
 
 def live() -> None:
@@ -118,16 +120,18 @@ def _obey(control: socket.socket, workers: set[int], myself: int) -> bool:
         if message["kill"] in workers:  # not reaped yet, so the number is still its own
             os.kill(message["kill"], signal.SIGKILL)
         return True
-    _preload(message["spec"]["kind"])
-    spec, choice = _spec(message, fds), Choice(*message["sandbox"])
+    newborns, choice, command = _newborns(message, fds), Choice(*message["sandbox"]), tuple(message["command"])
+    specs = [newborn.spec for newborn in newborns]
+    for spec in specs:
+        _preload(spec.kind)
     pid: int | None
     cell: Cell | None = None
     try:
-        pid, cell = born(spec, choice)
+        pid, cell = born(specs[0], choice, joint_policy(specs, choice))
     except OSError:
         pid = None  # out of processes or memory: the worker's socket closes, and the supervisor tries again later
     if pid == 0:
-        _run_worker(spec, message["respawned"], fds, cell, myself)
+        _run_worker(newborns, message["group"], command, cell, myself)
     if pid is not None:
         workers.add(pid)
     for fd in fds:
@@ -137,33 +141,32 @@ def _obey(control: socket.socket, workers: set[int], myself: int) -> bool:
     return True
 
 
-def _spec(message: dict[str, Any], fds: list[int]) -> DeviceSpec:
-    said = message["spec"]
-    named = dict(zip(said["fds"], fds[2:], strict=True))
-    return DeviceSpec(said["kind"], said["name"], said["options"], named)
+def _newborns(message: dict[str, Any], fds: list[int]) -> list[Newborn]:
+    """The devices of the worker that is wanted."""
+    found, rest = [], iter(fds)
+    for said, respawned in message["devices"]:
+        control, counters = next(rest), next(rest)
+        named = dict(zip(said["fds"], rest, strict=False))
+        spec = DeviceSpec(said["kind"], said["name"], said["options"], named)
+        found.append(Newborn(spec, control, counters, respawned))
+    return found
 
 
-def _run_worker(spec: DeviceSpec, respawned: bool, fds: list[int], cell: Cell | None, zygote: int) -> None:
+def _run_worker(newborns: list[Newborn], group: str, command: tuple[str, ...], cell: Cell | None, zygote: int) -> None:
     """In the new process: never returns. `zygote` is the parent's pidfd."""
     status = 1
     try:
         die_with(zygote)
-        set_name(f"subos-{spec.kind}")
+        set_name(f"subos-{group or newborns[0].spec.kind}")
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        keep_only({zygote, *fds})
-        control = socket.socket(fileno=fds[0])
-        counters = worker.Counters(fds[1])
-
-        def build() -> tuple[Device, Mapping[str, object]]:
-            registry.load(spec.kind).prepare(spec)  # what is to be loaded is loaded while there are files
-            if cell is None:
-                os.close(zygote)
-                return registry.build(spec), OFF.describe()
-            inside, sandbox = close_jail(spec, cell, zygote)
-            return registry.build(inside), sandbox.describe()
-
-        worker.main(build, control, counters, respawned)
+        keep_only({zygote, *(fd for newborn in newborns for fd in newborn.fds)})
+        if command:
+            births.execute(newborns[0], command, cell, zygote)
+        elif group:
+            births.run_group(newborns, cell, zygote)
+        else:
+            births.run_alone(newborns[0], cell, zygote)
         status = 0
     except BaseException as error:  # the zygote's loop must never run twice
         with contextlib.suppress(OSError):

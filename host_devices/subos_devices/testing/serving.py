@@ -10,12 +10,13 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..runtime import listen
+from ..supervisor.process_models import Models
 from ..supervisor.sandbox.policies import AUTO, Choice
 from ..supervisor.supervisor import Supervisor
 from ..supervisor.zygote import Zygote
@@ -100,8 +101,9 @@ def end(process: subprocess.Popen[bytes]) -> int:
 class Supervised:
     """A supervisor on a thread of this process, and what it says of itself."""
 
-    def __init__(self, folder: Path, zygote: Zygote) -> None:
+    def __init__(self, folder: Path, zygote: Zygote, models: Models | None = None) -> None:
         self.folder = folder
+        self._models = models
         self._zygote = zygote
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
@@ -131,15 +133,16 @@ class Supervised:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
     async def _enter(self) -> Supervisor:
-        return await Supervisor(self._zygote).__aenter__()
+        return await Supervisor(self._zygote, self._models).__aenter__()
 
     async def _status(self, name: str) -> dict[str, Any]:
         return self._supervisor.devices[name].status()
 
 
 @contextlib.contextmanager
-def supervise(sandbox: Choice = AUTO) -> Iterator[Supervised]:
-    """A supervisor of this process's own, its sockets in a temporary folder, its workers jailed by `sandbox`.
+def supervise(sandbox: Choice = AUTO, *, process: Sequence[str] = ()) -> Iterator[Supervised]:
+    """A supervisor of this process's own, its sockets in a temporary folder, its workers jailed by `sandbox`, and as
+    `--process` has it (`["rng=inline"]`).
 
     with supervise() as supervised, FrontEnd.connect(supervised.add("rng")) as vm:
         ...
@@ -148,7 +151,7 @@ def supervise(sandbox: Choice = AUTO) -> Iterator[Supervised]:
     zygote = Zygote.start()
     zygote.sandbox = sandbox
     with tempfile.TemporaryDirectory(prefix="subos-") as folder:
-        supervised = Supervised(Path(folder), zygote)
+        supervised = Supervised(Path(folder), zygote, Models(process))
         try:
             yield supervised
         finally:

@@ -14,7 +14,8 @@ import pytest
 
 from subos_devices.rng import RngDevice
 from subos_devices.supervisor.link import WorkerLink
-from subos_devices.supervisor.zygote import Zygote
+from subos_devices.supervisor.nurseries import Nursery
+from subos_devices.supervisor.zygote import OnPid, Wanted
 from subos_devices.vhost_user.device import DeviceSpec
 from subos_devices.vhost_user.session import Session, Vring
 from support.processes import descriptors
@@ -22,15 +23,15 @@ from support.processes import descriptors
 SPEC = DeviceSpec("rng", "rng0")
 
 
-class Nursery:
-    """In the zygote's place: its workers are sockets that the test holds."""
+class FakeNursery:
+    """Its workers are sockets that the test holds."""
 
     def __init__(self) -> None:
         self.workers: list[socket.socket] = []
         self.killed: list[int] = []
 
-    def spawn(self, spec: DeviceSpec, control: socket.socket, counters: int, *, respawned: bool, on_pid: Any) -> None:
-        self.workers.append(control.dup())
+    def spawn(self, wanted: Wanted, on_pid: OnPid) -> None:
+        self.workers.append(wanted.control.dup())
         on_pid(4242)
 
     def kill(self, pid: int) -> None:
@@ -39,11 +40,11 @@ class Nursery:
 
 class Scene:
     def __init__(self) -> None:
-        self.nursery = Nursery()
+        self.nursery = FakeNursery()
         self.heard: list[dict[str, Any]] = []
         self.died = asyncio.Event()
         self.link = WorkerLink(
-            cast(Zygote, self.nursery),
+            cast(Nursery, self.nursery),
             SPEC,
             0,
             respawned=False,
