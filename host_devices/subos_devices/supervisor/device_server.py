@@ -97,17 +97,15 @@ class DeviceServer:
         if self.model.command:
             await asyncio.wait([self._ready], timeout=PROGRAM_PATIENCE)
             if not self._ready.done():
-                self._ready.set_exception(
-                    UserError(
-                        f"{self.spec.name}: {self.model.command[0]} has not said within {PROGRAM_PATIENCE:g} s that it "
-                        "is ready",
-                        "host_devices/README.md has what a worker says and hears",
-                    )
-                )
+                self._ready.set_exception(self._no_worker(f"has not said within {PROGRAM_PATIENCE:g} s that it is ready"))
         await self._ready
         self._listener.setblocking(False)
         self._task = self._loop.create_task(self._serve())
         self._task.add_done_callback(self._served)
+
+    def _no_worker(self, why: str) -> UserError:
+        hint = "a worker in another language: host_devices/README.md has what it hears and says"
+        return UserError(f"the worker of {self.spec.name} {why}", hint if self.model.command else "")
 
     async def close(self) -> None:
         if self._task is not None:
@@ -209,7 +207,7 @@ class DeviceServer:
     def _died(self) -> None:
         self.worker = None
         if not self._ready.done():
-            self._ready.set_exception(UserError(f"the worker of {self.spec.name} died while it started"))
+            self._ready.set_exception(self._no_worker("died while it started"))
         if self._ready.exception() is not None:
             return  # it never served; `start` says why
         if self._renewed:
