@@ -97,7 +97,7 @@ class DeviceServer:
         if self.model.command:
             await asyncio.wait([self._ready], timeout=PROGRAM_PATIENCE)
             if not self._ready.done():
-                self._ready.set_exception(self._no_worker(f"has not said within {PROGRAM_PATIENCE:g} s that it is ready"))
+                self._ready.set_exception(self._no_worker(f"is not ready after {PROGRAM_PATIENCE:g} s"))
         await self._ready
         self._listener.setblocking(False)
         self._task = self._loop.create_task(self._serve())

@@ -8,9 +8,8 @@ import logging
 from .. import registry
 from ..errors import SubosError
 from ..vhost_user.worker import Counters, DeviceWorker, failed, where
+from .sandbox.report import INLINE
 from .zygote import Wanted
-
-SANDBOX = {"on": [], "missing": {}, "without": {"all": "inline: the supervisor's own process serves it"}}
 
 log = logging.getLogger("subos")
 
@@ -28,7 +27,7 @@ class InlineWorker:
         try:
             registry.load(spec.kind).prepare(spec)
             counters = Counters(wanted.counters)
-            self._worker = DeviceWorker(registry.build(spec), control, counters, wanted.respawned, SANDBOX)
+            self._worker = DeviceWorker(registry.build(spec), control, counters, wanted.respawned, INLINE)
             if self._worker.begin():
                 self._loop.add_reader(self._worker.fileno(), self._turn)
                 self._set_alarm()

@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
-import shutil
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -36,6 +34,8 @@ class Model(NamedTuple):
 
     def __str__(self) -> str:
         if self.command:
+            import shlex  # here: most have none
+
             return f"{self.how}:{shlex.join(self.command)}"
         return f"{self.how}:{self.group}" if self.group else self.how
 
@@ -132,6 +132,9 @@ def parse(text: str) -> Model:
 
 
 def _command(text: str) -> tuple[str, ...]:
+    import shlex
+    import shutil
+
     hint = "own:/whole/path/of/a/program and its arguments, quoted as in a shell"
     try:
         words = shlex.split(text)
