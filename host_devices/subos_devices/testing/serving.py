@@ -121,6 +121,14 @@ class Supervised:
         status: dict[str, Any] = self._do(self._status(name))
         return status
 
+    def status_and_memory(self) -> tuple[list[dict[str, Any]], dict[str, int | None]]:
+        """`Supervisor.status_and_memory`."""
+        found: tuple[list[dict[str, Any]], dict[str, int | None]] = self._do(self._supervisor.status_and_memory())
+        return found
+
+    def remove(self, name: str) -> None:
+        self._do(self._supervisor.remove(name))
+
     def close(self) -> None:
         try:
             self._do(self._supervisor.__aexit__())
@@ -140,15 +148,17 @@ class Supervised:
 
 
 @contextlib.contextmanager
-def supervise(sandbox: Choice = AUTO, *, process: Sequence[str] = ()) -> Iterator[Supervised]:
+def supervise(
+    sandbox: Choice = AUTO, *, process: Sequence[str] = (), kinds: Sequence[str] = ()
+) -> Iterator[Supervised]:
     """A supervisor of this process's own, its sockets in a temporary folder, its workers jailed by `sandbox`, and as
-    `--process` has it (`["rng=inline"]`).
+    `--process` has it (`["rng=inline"]`). The zygote loads `kinds` at once, as a VM's does.
 
     with supervise() as supervised, FrontEnd.connect(supervised.add("rng")) as vm:
         ...
         supervised.status()["restarts"]
     """
-    zygote = Zygote.start()
+    zygote = Zygote.start(*kinds)
     zygote.sandbox = sandbox
     with tempfile.TemporaryDirectory(prefix="subos-") as folder:
         supervised = Supervised(Path(folder), zygote, Models(process))
