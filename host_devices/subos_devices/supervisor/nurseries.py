@@ -9,19 +9,13 @@ from typing import Protocol
 
 from ..vhost_user.device import DeviceSpec
 from .inline import InlineWorker
+from .link import Parent
 from .process_models import GROUP, INLINE, Model
-from .zygote import OnPid, Wanted, Zygote
+from .zygote import Wanted, Zygote
 
 
-class Nursery(Protocol):
-    """What a WorkerLink needs."""
-
-    def spawn(self, wanted: Wanted, on_pid: OnPid) -> None:
-        """Asks for a worker; `on_pid` is called with its process's number, once it is known. What it is given stays the
-        caller's. Raises OSError."""
-
-    def kill(self, pid: int) -> None:
-        """Ends the worker's process; its control socket closes then."""
+class Nursery(Parent, Protocol):
+    """What a device needs to have workers."""
 
     def join(self, device: Sharing) -> None:
         """`device` is going to ask for workers."""
@@ -53,11 +47,14 @@ class Alone:
         self._zygote = zygote
         self._model = model
 
-    def spawn(self, wanted: Wanted, on_pid: OnPid) -> None:
-        self._zygote.spawn([wanted], self._model, on_pid)
+    def spawn(self, wanted: Wanted) -> None:
+        self._zygote.spawn([wanted], self._model)
 
     def kill(self, pid: int) -> None:
         self._zygote.kill(pid)
+
+    def kill_all(self) -> None:
+        """Nothing: what SIGKILL does not end waits in the kernel."""
 
     def join(self, device: Sharing) -> None:
         pass
@@ -76,7 +73,7 @@ class Group:
         self._model = model
         self._zygote = zygote
         self._devices: list[Sharing] = []
-        self._asked: dict[str, tuple[Wanted, OnPid]] = {}
+        self._asked: dict[str, Wanted] = {}
         self._look: asyncio.Handle | None = None
 
     def join(self, device: Sharing) -> None:
@@ -87,15 +84,18 @@ class Group:
             self._devices.remove(device)
         asked = self._asked.pop(device.spec.name, None)
         if asked is not None:
-            asked[0].close()
+            asked.close()
         self._look_soon()
 
-    def spawn(self, wanted: Wanted, on_pid: OnPid) -> None:
-        self._asked[wanted.spec.name] = (wanted.dup(), on_pid)
+    def spawn(self, wanted: Wanted) -> None:
+        self._asked[wanted.spec.name] = wanted.dup()
         self._look_soon()
 
     def kill(self, pid: int) -> None:
         self._zygote.kill(pid)
+
+    def kill_all(self) -> None:
+        """Nothing: what SIGKILL does not end waits in the kernel."""
 
     def _look_soon(self) -> None:
         """Once for all that ask at the same time."""
@@ -110,7 +110,7 @@ class Group:
         if not others:
             self._bear()
             return
-        died = any(wanted.respawned for wanted, _ in self._asked.values())
+        died = any(wanted.respawned for wanted in self._asked.values())
         for device in others:
             if not device.is_served:
                 device.hurry()
@@ -120,14 +120,9 @@ class Group:
     def _bear(self) -> None:
         asked = list(self._asked.values())
         self._asked.clear()
-
-        def born(pid: int) -> None:
-            for _, on_pid in asked:
-                on_pid(pid)
-
         with contextlib.suppress(OSError):  # a zygote that has died: the sockets close, which is a death too
-            self._zygote.spawn([wanted for wanted, _ in asked], self._model, born)
-        for wanted, _ in asked:
+            self._zygote.spawn(asked, self._model)
+        for wanted in asked:
             wanted.close()
 
 
@@ -137,13 +132,16 @@ class Inline:
     def __init__(self) -> None:
         self._worker: InlineWorker | None = None
 
-    def spawn(self, wanted: Wanted, on_pid: OnPid) -> None:
+    def spawn(self, wanted: Wanted) -> None:
         self._worker = InlineWorker(wanted.dup())
-        on_pid(os.getpid())
+        wanted.on_pid(os.getpid())
 
     def kill(self, pid: int) -> None:
         if self._worker is not None:
             self._worker.close()
+
+    def kill_all(self) -> None:
+        """Nothing: it is gone."""
 
     def join(self, device: Sharing) -> None:
         pass

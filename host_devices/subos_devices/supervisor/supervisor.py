@@ -17,6 +17,7 @@ from typing import Any
 from ..errors import SubosError, UserError
 from ..processes import pss
 from ..vhost_user.device import DeviceSpec
+from . import watchdog
 from .device_server import DeviceServer
 from .nurseries import Group, nursery
 from .process_models import Models
@@ -35,12 +36,16 @@ class Supervisor:
         self.devices: dict[str, DeviceServer] = {}
         self.on_disconnect: Callable[[], None] = lambda: None
         """Called whenever a device's front end has gone."""
+        self._looking: asyncio.TimerHandle
 
     async def __aenter__(self) -> Supervisor:
-        asyncio.get_running_loop().add_reader(self._zygote.channel, self._zygote_says)
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self._zygote.channel, self._zygote_says)
+        self._looking = loop.call_later(watchdog.PERIOD, self._look)
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self._looking.cancel()
         for name in list(self.devices):
             await self.remove(name)
         asyncio.get_running_loop().remove_reader(self._zygote.channel)
@@ -84,7 +89,10 @@ class Supervisor:
         `supervisor`. In bytes (see `pss`); None for what could not be seen. On a thread: a large guest's takes a while.
         """
         lines, zygote = self.status(), self._zygote.pid
-        pids = {int(line["pid"]) for line in lines if line["pid"]} | {zygote, os.getpid()}
+        pids = {int(line[which]) for line in lines for which in ("pid", "keeper") if line[which]} | {
+            zygote,
+            os.getpid(),
+        }
         found = await asyncio.to_thread(lambda: {pid: pss(pid) for pid in pids})
         for line in lines:
             line["pss"] = found.get(line["pid"])
@@ -92,6 +100,11 @@ class Supervisor:
         known = [cost for cost in workers if cost is not None]
         together = sum(known) if len(known) == len(workers) else None
         return lines, {"workers": together, "zygote": found[zygote], "supervisor": found[os.getpid()]}
+
+    def _look(self) -> None:
+        for server in self.devices.values():
+            server.look()
+        self._looking = asyncio.get_running_loop().call_later(watchdog.PERIOD, self._look)
 
     def _zygote_says(self) -> None:
         if not self._zygote.hear():

@@ -4,9 +4,9 @@ It is an interpreter of its own (`zygote_process.py`), small because it loads no
 shares most of its memory with it and with its siblings. It hears, over a SOCK_SEQPACKET socket, one JSON object a
 packet:
 
-    {"devices": [[spec, respawned], …], "group": …, "command": […], "sandbox": …}   a worker is wanted for these, in a
-                                     jail of this `Choice`; descriptors: for each device its control socket, its
-                                     counters, the spec's own
+    {"devices": [[spec, respawned], …], "group": …, "command": […], "keeper": bool, "sandbox": …}
+                                     a worker is wanted for these, or a keeper, in a jail of this `Choice`; descriptors:
+                                     for each device its control socket, its counters, the spec's own
     {"kill": pid}                    a worker is to end
 
 and says {"pid": n} for each worker wanted, in order, and {"exited": pid, "status": n} when one has ended. Everybody
@@ -40,15 +40,19 @@ log = logging.getLogger("subos")
 
 
 OnPid = Callable[[int], None]
+OnEnd = Callable[[int], None]
 
 
 class Wanted(NamedTuple):
-    """A worker that one device wants."""
+    """A worker, or a part of one, that a device wants; and who hears its pid (0: there is none), and its exit status
+    (-n: signal n)."""
 
     spec: DeviceSpec
     control: socket.socket
     counters: int
     respawned: bool = False
+    on_pid: OnPid = lambda _pid: None
+    on_end: OnEnd = lambda _status: None
 
     def dup(self) -> Wanted:
         """Another, with descriptors of its own."""
@@ -73,26 +77,26 @@ class Zygote:
     kinds: tuple[str, ...] = ()
     sandbox: Choice = AUTO
     """How the workers are jailed that are asked for from now on."""
-    _unborn: list[tuple[str, OnPid]] = field(default_factory=list)
+    _unborn: list[Sequence[Wanted]] = field(default_factory=list)
     _told: set[str] = field(default_factory=set)
-    _names: dict[int, str] = field(default_factory=dict)
+    _children: dict[int, Sequence[Wanted]] = field(default_factory=dict)
 
     @classmethod
     def start(cls, *kinds: str) -> Zygote:
         """Starts the zygote, and has it load these kinds of devices at once; others it loads when one is asked for."""
         return cls(*_start(kinds), kinds)
 
-    def spawn(self, devices: Sequence[Wanted], model: Model, on_pid: OnPid) -> None:
-        """Asks for one worker for all of them; `hear` calls `on_pid` a little later. What it is given stays the
-        caller's. Raises OSError when the zygote is gone."""
+    def spawn(self, wanted: Sequence[Wanted], model: Model, *, keeper: bool = False) -> None:
+        """Asks for one worker for all of them, or for the `keeper` of one; `hear` calls `on_pid` a little later, and
+        `on_end`. What it is given stays the caller's. Raises OSError when the zygote is gone."""
         said = [
-            [{**spec._asdict(), "options": dict(spec.options), "fds": list(spec.fds)}, respawned]
-            for spec, _, _, respawned in devices
+            [{**each.spec._asdict(), "options": dict(each.spec.options), "fds": list(each.spec.fds)}, each.respawned]
+            for each in wanted
         ]
-        message = {"devices": said, "group": model.group, "command": model.command, "sandbox": self.sandbox}
-        fds = [fd for device in devices for fd in (device.control.fileno(), device.counters, *device.spec.fds.values())]
-        socket.send_fds(self.channel, [json.dumps(message).encode()], fds)
-        self._unborn.append((model.group or devices[0].spec.name, on_pid))
+        message = {"devices": said, "group": model.group, "command": model.command, "keeper": keeper}
+        fds = [fd for each in wanted for fd in (each.control.fileno(), each.counters, *each.spec.fds.values())]
+        socket.send_fds(self.channel, [json.dumps({**message, "sandbox": self.sandbox}).encode()], fds)
+        self._unborn.append(wanted)
 
     def tell_once(self, warning: str) -> None:
         """Logs what is the same for each worker, once."""
@@ -118,29 +122,25 @@ class Zygote:
                 return False
             message = json.loads(data)
             if "pid" in message:
-                name, on_pid = self._unborn.pop(0)
+                wanted = self._unborn.pop(0)
                 if message["pid"]:
-                    self._names[message["pid"]] = name
-                on_pid(message["pid"])
+                    self._children[message["pid"]] = wanted
+                for each in wanted:
+                    each.on_pid(message["pid"])
             else:
                 self._ended(message["exited"], message["status"])
 
     def _ended(self, pid: int, status: int) -> None:
-        name = self._names.pop(pid, "")
-        log.debug("worker %s of %s ended with status %s", pid, name, status)
-        if status == -signal.SIGSYS:
-            log.error(
-                "%s: its worker was killed by its sandbox: it made a system call that a device of its kind does not "
-                "need (--seccomp log lets it, and the kernel's log then has the number: dmesg | grep type=1326)",
-                name,
-            )
+        for wanted in self._children.pop(pid, ()):
+            log.debug("process %s of %s ended with status %s", pid, wanted.spec.name, status)
+            wanted.on_end(status)
 
     def restart(self) -> None:
         """Another zygote in the place of one that has died."""
         self.close()
         self.pid, self.channel = _start(self.kinds)
         self._unborn.clear()
-        self._names.clear()
+        self._children.clear()
 
     def close(self) -> None:
         """Ends the zygote, and with it every worker. One that does not end by itself within PATIENCE is killed."""

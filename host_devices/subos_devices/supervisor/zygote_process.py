@@ -10,20 +10,19 @@ import contextlib
 import gc
 import json
 import os
-import select
 import signal
 import socket
 import sys
-from collections.abc import Collection
 from typing import Any
 
 from .. import registry
 from ..processes import die_with_parent, set_name
-from ..vhost_user import worker
 from ..vhost_user.connection import receive_fds
 from ..vhost_user.device import DeviceSpec
 from . import births
 from .births import Newborn
+from .keeper_process import keep
+from .parenting import attend, forget_children, heed_children, keep_only, live_and_end
 from .sandbox.jail import Cell, born
 from .sandbox.policies import Choice, joint_policy
 from .sandbox.privileges import die_with
@@ -43,21 +42,10 @@ def live() -> None:
     _shed(control)
     for kind in kinds:
         _preload(kind)
-    wake, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-    signal.signal(signal.SIGCHLD, lambda *_: None)
-    signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
-    poll = select.poll()
-    poll.register(control, select.POLLIN)
-    poll.register(wake, select.POLLIN)
+    wake, _ = heed_children()
     workers: set[int] = set()
     myself = os.pidfd_open(os.getpid())
-    while True:
-        for fd, _events in poll.poll():
-            if fd == wake:
-                os.read(wake, 512)
-                _reap(control, workers)
-            elif not _obey(control, workers, myself):
-                return
+    attend(control, wake, lambda: _obey(control, workers, myself), lambda: _reap(control, workers))
 
 
 def _shed(control: socket.socket) -> None:
@@ -74,13 +62,6 @@ def _shed(control: socket.socket) -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
-def keep_only(fds: Collection[int]) -> None:
-    """Closes every descriptor but the standard ones and `fds`."""
-    kept = sorted({0, 1, 2, *fds})
-    for low, high in zip(kept, [*kept[1:], 1 << 20], strict=True):
-        os.closerange(low + 1, high)
-
-
 def _preload(kind: str) -> None:
     """Loads a kind of ours before the fork, so that its workers share it. Somebody else's is loaded by its worker:
     what it does then is its own affair."""
@@ -91,14 +72,14 @@ def _preload(kind: str) -> None:
         gc.freeze()
 
 
-def _reap(control: socket.socket, workers: set[int]) -> None:
+def _reap(control: socket.socket, workers: set[int]) -> bool:
     while True:
         try:
             pid, status = os.waitpid(-1, os.WNOHANG)
         except ChildProcessError:
-            return
+            return True
         if pid == 0:
-            return
+            return True
         workers.discard(pid)
         with contextlib.suppress(OSError):
             control.send(json.dumps({"exited": pid, "status": os.waitstatus_to_exitcode(status)}).encode())
@@ -127,11 +108,13 @@ def _obey(control: socket.socket, workers: set[int], myself: int) -> bool:
     pid: int | None
     cell: Cell | None = None
     try:
-        pid, cell = born(specs[0], choice, joint_policy(specs, choice))
+        pid, cell = born(specs[0], choice, joint_policy(specs, choice), keeper=message["keeper"])
     except OSError:
         pid = None  # out of processes or memory: the worker's socket closes, and the supervisor tries again later
     if pid == 0:
-        _run_worker(newborns, message["group"], command, cell, myself)
+        if message["keeper"]:
+            live_and_end(lambda: keep(specs[0], fds, cell, myself))
+        live_and_end(lambda: _run_worker(newborns, message["group"], command, cell, myself))
     if pid is not None:
         workers.add(pid)
     for fd in fds:
@@ -153,23 +136,14 @@ def _newborns(message: dict[str, Any], fds: list[int]) -> list[Newborn]:
 
 
 def _run_worker(newborns: list[Newborn], group: str, command: tuple[str, ...], cell: Cell | None, zygote: int) -> None:
-    """In the new process: never returns. `zygote` is the parent's pidfd."""
-    status = 1
-    try:
-        die_with(zygote)
-        set_name(f"subos-{group or newborns[0].spec.kind}")
-        signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        keep_only({zygote, *(fd for newborn in newborns for fd in newborn.fds)})
-        if command:
-            births.execute(newborns[0], command, cell, zygote)
-        elif group:
-            births.run_group(newborns, cell, zygote)
-        else:
-            births.run_alone(newborns[0], cell, zygote)
-        status = 0
-    except BaseException as error:  # the zygote's loop must never run twice
-        with contextlib.suppress(OSError):
-            os.write(2, f"subos: {worker.where(error)}\n".encode())
-    finally:
-        os._exit(status)
+    """The life of the new process. `zygote` is the parent's pidfd."""
+    die_with(zygote)
+    set_name(f"subos-{group or newborns[0].spec.kind}")
+    forget_children()
+    keep_only({zygote, *(fd for newborn in newborns for fd in newborn.fds)})
+    if command:
+        births.execute(newborns[0], command, cell, zygote)
+    elif group:
+        births.run_group(newborns, cell, zygote)
+    else:
+        births.run_alone(newborns[0], cell, zygote)

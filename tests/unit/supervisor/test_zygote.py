@@ -44,7 +44,7 @@ class Worker:
         counters = Counters.create()
         with theirs:
             spec = DeviceSpec(kind, name, {}, fds)
-            zygote.spawn([Wanted(spec, theirs, counters)], Model(), self.born)
+            zygote.spawn([Wanted(spec, theirs, counters, on_pid=self.born)], Model())
         os.close(counters)
 
     def born(self, pid: int) -> None:
