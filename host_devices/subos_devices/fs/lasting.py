@@ -17,8 +17,7 @@ import fcntl
 import mmap
 import os
 import struct
-from collections.abc import Collection, Iterator
-from itertools import pairwise
+from collections.abc import Iterator
 from typing import Any
 
 from subos_protocol.fuse_opcodes import FUSE_ROOT_ID
@@ -52,7 +51,6 @@ BEGUN, FLAGS, ROOT_DEVICE, ROOT_INODE, ROOT_IS_MOUNT, CALM = range(6)
 """Of "session": whether there is one, so that all of this counts; the flags that FUSE_INIT agreed on; which directory
 presence.py saw; and when the guest last knew of everything (events/replays.py), in nanoseconds."""
 _MAP_NORESERVE = 0x4000  # asm-generic/mman.h; Python names it since 3.13
-_MOST_DESCRIPTORS = 1 << 20  # numbers, fs.nr_open as the kernel has it
 
 
 class Lasting:
@@ -121,25 +119,20 @@ class Lasting:
     def begun(self, begun: bool) -> None:
         self.session[BEGUN] = begun
 
-    def sweep(self, own: Collection[int]) -> None:
-        """Of the descriptors that an earlier worker has left, closes all that are not on record; `own` are this
-        process's. Records of what is not open go, and where the root's is one of them, so does the session. To be
-        called before anything else is opened."""
-        taken = set(own)
+    def descriptors(self) -> set[int]:
+        """Those on record, of a session that is under way. Records of what is not open go, and where the root's is one
+        of them, so does the session."""
+        taken: set[int] = set()
         for name in _FDS if self.begun else ():
             column = self.column(name)
             for index in self._recorded(name, column):
-                if column[index] in own or not _is_open(column[index]):
-                    column[index] = 0
-                else:
+                if _is_open(column[index]):
                     taken.add(column[index])
+                else:
+                    column[index] = 0
         if not self.column("fds")[FUSE_ROOT_ID]:
             self.begun = False
-            taken = set(own)
-        kept = sorted({-1, *taken, _MOST_DESCRIPTORS})
-        for low, high in pairwise(kept):
-            if low + 1 < high:  # Python 3.11 takes (0, 0) for all there are
-                os.closerange(low + 1, high)
+        return taken if self.begun else set()
 
     def _recorded(self, name: str, column: memoryview) -> list[int]:
         """Where a column has a descriptor. A node that is not known any more has none."""

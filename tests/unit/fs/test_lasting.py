@@ -8,7 +8,7 @@ from array import array
 
 import pytest
 
-from subos_devices.fs.lasting import NAME_BYTES, NODES, Lasting
+from subos_devices.fs.lasting import END, NAME_BYTES, NODES, Lasting
 
 FEW = 1 << 16
 
@@ -65,46 +65,28 @@ def test_it_takes_what_the_system_reserves(monkeypatch: pytest.MonkeyPatch) -> N
         Lasting()
 
 
-def open_in_child(lasting: Lasting, own: set[int], fds: list[int]) -> list[bool]:
-    """Sweeps in a child, whose table of descriptors is its own, and says which of `fds` are open there then."""
-    said, say = os.pipe()
-    pid = os.fork()
-    if not pid:
-        try:
-            lasting.sweep({*own, say})
-            os.write(say, bytes(os.path.exists(f"/proc/self/fd/{fd}") for fd in fds))
-        finally:
-            os._exit(0)
-    os.close(say)
-    os.waitpid(pid, 0)
-    answer = list(map(bool, os.read(said, 100)))
-    os.close(said)
-    return answer
-
-
-def test_what_is_on_no_record_is_closed() -> None:
-    """And a record of what is not open is struck off, as is one of a node that nobody knows, or of our own."""
+def test_descriptors_on_record_are_those_that_are_open() -> None:
+    """A record of what is not open is struck off, as is one of a node that nobody knows; without a root there is no
+    session, and without a session nothing counts."""
     lasting = Lasting(FEW)
-    own = {0, 1, 2}
-    root, node, forgotten, file, directory, owner, left, mine = fds = [os.open("/", os.O_RDONLY) for _ in range(8)]
-    own.add(mine)
-    closed = 1000
+    root, node, forgotten, file, directory, owner = fds = [os.open("/", os.O_RDONLY) for _ in range(6)]
+    closed = 1 << 19
     lasting.begun = True
-    lasting.column("table")[4] = 6
+    lasting.column("table")[END] = 5
     lasting.column("ends")[:] = memoryview(array("Q", [3, 3]))
-    lookups, nodes = lasting.column("lookups"), lasting.column("fds")
-    for nodeid, fd, looked_up in ((1, root, 1 << 62), (2, node, 1), (3, forgotten, 0), (4, closed, 1), (5, mine, 1)):
+    lookups, nodes, files = lasting.column("lookups"), lasting.column("fds"), lasting.column("file_fds")
+    for nodeid, fd, looked_up in ((1, root, 1 << 62), (2, node, 1), (3, forgotten, 0), (4, closed, 1)):
         nodes[nodeid], lookups[nodeid] = fd, looked_up
-    lasting.column("file_fds")[1], lasting.column("file_fds")[2] = file, closed
+    files[1], files[2], files[3] = file, closed, owner
     lasting.column("directory_fds")[2] = directory
     lasting.column("owner_fds")[1023] = owner
-    assert open_in_child(lasting, own, fds) == [fd not in (left, forgotten) for fd in fds]
+    assert lasting.descriptors() == {*fds} - {forgotten}
     assert list(nodes[:6]) == [0, root, node, 0, 0, 0]
-    assert list(lasting.column("file_fds")[:3]) == [0, file, 0]
-    lasting.begun = False
-    assert open_in_child(lasting, own, fds) == [fd == mine for fd in fds]
-    lasting.begun, nodes[1] = True, closed
-    assert open_in_child(lasting, own, fds) == [fd == mine for fd in fds]
+    assert list(files[:3]) == [0, file, 0]
+    nodes[1] = closed
+    assert lasting.descriptors() == set()
     assert not lasting.begun
+    nodes[1] = root
+    assert lasting.descriptors() == set()
     for fd in fds:
         os.close(fd)
