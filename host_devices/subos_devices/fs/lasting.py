@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import fcntl
 import mmap
-import os
 import struct
 from collections.abc import Iterator
 from typing import Any
@@ -29,7 +28,7 @@ OWNERS = 1024  # of locks
 DEVICES = 1 << 16  # file systems below the share
 NAME_BYTES = 64  # a node's share of the memory for names
 
-_NODE_COLUMNS = {
+NODE_COLUMNS = {
     **{"inos": "Q", "lookups": "Q", "opened": "Q"},
     **{"generations": "I", "parents": "I", "links": "I", "heads": "I", "places": "I"},
     **{"fds": "i", "devices": "H", "kinds": "B", "used": "B", "orphans": "B", "readable": "B"},
@@ -67,7 +66,7 @@ class Lasting:
 
     def _reserve(self) -> bool:
         """False where this is more than the system reserves. Raises OSError where it is little."""
-        columns = {name: (code, self.nodes) for name, code in _NODE_COLUMNS.items()} | _OTHER_COLUMNS
+        columns = {name: (code, self.nodes) for name, code in NODE_COLUMNS.items()} | _OTHER_COLUMNS
         columns["names"] = ("B", NAME_BYTES * self.nodes)
         self._places: dict[str, tuple[int, int]] = {}
         end = 0
