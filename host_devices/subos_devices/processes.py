@@ -19,6 +19,15 @@ def die_with_parent(parent: int) -> None:
         os._exit(1)  # it ended before we asked
 
 
+def waits_for_disk(pid: int) -> bool:
+    """Whether it sleeps in the kernel where no signal reaches it, but for SIGKILL perhaps."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as stat:
+            return stat.read().rpartition(b")")[2].split()[0] == b"D"
+    except OSError:
+        return False
+
+
 def set_name(name: str) -> None:
     """What `ps` and `top` call this process; its first 15 bytes."""
     _libc.prctl(PR_SET_NAME, name.encode()[:15], 0, 0, 0)

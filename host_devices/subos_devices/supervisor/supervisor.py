@@ -16,6 +16,7 @@ from typing import Any
 
 from ..errors import SubosError, UserError
 from ..vhost_user.device import DeviceSpec
+from . import watchdog
 from .device_server import DeviceServer
 from .zygote import Zygote
 
@@ -30,12 +31,16 @@ class Supervisor:
         self.devices: dict[str, DeviceServer] = {}
         self.on_disconnect: Callable[[], None] = lambda: None
         """Called whenever a device's front end has gone."""
+        self._looking: asyncio.TimerHandle
 
     async def __aenter__(self) -> Supervisor:
-        asyncio.get_running_loop().add_reader(self._zygote.channel, self._zygote_says)
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self._zygote.channel, self._zygote_says)
+        self._looking = loop.call_later(watchdog.PERIOD, self._look)
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self._looking.cancel()
         for name in list(self.devices):
             await self.remove(name)
         asyncio.get_running_loop().remove_reader(self._zygote.channel)
@@ -69,6 +74,11 @@ class Supervisor:
     def status(self) -> list[dict[str, Any]]:
         """A line for each device, as `DeviceServer.status` describes it."""
         return [server.status() for server in self.devices.values()]
+
+    def _look(self) -> None:
+        for server in self.devices.values():
+            server.look()
+        self._looking = asyncio.get_running_loop().call_later(watchdog.PERIOD, self._look)
 
     def _zygote_says(self) -> None:
         if not self._zygote.hear():

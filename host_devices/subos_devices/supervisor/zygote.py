@@ -4,8 +4,8 @@ It is an interpreter of its own (`zygote_process.py`), small because it loads no
 shares most of its memory with it and with its siblings. It hears, over a SOCK_SEQPACKET socket, one JSON object a
 packet:
 
-    {"spec": …, "respawned": bool, "sandbox": …}   a worker is wanted, in a jail of this `Choice`; descriptors: its
-                                     control socket, its counters, the spec's own
+    {"spec": …, "respawned": bool, "sandbox": …, "keeper": bool}   a worker is wanted, in a jail of this `Choice`, or
+                                     a keeper; descriptors: its control socket, its counters, the spec's own
     {"kill": pid}                    a worker is to end
 
 and says {"pid": n} for each worker wanted, in order, and {"exited": pid, "status": n} when one has ended. Everybody
@@ -24,6 +24,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from ..vhost_user.device import DeviceSpec
 from .sandbox.policies import AUTO, Choice
@@ -36,6 +37,14 @@ PATIENCE = 1.0  # seconds that a zygote has to end once nobody wants it
 log = logging.getLogger("subos")
 
 
+class Wanted(NamedTuple):
+    """A worker that was asked for: whose, and who hears its pid and its status."""
+
+    name: str
+    on_pid: Callable[[int], None]
+    on_end: Callable[[int], None]
+
+
 @dataclass
 class Zygote:
     """The supervisor's end."""
@@ -45,9 +54,9 @@ class Zygote:
     kinds: tuple[str, ...] = ()
     sandbox: Choice = AUTO
     """How the workers are jailed that are asked for from now on."""
-    _unborn: list[tuple[str, Callable[[int], None]]] = field(default_factory=list)
+    _unborn: list[Wanted] = field(default_factory=list)
     _told: set[str] = field(default_factory=set)
-    _names: dict[int, str] = field(default_factory=dict)
+    _children: dict[int, Wanted] = field(default_factory=dict)
 
     @classmethod
     def start(cls, *kinds: str) -> Zygote:
@@ -62,12 +71,16 @@ class Zygote:
         *,
         respawned: bool,
         on_pid: Callable[[int], None],
+        on_end: Callable[[int], None] = lambda _status: None,
+        keeper: bool = False,
     ) -> None:
-        """Asks for a worker; `hear` calls `on_pid` a little later. Raises OSError when the zygote is gone."""
+        """Asks for a worker, or for the `keeper` of some; `hear` calls `on_pid` a little later (0: there is none), and
+        `on_end` with its exit status (-n: signal n). Raises OSError when the zygote is gone."""
         fields = {**spec._asdict(), "options": dict(spec.options), "fds": list(spec.fds)}
-        data = json.dumps({"spec": fields, "respawned": respawned, "sandbox": self.sandbox}).encode()
+        wanted = {"spec": fields, "respawned": respawned, "sandbox": self.sandbox, "keeper": keeper}
+        data = json.dumps(wanted).encode()
         socket.send_fds(self.channel, [data], [control.fileno(), counters, *spec.fds.values()])
-        self._unborn.append((spec.name, on_pid))
+        self._unborn.append(Wanted(spec.name, on_pid, on_end))
 
     def tell_once(self, warning: str) -> None:
         """Logs what is the same for each worker, once."""
@@ -79,6 +92,9 @@ class Zygote:
         """Kills a worker, if it still lives. Only its parent can tell that the pid is still the worker's."""
         with contextlib.suppress(OSError):
             self.channel.send(json.dumps({"kill": pid}).encode())
+
+    def kill_all(self) -> None:
+        """Its workers have nothing in common: one that SIGKILL does not end waits in the kernel."""
 
     def hear(self) -> bool:
         """Takes in what the zygote has said, without waiting. False once it is gone."""
@@ -93,29 +109,25 @@ class Zygote:
                 return False
             message = json.loads(data)
             if "pid" in message:
-                name, on_pid = self._unborn.pop(0)
+                wanted = self._unborn.pop(0)
                 if message["pid"]:
-                    self._names[message["pid"]] = name
-                on_pid(message["pid"])
+                    self._children[message["pid"]] = wanted
+                wanted.on_pid(message["pid"])
             else:
                 self._ended(message["exited"], message["status"])
 
     def _ended(self, pid: int, status: int) -> None:
-        name = self._names.pop(pid, "")
-        log.debug("worker %s of %s ended with status %s", pid, name, status)
-        if status == -signal.SIGSYS:
-            log.error(
-                "%s: its worker was killed by its sandbox: it made a system call that a device of its kind does not "
-                "need (--seccomp log lets it, and the kernel's log then has the number: dmesg | grep type=1326)",
-                name,
-            )
+        wanted = self._children.pop(pid, None)
+        if wanted is not None:
+            log.debug("process %s of %s ended with status %s", pid, wanted.name, status)
+            wanted.on_end(status)
 
     def restart(self) -> None:
         """Another zygote in the place of one that has died."""
         self.close()
         self.pid, self.channel = _start(self.kinds)
         self._unborn.clear()
-        self._names.clear()
+        self._children.clear()
 
     def close(self) -> None:
         """Ends the zygote, and with it every worker. One that does not end by itself within PATIENCE is killed."""

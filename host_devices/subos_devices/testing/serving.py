@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..runtime import listen
+from ..supervisor.keeper_process import NAME as KEEPER
 from ..supervisor.sandbox.policies import AUTO, Choice
 from ..supervisor.supervisor import Supervisor
 from ..supervisor.zygote import Zygote
@@ -48,7 +49,7 @@ class Served:
 
     def workers(self) -> list[int]:
         """Pids of the processes that move data; one, but for the moment in which one has died."""
-        return [pid for zygote in self.zygotes() for pid in children(zygote)]
+        return [pid for zygote in self.zygotes() for child in children(zygote) for pid in _workers(child)]
 
     def worker(self) -> int:
         """The pid of the only worker. Raises TestingError where there is none, or another number."""
@@ -163,6 +164,15 @@ def kind_of(device: str | type[Device]) -> str:
 def importable() -> dict[str, str]:
     """An environment in which a child can import what this process can."""
     return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+
+
+def _workers(pid: int) -> list[int]:
+    """A zygote's child is a worker, or the keeper of one."""
+    try:
+        name = Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:  # it has just ended
+        return []
+    return children(pid) if name == KEEPER else [pid]
 
 
 def children(pid: int) -> list[int]:

@@ -6,6 +6,7 @@ It is told what to do over a SOCK_SEQPACKET socket, one JSON object a packet, de
     {"op": "start", "index", "size", "desc", "avail", "used", "base", "event_idx", "enabled"}   + kick [+ call]
     {"op": "enable", "index", "on"}
     {"op": "call", "index"}                                                            [+ call]
+    {"op": "ping"}                       answered by {"op": "pong"}
     {"op": "stop", "index", "id"}        answered by {"op": "stopped", "id"} once nothing touches the ring any more
 
 and says {"op": "ready", "sandbox"}, {"op": "failed", "message", "hint"}, {"op": "fault", "index", "message"} and
@@ -45,7 +46,7 @@ from .ring import Virtqueue
 
 MAX_PACKET = 16384  # bytes of one control packet
 STATISTICS = mmap.PAGESIZE  # its byte at which the device's own statistics begin, of STATISTICS_SIZE bytes
-COUNTERS_SIZE = STATISTICS + STATISTICS_SIZE  # of the memfd in which a worker counts: u64 requests served, u64 wake-ups
+COUNTERS_SIZE = STATISTICS + STATISTICS_SIZE  # of the memfd in which a worker counts: u64 requests, wake-ups, is busy
 TABLES = 64  # its byte at which the tables of deferred chains begin, one a ring
 QUESTIONS = "questions"  # of DeviceSpec.fds: where the worker asks
 DEFERRING_RINGS = 7  # so many have one; in the others nothing can wait
@@ -77,6 +78,15 @@ class Counters:
     def wakeups(self) -> int:
         """Times the worker woke to look at its descriptors."""
         return self._words[1]
+
+    @property
+    def busy(self) -> int:
+        """0 while the worker waits for something to happen."""
+        return self._words[2]
+
+    @busy.setter
+    def busy(self, busy: int) -> None:
+        self._words[2] = busy
 
     @property
     def statistics(self) -> memoryview:
@@ -184,11 +194,14 @@ class DeviceWorker:
             self.tell(op="failed", message=f"{self.device.spec.name}: {error}", hint="")
             return
         self.tell(op="ready", sandbox=dict(self.sandbox))
-        callbacks, alarms, poll = self._callbacks, self._alarms, self._epoll.poll
+        callbacks, alarms, poll, counters = self._callbacks, self._alarms, self._epoll.poll, self.counters
         while self._running:
             unfinished = [ring for ring in self.rings.values() if ring.queue and ring.queue.more]
             timeout = 0.0 if unfinished else max(0.0, alarms[0][0] - monotonic()) if alarms else -1.0
-            for fd, _events in poll(timeout):
+            counters.busy = 0
+            events = poll(timeout)
+            counters.busy = 1
+            for fd, _events in events:
                 callback = callbacks.get(fd)
                 if callback is not None:
                     callback()
@@ -251,6 +264,7 @@ class DeviceWorker:
             "enable": self._enable,
             "call": self._call,
             "stop": self._stop,
+            "ping": lambda _message, _fds: self.tell(op="pong"),
         }
         operations[message["op"]](message, fds)
 

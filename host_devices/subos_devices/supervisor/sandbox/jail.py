@@ -1,4 +1,8 @@
-"""Closes the jail around a worker, before its device is built. Each step needs what the next ones take away."""
+"""Closes the jail around a worker, before its device is built. Each step needs what the next ones take away.
+
+A keeper's jail is closed around the keeper, in the same way, and `narrow` then takes from each worker what only the
+keeper needs.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +14,10 @@ from typing import NamedTuple
 from ...errors import UserError
 from ...vhost_user.device import DeviceSpec
 from . import landlock, namespaces, policies, privileges, seccomp
+from .bpf import Rule
 from .policies import Choice, Policy
 
+SECCOMP, SECCOMP_LOG = "seccomp", "seccomp (log)"  # among the layers of a sandbox
 HINT = "subos-devices doctor says what this host lacks; --sandbox auto goes without it"
 
 
@@ -41,17 +47,18 @@ class Cell(NamedTuple):
     made: tuple[str, ...] = ()
     """Namespaces."""
     why_not: str = ""
+    keeper: bool = False
 
 
-def born(spec: DeviceSpec, choice: Choice) -> tuple[int, Cell | None]:
-    """Forks a worker for `spec`: its pid (0 in the child), and there what `close_jail` needs; None where nothing is
-    asked for. Raises OSError."""
+def born(spec: DeviceSpec, choice: Choice, *, keeper: bool = False) -> tuple[int, Cell | None]:
+    """Forks a worker for `spec`, or its `keeper`: the pid (0 in the child), and there what `close_jail` needs; None
+    where nothing is asked for. Raises OSError."""
     if choice.mode == "off":
         return os.fork(), None
     user, group = os.geteuid(), os.getegid()
     row = policies.policy(spec, choice, root=user == 0)
     pid, made, why_not = namespaces.fork_into(row.namespaces)
-    return pid, Cell(row, choice, user, group, made, why_not)
+    return pid, Cell(row, choice, user, group, made, why_not, keeper)
 
 
 def close_jail(spec: DeviceSpec, cell: Cell, parent: int) -> tuple[DeviceSpec, Sandbox]:
@@ -78,7 +85,7 @@ def close_jail(spec: DeviceSpec, cell: Cell, parent: int) -> tuple[DeviceSpec, S
     paths = {place if moved else path: writable for place, path, writable in row.places}
     if root and row.nobody:
         steps.take("nobody", privileges.become_nobody)
-    steps.take("limits", lambda: privileges.limit(policies.limits(row, own_namespace="user" in cell.made)))
+    steps.take("limits", lambda: privileges.limit(_limits(row, cell)))
     kept = row.capabilities if root else ()
     steps.take("capabilities", lambda: privileges.keep_capabilities(kept))
     steps.take("no new privileges", privileges.take_no_new_privileges)
@@ -87,11 +94,9 @@ def close_jail(spec: DeviceSpec, cell: Cell, parent: int) -> tuple[DeviceSpec, S
     os.close(parent)
     steps.take("Landlock", lambda: landlock.restrict(None if row.moved and moved else paths, network=row.network))
     os.environ.clear()
-    rules = seccomp.rules(policies.system_calls(row), pid=os.getpid())
-    if row.threads:
-        rules |= seccomp.threads()
+    rules = seccomp.keepers(_rules(row)) if cell.keeper else _rules(row)
     kill = cell.choice.seccomp == "kill"
-    steps.take("seccomp" if kill else "seccomp (log)", lambda: seccomp.install(rules, kill=kill))
+    steps.take(SECCOMP if kill else SECCOMP_LOG, lambda: seccomp.install(rules, kill=kill))
     sandbox = Sandbox(tuple(steps.on), tuple(steps.missing.items()), row.without)
     if sandbox.missing and cell.choice.mode == "require":
         name, why = sandbox.missing[0]
@@ -99,6 +104,22 @@ def close_jail(spec: DeviceSpec, cell: Cell, parent: int) -> tuple[DeviceSpec, S
     if moved:
         spec = spec._replace(options={**spec.options, **dict(row.moved)})
     return spec, sandbox
+
+
+def narrow(cell: Cell, sandbox: Sandbox) -> None:
+    """In a keeper's worker: the system calls of its row and no others, where its keeper is held to some. Raises
+    OSError."""
+    if {SECCOMP, SECCOMP_LOG} & set(sandbox.on):
+        seccomp.install(_rules(cell.row), kill=cell.choice.seccomp == "kill")
+
+
+def _limits(row: Policy, cell: Cell) -> dict[str, int]:
+    return policies.limits(row, own_namespace="user" in cell.made, keeper=cell.keeper)
+
+
+def _rules(row: Policy) -> dict[str, Rule]:
+    rules = seccomp.rules(policies.system_calls(row), pid=os.getpid())
+    return rules | seccomp.threads() if row.threads else rules
 
 
 def _close_streams() -> None:

@@ -55,14 +55,16 @@ def fork_into(wanted: tuple[str, ...]) -> tuple[int, tuple[str, ...], str]:
 
 
 def _fork(names: tuple[str, ...]) -> int:
-    if not names:
-        return os.fork()
-    flags = sum({FLAGS[name] for name in names}) | signal.SIGCHLD
+    return fork_with(sum({FLAGS[name] for name in names})) if names else os.fork()
+
+
+def fork_with(flags: int) -> int:
+    """os.fork() with flags of clone(2), from a process of one thread. Raises OSError."""
     # What os.fork() does around its fork. The C library is not asked, so it keeps the parent's idea of the thread's id,
     # which only locks that know their owner look at.
     python = ctypes.pythonapi
     python.PyOS_BeforeFork()
-    pid = call("clone", flags, 0, 0, 0, 0)
+    pid = call("clone", flags | signal.SIGCHLD, 0, 0, 0, 0)
     if pid == 0:
         python.PyOS_AfterFork_Child()
         return 0

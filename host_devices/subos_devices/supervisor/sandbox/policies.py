@@ -152,8 +152,9 @@ def system_calls(row: Policy) -> list[str]:
     return [*RUNTIME, *row.calls]
 
 
-def limits(row: Policy, *, own_namespace: bool) -> dict[str, int]:
-    """By the end of RLIMIT_*. The number of processes is counted for a user, unless it is in a namespace of its own."""
+def limits(row: Policy, *, own_namespace: bool, keeper: bool = False) -> dict[str, int]:
+    """By the end of RLIMIT_*. The number of processes is counted for a user, unless it is in a namespace of its own;
+    a `keeper` is one besides its worker."""
     found = {
         "CORE": 0,
         "DATA": row.memory * MIB,
@@ -163,7 +164,7 @@ def limits(row: Policy, *, own_namespace: bool) -> dict[str, int]:
         "RTPRIO": 0,
         "NICE": 0,
     }
-    return found | ({"NPROC": 1 + row.threads} if own_namespace else {})
+    return found | ({"NPROC": 1 + row.threads + keeper} if own_namespace else {})
 
 
 def _most_descriptors() -> int:
