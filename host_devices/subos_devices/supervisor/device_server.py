@@ -39,12 +39,15 @@ from ..vhost_user.worker import Counters
 from .desk import Desk
 from .keeper import Keeper
 from .link import Parent, WorkerLink
+from .nurseries import Nursery
+from .process_models import Model
 from .restarts import POISONED, RETRY, Restarts
 from .sandbox.report import warning
 from .throttle import Throttle
 from .watchdog import Verdict, Watch
 from .zygote import Zygote
 
+PROGRAM_PATIENCE = 10.0  # seconds that another program has to say that it is ready
 SOON = 1.0  # seconds between two tries of a quiet device whose driver begins anew
 QUIET_HINT = (
     f"its driver waits, and nothing else does; a worker is tried every {RETRY:.0f} s, and when the guest sets the "
@@ -67,13 +70,19 @@ class DeviceServer:
         listener: socket.socket,
         zygote: Zygote,
         on_disconnect: Callable[[], None] = lambda: None,
+        *,
+        model: Model,
+        nursery: Nursery,
     ) -> None:
         self.spec = spec
+        self.model = model
         self.faults = 0
         self.worker: WorkerLink | None = None
         self.session = Session(registry.build(spec))
         self._listener = listener
         self._zygote = zygote
+        self._nursery = nursery
+        self._renewed = False
         self._on_disconnect = on_disconnect
         self._counters_fd = Counters.create()
         self.counters = Counters(self._counters_fd)
@@ -95,11 +104,20 @@ class DeviceServer:
 
     async def start(self) -> None:
         """Starts the worker and waits until its device is ready. Raises UserError where it cannot be."""
+        self._nursery.join(self)
         self._spawn(respawned=False)
+        if self.model.command:
+            await asyncio.wait([self._ready], timeout=PROGRAM_PATIENCE)
+            if not self._ready.done():
+                self._ready.set_exception(self._no_worker(f"is not ready after {PROGRAM_PATIENCE:g} s"))
         await self._ready
         self._listener.setblocking(False)
         self._task = self._loop.create_task(self._serve())
         self._task.add_done_callback(self._served)
+
+    def _no_worker(self, why: str) -> UserError:
+        hint = "a worker in another language: host_devices/README.md has what it hears and says"
+        return UserError(f"the worker of {self.spec.name} {why}", hint if self.model.command else "")
 
     async def close(self) -> None:
         if self._task is not None:
@@ -113,6 +131,7 @@ class DeviceServer:
             self.worker = None
         if self._keeper is not None:
             self._keeper.close()
+        self._nursery.leave(self)
         self._listener.close()
         self.session.close()
         os.close(self._counters_fd)
@@ -137,6 +156,7 @@ class DeviceServer:
             "connected": self.connected,
             "driver": any(vring.started for vring in self.session.vrings),
             "pid": self.worker.pid if self.worker else None,
+            "process": str(self.model),
             "keeper": self._keeper.pid if self._keeper else None,
             "quiet": {"since": self._quiet_since, "reason": self._last_words} if self._restarts.quiet else None,
             "restarts": self.restarts,
@@ -176,7 +196,7 @@ class DeviceServer:
     def _parent(self) -> Parent:
         """Who makes its next worker."""
         if not self.session.device.keeps:
-            return self._zygote
+            return self._nursery
         if self._keeper is None or not self._keeper.hear():
             self._keeper = Keeper(
                 self._zygote, self.spec, self._counters_fd, on_failure=self._hear, on_gone=self._lost_keeper
@@ -190,10 +210,10 @@ class DeviceServer:
     def _hear(self, message: dict[str, Any]) -> None:
         said = printable(str(message.get("message")))  # it may be in a hostile guest's hands
         match message["op"]:
+            case "jailed":  # from where another program is executed
+                self._is_jailed(message)
             case "ready":
-                if self.sandbox is None:  # what it says later may be the guest's words
-                    self.sandbox = _understood(message.get("sandbox"))
-                    self._zygote.tell_once(warning(self.sandbox))
+                self._is_jailed(message)
                 if not self._ready.done():
                     self._ready.set_result(None)
             case "failed":
@@ -213,6 +233,11 @@ class DeviceServer:
                 self._last_words = said
             case "pong":
                 self._watch.answered()
+
+    def _is_jailed(self, message: dict[str, Any]) -> None:
+        if self.sandbox is None:  # what it says later may be the guest's words
+            self.sandbox = _understood(message.get("sandbox"))
+            self._zygote.tell_once(warning(self.sandbox))
 
     def _fault(self, vring: Vring, reason: str) -> None:
         self.faults += 1
@@ -236,9 +261,13 @@ class DeviceServer:
             self._keeper.hear()  # what it has said before its socket closed
         self.worker = None
         if not self._ready.done():
-            self._ready.set_exception(UserError(f"the worker of {self.spec.name} died while it started"))
+            self._ready.set_exception(self._no_worker("died while it started"))
         if self._ready.exception() is not None:
             return  # it never served; `start` says why
+        if self._renewed:
+            self._renewed = False
+            self._spawn(respawned=True)
+            return
         was_quiet = self._restarts.quiet
         delay = self._restarts.died(self._loop.time(), self.counters.requests, owing=self._is_owing())
         if self._keeper is not None and self._restarts.row >= POISONED:
@@ -296,6 +325,22 @@ class DeviceServer:
             except TransportError:
                 continue  # a newer memory table has left it outside
             yield vring.index, available, used, len(self.counters.deferred(vring.index))
+
+    # --- what a group asks
+
+    @property
+    def is_served(self) -> bool:
+        return self.worker is not None
+
+    def renew(self) -> None:
+        if self.worker is not None:
+            self._renewed = True
+            self.worker.kill()
+
+    def hurry(self) -> None:
+        if self._respawn is not None:
+            self._respawn.cancel()
+            self._spawn(respawned=True)
 
     # --- QEMU
 

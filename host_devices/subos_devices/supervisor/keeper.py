@@ -18,7 +18,8 @@ from ..vhost_user.device import DeviceSpec
 from ..vhost_user.worker import MAX_PACKET, QUESTIONS
 from .keeper_process import BIRTH, KILL, REBIRTH
 from .link import PACKETS_AT_ONCE
-from .zygote import Zygote
+from .process_models import Model
+from .zygote import OnEnd, Wanted, Zygote
 
 
 class Keeper:
@@ -40,36 +41,28 @@ class Keeper:
         self._doomed = False
         self._on_failure = on_failure
         self._on_gone = on_gone
-        self._on_end: Callable[[int], None] = lambda _status: None
+        self._on_end: OnEnd = lambda _status: None
         self._loop = asyncio.get_running_loop()
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._channel.setblocking(False)
         self._loop.add_reader(self._channel, self.hear)
         with theirs, contextlib.suppress(OSError):  # a zygote that has died: the channel closes
-            zygote.spawn(spec, theirs, counters, respawned=False, on_pid=self._born, keeper=True)
+            zygote.spawn([Wanted(spec, theirs, counters, on_pid=self._born)], Model(), keeper=True)
 
     def _born(self, pid: int) -> None:
         self.pid = pid
         if self._doomed:
             self.kill_all()
 
-    def spawn(
-        self,
-        spec: DeviceSpec,
-        control: socket.socket,
-        counters: int,
-        *,
-        respawned: bool,
-        on_pid: Callable[[int], None],
-        on_end: Callable[[int], None],
-    ) -> None:
+    def spawn(self, wanted: Wanted) -> None:
         """Asks for a worker. It has the keeper's counters, and of the spec's descriptors only that for its questions is
         its own. `on_pid` hears of no number: the keeper knows it in its own namespace only. Raises OSError when the
         keeper is gone."""
-        self._on_end = on_end
-        questions = [spec.fds[QUESTIONS]] if QUESTIONS in spec.fds else []
-        socket.send_fds(self._channel, [REBIRTH if respawned else BIRTH], [control.fileno(), *questions])
-        on_pid(0)
+        self._on_end = wanted.on_end
+        questions = [wanted.spec.fds[QUESTIONS]] if QUESTIONS in wanted.spec.fds else []
+        command = REBIRTH if wanted.respawned else BIRTH
+        socket.send_fds(self._channel, [command], [wanted.control.fileno(), *questions])
+        wanted.on_pid(0)
 
     def kill(self, pid: int) -> None:
         """Kills its worker, whatever the pid."""

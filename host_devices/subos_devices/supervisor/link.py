@@ -15,6 +15,7 @@ from ..vhost_user.memory import GuestMemory
 from ..vhost_user.session import Session, Vring
 from ..vhost_user.worker import MAX_PACKET, QUESTIONS
 from .desk import Desk
+from .zygote import OnEnd, Wanted
 
 GRACE = 10.0  # seconds that a worker that is killed may take to die: one that waits for a disk does not at once
 _CREDENTIALS = struct.Struct("=iII")  # struct ucred
@@ -22,20 +23,13 @@ PACKETS_AT_ONCE = 32  # of one worker, before the event loop looks at the others
 
 
 class Parent(Protocol):
-    """Who makes a worker and can kill it: `Zygote`, `Keeper`."""
+    """Who makes a worker and can kill it: a `Keeper`, a `Nursery`."""
 
-    def spawn(
-        self,
-        spec: DeviceSpec,
-        control: socket.socket,
-        counters: int,
-        *,
-        respawned: bool,
-        on_pid: Callable[[int], None],
-        on_end: Callable[[int], None],
-    ) -> None: ...
+    def spawn(self, wanted: Wanted) -> None:
+        """Asks for a worker. What it is given stays the caller's. Raises OSError."""
 
-    def kill(self, pid: int) -> None: ...
+    def kill(self, pid: int) -> None:
+        """Ends the worker's process; its control socket closes then."""
 
     def kill_all(self) -> None:
         """What is left to do about a worker that `kill` has not ended."""
@@ -57,7 +51,7 @@ class WorkerLink:
         respawned: bool,
         on_message: Callable[[dict[str, Any]], None],
         on_death: Callable[[], None],
-        on_end: Callable[[int], None] = lambda _status: None,
+        on_end: OnEnd = lambda _status: None,
         desk: Desk | None = None,
     ) -> None:
         self.pid = 0
@@ -80,7 +74,7 @@ class WorkerLink:
         if desk is not None:
             spec = spec._replace(fds={**spec.fds, QUESTIONS: desk.theirs.fileno()})
         with theirs, contextlib.suppress(OSError):  # a zygote that has died: the socket closes, which is a death too
-            parent.spawn(spec, theirs, counters, respawned=respawned, on_pid=self._born, on_end=on_end)
+            parent.spawn(Wanted(spec, theirs, counters, respawned, self._born, on_end))
         if desk is not None:
             desk.theirs.close()
 

@@ -4,8 +4,9 @@ It is an interpreter of its own (`zygote_process.py`), small because it loads no
 shares most of its memory with it and with its siblings. It hears, over a SOCK_SEQPACKET socket, one JSON object a
 packet:
 
-    {"spec": …, "respawned": bool, "sandbox": …, "keeper": bool}   a worker is wanted, in a jail of this `Choice`, or
-                                     a keeper; descriptors: its control socket, its counters, the spec's own
+    {"devices": [[spec, respawned], …], "group": …, "command": […], "keeper": bool, "sandbox": …}
+                                     a worker is wanted for these, or a keeper, in a jail of this `Choice`; descriptors:
+                                     for each device its control socket, its counters, the spec's own
     {"kill": pid}                    a worker is to end
 
 and says {"pid": n} for each worker wanted, in order, and {"exited": pid, "status": n} when one has ended. Everybody
@@ -27,6 +28,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ..vhost_user.device import DeviceSpec
+from .process_models import Model
 from .sandbox.policies import AUTO, Choice
 
 PROGRAM = f"from {__name__}_process import live; live()"  # -m would load runpy and all that it needs
@@ -37,12 +39,33 @@ PATIENCE = 1.0  # seconds that a zygote has to end once nobody wants it
 log = logging.getLogger("subos")
 
 
-class Wanted(NamedTuple):
-    """A worker that was asked for: whose, and who hears its pid and its status."""
+OnPid = Callable[[int], None]
+OnEnd = Callable[[int], None]
 
-    name: str
-    on_pid: Callable[[int], None]
-    on_end: Callable[[int], None]
+
+class Wanted(NamedTuple):
+    """A worker, or a part of one, that a device wants; and who hears its pid (0: there is none), and its exit status
+    (-n: signal n)."""
+
+    spec: DeviceSpec
+    control: socket.socket
+    counters: int
+    respawned: bool = False
+    on_pid: OnPid = lambda _pid: None
+    on_end: OnEnd = lambda _status: None
+
+    def dup(self) -> Wanted:
+        """Another, with descriptors of its own."""
+        fds = {name: os.dup(fd) for name, fd in self.spec.fds.items()}
+        return self._replace(
+            spec=self.spec._replace(fds=fds), control=self.control.dup(), counters=os.dup(self.counters)
+        )
+
+    def close(self) -> None:
+        """Its descriptors; once."""
+        self.control.close()
+        for fd in (self.counters, *self.spec.fds.values()):
+            os.close(fd)
 
 
 @dataclass
@@ -54,33 +77,26 @@ class Zygote:
     kinds: tuple[str, ...] = ()
     sandbox: Choice = AUTO
     """How the workers are jailed that are asked for from now on."""
-    _unborn: list[Wanted] = field(default_factory=list)
+    _unborn: list[Sequence[Wanted]] = field(default_factory=list)
     _told: set[str] = field(default_factory=set)
-    _children: dict[int, Wanted] = field(default_factory=dict)
+    _children: dict[int, Sequence[Wanted]] = field(default_factory=dict)
 
     @classmethod
     def start(cls, *kinds: str) -> Zygote:
         """Starts the zygote, and has it load these kinds of devices at once; others it loads when one is asked for."""
         return cls(*_start(kinds), kinds)
 
-    def spawn(
-        self,
-        spec: DeviceSpec,
-        control: socket.socket,
-        counters: int,
-        *,
-        respawned: bool,
-        on_pid: Callable[[int], None],
-        on_end: Callable[[int], None] = lambda _status: None,
-        keeper: bool = False,
-    ) -> None:
-        """Asks for a worker, or for the `keeper` of some; `hear` calls `on_pid` a little later (0: there is none), and
-        `on_end` with its exit status (-n: signal n). Raises OSError when the zygote is gone."""
-        fields = {**spec._asdict(), "options": dict(spec.options), "fds": list(spec.fds)}
-        wanted = {"spec": fields, "respawned": respawned, "sandbox": self.sandbox, "keeper": keeper}
-        data = json.dumps(wanted).encode()
-        socket.send_fds(self.channel, [data], [control.fileno(), counters, *spec.fds.values()])
-        self._unborn.append(Wanted(spec.name, on_pid, on_end))
+    def spawn(self, wanted: Sequence[Wanted], model: Model, *, keeper: bool = False) -> None:
+        """Asks for one worker for all of them, or for the `keeper` of one; `hear` calls `on_pid` a little later, and
+        `on_end`. What it is given stays the caller's. Raises OSError when the zygote is gone."""
+        said = [
+            [{**each.spec._asdict(), "options": dict(each.spec.options), "fds": list(each.spec.fds)}, each.respawned]
+            for each in wanted
+        ]
+        message = {"devices": said, "group": model.group, "command": model.command, "keeper": keeper}
+        fds = [fd for each in wanted for fd in (each.control.fileno(), each.counters, *each.spec.fds.values())]
+        socket.send_fds(self.channel, [json.dumps({**message, "sandbox": self.sandbox}).encode()], fds)
+        self._unborn.append(wanted)
 
     def tell_once(self, warning: str) -> None:
         """Logs what is the same for each worker, once."""
@@ -92,9 +108,6 @@ class Zygote:
         """Kills a worker, if it still lives. Only its parent can tell that the pid is still the worker's."""
         with contextlib.suppress(OSError):
             self.channel.send(json.dumps({"kill": pid}).encode())
-
-    def kill_all(self) -> None:
-        """Its workers have nothing in common: one that SIGKILL does not end waits in the kernel."""
 
     def hear(self) -> bool:
         """Takes in what the zygote has said, without waiting. False once it is gone."""
@@ -112,14 +125,14 @@ class Zygote:
                 wanted = self._unborn.pop(0)
                 if message["pid"]:
                     self._children[message["pid"]] = wanted
-                wanted.on_pid(message["pid"])
+                for each in wanted:
+                    each.on_pid(message["pid"])
             else:
                 self._ended(message["exited"], message["status"])
 
     def _ended(self, pid: int, status: int) -> None:
-        wanted = self._children.pop(pid, None)
-        if wanted is not None:
-            log.debug("process %s of %s ended with status %s", pid, wanted.name, status)
+        for wanted in self._children.pop(pid, ()):
+            log.debug("process %s of %s ended with status %s", pid, wanted.spec.name, status)
             wanted.on_end(status)
 
     def restart(self) -> None:

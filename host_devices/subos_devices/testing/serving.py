@@ -10,13 +10,14 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..runtime import listen
 from ..supervisor.keeper_process import NAME as KEEPER
+from ..supervisor.process_models import Models
 from ..supervisor.sandbox.policies import AUTO, Choice
 from ..supervisor.supervisor import Supervisor
 from ..supervisor.zygote import Zygote
@@ -101,8 +102,9 @@ def end(process: subprocess.Popen[bytes]) -> int:
 class Supervised:
     """A supervisor on a thread of this process, and what it says of itself."""
 
-    def __init__(self, folder: Path, zygote: Zygote) -> None:
+    def __init__(self, folder: Path, zygote: Zygote, models: Models | None = None) -> None:
         self.folder = folder
+        self._models = models
         self._zygote = zygote
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
@@ -120,6 +122,14 @@ class Supervised:
         status: dict[str, Any] = self._do(self._status(name))
         return status
 
+    def status_and_memory(self) -> tuple[list[dict[str, Any]], dict[str, int | None]]:
+        """`Supervisor.status_and_memory`."""
+        found: tuple[list[dict[str, Any]], dict[str, int | None]] = self._do(self._supervisor.status_and_memory())
+        return found
+
+    def remove(self, name: str) -> None:
+        self._do(self._supervisor.remove(name))
+
     def close(self) -> None:
         try:
             self._do(self._supervisor.__aexit__())
@@ -132,24 +142,27 @@ class Supervised:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
     async def _enter(self) -> Supervisor:
-        return await Supervisor(self._zygote).__aenter__()
+        return await Supervisor(self._zygote, self._models).__aenter__()
 
     async def _status(self, name: str) -> dict[str, Any]:
         return self._supervisor.devices[name].status()
 
 
 @contextlib.contextmanager
-def supervise(sandbox: Choice = AUTO) -> Iterator[Supervised]:
-    """A supervisor of this process's own, its sockets in a temporary folder, its workers jailed by `sandbox`.
+def supervise(
+    sandbox: Choice = AUTO, *, process: Sequence[str] = (), kinds: Sequence[str] = ()
+) -> Iterator[Supervised]:
+    """A supervisor of this process's own, its sockets in a temporary folder, its workers jailed by `sandbox`, and as
+    `--process` has it (`["rng=inline"]`). The zygote loads `kinds` at once, as a VM's does.
 
     with supervise() as supervised, FrontEnd.connect(supervised.add("rng")) as vm:
         ...
         supervised.status()["restarts"]
     """
-    zygote = Zygote.start()
+    zygote = Zygote.start(*kinds)
     zygote.sandbox = sandbox
     with tempfile.TemporaryDirectory(prefix="subos-") as folder:
-        supervised = Supervised(Path(folder), zygote)
+        supervised = Supervised(Path(folder), zygote, Models(process))
         try:
             yield supervised
         finally:

@@ -15,6 +15,7 @@ import pytest
 from subos_devices.rng import RngDevice
 from subos_devices.supervisor import link
 from subos_devices.supervisor.link import WorkerLink
+from subos_devices.supervisor.zygote import Wanted
 from subos_devices.vhost_user.device import DeviceSpec
 from subos_devices.vhost_user.session import Session, Vring
 from support.processes import descriptors
@@ -22,8 +23,8 @@ from support.processes import descriptors
 SPEC = DeviceSpec("rng", "rng0")
 
 
-class Nursery:
-    """In the zygote's place: its workers are sockets that the test holds."""
+class FakeNursery:
+    """Its workers are sockets that the test holds."""
 
     def __init__(self) -> None:
         self.workers: list[socket.socket] = []
@@ -31,9 +32,9 @@ class Nursery:
         self.all_killed = 0
         self.pid = 4242
 
-    def spawn(self, _spec: DeviceSpec, control: socket.socket, _counters: int, *, on_pid: Any, **_: object) -> None:
-        self.workers.append(control.dup())
-        on_pid(self.pid)
+    def spawn(self, wanted: Wanted) -> None:
+        self.workers.append(wanted.control.dup())
+        wanted.on_pid(self.pid)
 
     def kill(self, pid: int) -> None:
         self.killed.append(pid)
@@ -44,7 +45,7 @@ class Nursery:
 
 class Scene:
     def __init__(self, pid: int) -> None:
-        self.nursery = Nursery()
+        self.nursery = FakeNursery()
         self.nursery.pid = pid
         self.heard: list[dict[str, Any]] = []
         self.died = asyncio.Event()

@@ -16,6 +16,7 @@ from ...vhost_user.device import DeviceSpec
 from . import landlock, namespaces, policies, privileges, seccomp
 from .bpf import Rule
 from .policies import Choice, Policy
+from .program import Program
 
 SECCOMP, SECCOMP_LOG = "seccomp", "seccomp (log)"  # among the layers of a sandbox
 HINT = "subos-devices doctor says what this host lacks; --sandbox auto goes without it"
@@ -50,22 +51,27 @@ class Cell(NamedTuple):
     keeper: bool = False
 
 
-def born(spec: DeviceSpec, choice: Choice, *, keeper: bool = False) -> tuple[int, Cell | None]:
-    """Forks a worker for `spec`, or its `keeper`: the pid (0 in the child), and there what `close_jail` needs; None
-    where nothing is asked for. Raises OSError."""
+def born(
+    spec: DeviceSpec, choice: Choice, row: Policy | None = None, *, keeper: bool = False
+) -> tuple[int, Cell | None]:
+    """Forks a worker for `spec`, or its `keeper`, by another `row` than its own if one is given: the pid (0 in the
+    child), and there what `close_jail` needs; None where nothing is asked for. Raises OSError."""
     if choice.mode == "off":
         return os.fork(), None
     user, group = os.geteuid(), os.getegid()
-    row = policies.policy(spec, choice, root=user == 0)
+    row = row or policies.policy(spec, choice, root=user == 0)
     pid, made, why_not = namespaces.fork_into(row.namespaces)
     return pid, Cell(row, choice, user, group, made, why_not, keeper)
 
 
-def close_jail(spec: DeviceSpec, cell: Cell, parent: int) -> tuple[DeviceSpec, Sandbox]:
+def close_jail(
+    spec: DeviceSpec, cell: Cell, parent: int, program: Program | None = None, file: int = -1
+) -> tuple[DeviceSpec, Sandbox]:
     """Takes from this process what its row does not name. Returns the spec as the device finds it from here.
 
-    `parent` is a pidfd of the parent's. Raises UserError where something is missing and the choice is `require`, where
-    this process has threads already, and for a grant that is none.
+    `parent` is a pidfd of the parent's. With a `program` its `file`, a descriptor, can still be executed. Raises
+    UserError where something is missing and the choice is `require`, where this process has threads already, and for
+    a grant that is none.
     """
     if len(os.listdir("/proc/self/task")) > 1:
         raise UserError(f"{spec.kind} starts threads while it is loaded", "let it start them in Device.start")
@@ -81,7 +87,9 @@ def close_jail(spec: DeviceSpec, cell: Cell, parent: int) -> tuple[DeviceSpec, S
     moved = False
     if "mount" in row.namespaces:
         places = {place: (path, writable) for place, path, writable in row.places}
-        moved = "mount" in cell.made and steps.take("root", lambda: namespaces.enter_root(places, proc=row.proc))
+        moved = "mount" in cell.made and steps.take(
+            "root", lambda: namespaces.enter_root(places, proc=row.proc, programs=program.sees if program else ())
+        )
     paths = {place if moved else path: writable for place, path, writable in row.places}
     if root and row.nobody:
         steps.take("nobody", privileges.become_nobody)
@@ -89,15 +97,21 @@ def close_jail(spec: DeviceSpec, cell: Cell, parent: int) -> tuple[DeviceSpec, S
     kept = row.capabilities if root else ()
     steps.take("capabilities", lambda: privileges.keep_capabilities(kept))
     steps.take("no new privileges", privileges.take_no_new_privileges)
-    steps.take("undumpable", privileges.hide_memory)
+    if program is None:
+        steps.take("undumpable", privileges.hide_memory)
     privileges.die_with(parent)
     os.close(parent)
-    steps.take("Landlock", lambda: landlock.restrict(None if row.moved and moved else paths, network=row.network))
+    reach = None if row.moved and moved else paths
+    run: tuple[str | int, ...] = (file, *program.sees) if program else ()
+    steps.take("Landlock", lambda: landlock.restrict(reach, network=row.network, programs=run))
     os.environ.clear()
     rules = seccomp.keepers(_rules(row)) if cell.keeper else _rules(row)
+    if program is not None:
+        rules |= seccomp.execution(file, libraries=bool(program.sees))
     kill = cell.choice.seccomp == "kill"
     steps.take(SECCOMP if kill else SECCOMP_LOG, lambda: seccomp.install(rules, kill=kill))
-    sandbox = Sandbox(tuple(steps.on), tuple(steps.missing.items()), row.without)
+    without = row.without + (program.without if program else ())
+    sandbox = Sandbox(tuple(steps.on), tuple(steps.missing.items()), without)
     if sandbox.missing and cell.choice.mode == "require":
         name, why = sandbox.missing[0]
         raise UserError(f"{spec.name}: no sandbox of all layers here: {name}: {why}", HINT)

@@ -18,7 +18,7 @@ from .system import must
 
 _SET_MODE_FILTER, _FILTER_FLAG_TSYNC = 1, 1  # linux/seccomp.h
 _INT, _ALL = 0xFFFF_FFFF, 0xFFFF_FFFF_FFFF_FFFF
-_PROT_EXEC, _MAP_SHARED, _MAP_ANONYMOUS = 0x4, 0x1, 0x20  # asm-generic/mman-common.h
+_PROT_WRITE, _PROT_EXEC, _MAP_SHARED, _MAP_ANONYMOUS = 0x2, 0x4, 0x1, 0x20  # asm-generic/mman-common.h
 _AT_EMPTY_PATH = 0x1000
 _THREAD = 0x0001_0000 | 0x0000_0100  # CLONE_THREAD, CLONE_VM
 _NAMESPACES = 0x7E02_0080  # every CLONE_NEW*
@@ -77,9 +77,26 @@ _QUIETLY = {
 }
 
 
+_NO_CODE = Where(2, _PROT_EXEC, 0)
+# Shared memory without a file would count against no limit.
+_MAPPED = Rule(((_NO_CODE, Where(3, _MAP_ANONYMOUS, 0)), (_NO_CODE, Where(3, _MAP_SHARED, 0))), errno.EPERM)
+
+
 def threads() -> dict[str, Rule]:
     """clone for a thread, and for nothing else."""
     return {"clone": Rule(((Where(0, _THREAD | _NAMESPACES, _THREAD),),), errno.EPERM)}
+
+
+def execution(file: int, *, libraries: bool) -> dict[str, Rule]:
+    """For another program: what its start takes, and that it is executed, as the descriptor `file`. One that is linked
+    dynamically may map code from files, such as there are."""
+    executed = Rule(((Where(0, _INT, file), Where(4, _INT, _AT_EMPTY_PATH)),))
+    found = {"execveat": executed, "arch_prctl": Rule(), "set_tid_address": Rule()}
+    if libraries:
+        private = Where(3, _MAP_SHARED | _MAP_ANONYMOUS, 0)
+        found |= {name: Rule() for name in FILES}
+        found["mmap"] = Rule((*(_MAPPED.either or ()), (Where(2, _PROT_WRITE, 0), private)), errno.EPERM)
+    return found
 
 
 def rules(names: Iterable[str], *, pid: int) -> dict[str, Rule]:
@@ -88,10 +105,8 @@ def rules(names: Iterable[str], *, pid: int) -> dict[str, Rule]:
     found = {name: Rule((), number) for name, number in _QUIETLY.items()}
     found["newfstatat"] = Rule(((Where(3, _AT_EMPTY_PATH, _AT_EMPTY_PATH),),), errno.EACCES)  # the C library's fstat
     found |= {name: Rule() for name in names}
-    no_code = Where(2, _PROT_EXEC, 0)
-    # Shared memory without a file would count against no limit.
-    found["mmap"] = Rule(((no_code, Where(3, _MAP_ANONYMOUS, 0)), (no_code, Where(3, _MAP_SHARED, 0))), errno.EPERM)
-    found["mprotect"] = Rule(((no_code,),), errno.EPERM)
+    found["mmap"] = _MAPPED
+    found["mprotect"] = Rule(((_NO_CODE,),), errno.EPERM)
     found["fcntl"] = Rule(tuple((Where(1, _INT, command),) for command in _FCNTLS), errno.EPERM)
     found["ioctl"] = Rule(tuple((Where(1, _INT, request),) for request in _IOCTLS), errno.ENOTTY)
     found["prctl"] = Rule(tuple((Where(0, _INT, option),) for option in _PRCTLS), errno.EPERM)
