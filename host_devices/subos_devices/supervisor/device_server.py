@@ -270,7 +270,7 @@ class DeviceServer:
             return
         was_quiet = self._restarts.quiet
         delay = self._restarts.died(self._loop.time(), self.counters.requests, owing=self._is_owing())
-        if self._keeper is not None and self._restarts.row >= POISONED:
+        if self._keeper is not None and self._restarts.barren >= POISONED:
             self._keeper.close()  # what it keeps may be what they die of
             self._keeper = None
         if not self._restarts.quiet:

@@ -6,7 +6,7 @@ BACKOFF = (0.0, 0.0, 0.05, 0.25, 1.0, 5.0)  # seconds before a respawn, by death
 RETRY = 60.0  # seconds before one of a device that is quiet
 STEADY = 10.0  # seconds of life after which a worker's death begins a new row
 BRIEF = 0.5  # seconds after which it does so, too, where the worker had served its guest, or had nothing to serve
-POISONED = 3  # deaths in a row after which nothing of what they have kept is believed any more
+POISONED = 3  # deaths in a row, of workers that served nothing, after which nothing that they kept is believed any more
 
 
 class Restarts:
@@ -17,6 +17,8 @@ class Restarts:
         self.count = 0
         self.row = 0
         """Deaths in a row, none of which came after a life worth the name."""
+        self.barren = 0
+        """The last ones of these, of workers that served nothing."""
         self._born, self._requests = 0.0, 0
 
     def born(self, now: float, requests: int) -> None:
@@ -31,6 +33,7 @@ class Restarts:
         """Seconds until the next one is to be born."""
         self.count += 1
         self.row = 0 if self.lives(now, requests, owing=owing) else self.row + 1
+        self.barren = self.barren + 1 if self.row and requests == self._requests else 0
         return BACKOFF[self.row] if self.row < len(BACKOFF) else RETRY
 
     @property
@@ -40,4 +43,4 @@ class Restarts:
 
     def recovered(self) -> None:
         """The worker lives."""
-        self.row = 0
+        self.row = self.barren = 0
