@@ -195,7 +195,7 @@ class DeviceServer:
 
     def _parent(self) -> Parent:
         """Who makes its next worker."""
-        if not self.session.device.keeps:
+        if self.model != Model() or not self.session.device.keeps:
             return self._nursery
         if self._keeper is None or not self._keeper.hear():
             self._keeper = Keeper(
