@@ -11,6 +11,7 @@ import mmap
 import os
 from collections.abc import Iterator
 
+from .journal import GIVEN_DIRECTORY, GIVEN_FILE
 from .nodes import PRIVATE, bad_descriptor
 from .statistics import DIRECTORIES, FILES, Statistics
 
@@ -47,6 +48,8 @@ class FileTable:
         self.in_use = 0
         """Descriptors that the guest's doing costs: these, the directories', and those of the nodes that are open."""
         self.directories: dict[int, Directory] = {}
+        self.given = memoryview(bytearray(16)).cast("Q")
+        """The newest handles of a file and a directory, noted before there is anything behind them: see journal.py."""
 
     # --- descriptors
 
@@ -76,6 +79,7 @@ class FileTable:
             handle, self.next = self.next, self.next + 1
         else:
             raise OSError(errno.ENFILE, os.strerror(errno.ENFILE))
+        self.given[GIVEN_FILE] = handle
         self.keep(fd)
         self.fds[handle], self.nodes[handle] = fd, nodeid
         self.open += 1
@@ -111,6 +115,7 @@ class FileTable:
     def add_directory(self, directory: Directory) -> int:
         handle = self._next_directory
         self._next_directory += 1
+        self.given[GIVEN_DIRECTORY] = handle
         self.directories[handle] = directory
         self.in_use += 1
         self.counted[DIRECTORIES] = len(self.directories)
