@@ -16,7 +16,7 @@ _BEGINS = 1  # of its op
 CLONE_FILES = 0x400  # linux/sched.h
 _SYS_CLONE = {"x86_64": 56}.get(os.uname().machine, 220)
 _OF_MEMORY = {"x86_64": {9, 10, 11, 12, 25, 28, 202, 228}}.get(os.uname().machine, {215, 222, 226, 214, 233, 98, 113})
-"""mmap, mprotect, munmap, brk, mremap, madvise, futex, clock_gettime: nothing outside sees whether they came to pass."""
+"""mmap, mprotect, munmap, brk, mremap, madvise, futex, clock_gettime: nobody else sees whether they came to pass."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]

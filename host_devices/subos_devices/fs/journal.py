@@ -147,11 +147,10 @@ class Slot:
 
 
 class Journal:
-    """The slots of a device, in `memory` of SIZE bytes, which is zeros or what an earlier worker left. Without it, it
-    is this process's own."""
+    """The slots of a device, in `memory` of SIZE bytes, which is zeros or what an earlier worker left."""
 
-    def __init__(self, memory: memoryview | None = None) -> None:
-        memory = memoryview(bytearray(SIZE)) if memory is None else memory[:SIZE]
+    def __init__(self, memory: memoryview) -> None:
+        memory = memory.cast("B")
         self.given = memory[:_GIVEN_SIZE].cast("Q")
         """The handles that the newest request that opens has been given, 0 for none."""
         self._slots = [Slot(memory[at : at + SLOT_SIZE]) for at in range(_GIVEN_SIZE, SIZE, SLOT_SIZE)]

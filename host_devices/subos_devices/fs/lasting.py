@@ -15,12 +15,13 @@ from __future__ import annotations
 
 import fcntl
 import mmap
-import os
 import struct
 from collections.abc import Iterator
 from typing import Any
 
 from subos_protocol.fuse_opcodes import FUSE_ROOT_ID
+
+from . import journal
 
 NODES = 1 << 25  # at most; fewer where the system reserves less
 _FEWEST = 1 << 16
@@ -29,7 +30,7 @@ OWNERS = 1024  # of locks
 DEVICES = 1 << 16  # file systems below the share
 NAME_BYTES = 64  # a node's share of the memory for names
 
-_NODE_COLUMNS = {
+NODE_COLUMNS = {
     **{"inos": "Q", "lookups": "Q", "opened": "Q"},
     **{"generations": "I", "parents": "I", "links": "I", "heads": "I", "places": "I"},
     **{"fds": "i", "devices": "H", "kinds": "B", "used": "B", "orphans": "B", "readable": "B"},
@@ -44,6 +45,7 @@ _OTHER_COLUMNS = {
     **{"owner_fds": ("i", OWNERS), "owner_nodes": ("Q", OWNERS), "owner_numbers": ("Q", OWNERS)},
     **{"owner_handles": ("Q", OWNERS), "owner_pids": ("I", OWNERS)},
     "session": ("Q", 8),
+    "journal": ("Q", journal.SIZE // 8),
 }
 _FDS = ("fds", "file_fds", "directory_fds", "owner_fds")
 END = 4  # of "table": the first node that was never used
@@ -67,7 +69,7 @@ class Lasting:
 
     def _reserve(self) -> bool:
         """False where this is more than the system reserves. Raises OSError where it is little."""
-        columns = {name: (code, self.nodes) for name, code in _NODE_COLUMNS.items()} | _OTHER_COLUMNS
+        columns = {name: (code, self.nodes) for name, code in NODE_COLUMNS.items()} | _OTHER_COLUMNS
         columns["names"] = ("B", NAME_BYTES * self.nodes)
         self._places: dict[str, tuple[int, int]] = {}
         end = 0

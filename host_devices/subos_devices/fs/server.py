@@ -67,6 +67,7 @@ from .files import Files
 from .hot import HotOperations
 from .journal import FACTS, RECORDED
 from .kept import KeptShare
+from .lasting import FLAGS
 from .locks import LOCK_FLAGS, Locks
 from .namespace import Namespace
 from .replies import Owners
@@ -185,6 +186,8 @@ class FuseServer:
         for opcode in (FuseOpcode.FUSE_INIT, FuseOpcode.FUSE_FORGET, FuseOpcode.FUSE_BATCH_FORGET):
             self._waiting[opcode] = self._ready[opcode]
         self.operations = list(self._waiting)
+        if share.recovered:
+            self._begin(FuseInit(share.lasting.session[FLAGS]))
 
     def _wrap(self, wrappers: Mapping[FuseOpcode, Callable[[Operation], Operation]]) -> None:
         for opcode, wrapper in wrappers.items():
@@ -205,10 +208,9 @@ class FuseServer:
         offered = FuseInit(flags)
         if offered & FuseInit.FUSE_INIT_EXT:
             offered |= FuseInit(flags2 << 32)
-        self.flags = offered & self.wanted
-        self.share.announces = bool(self.flags & FuseInit.FUSE_SUBMOUNTS)
-        self._attributes.setxattr_ext = bool(self.flags & FuseInit.FUSE_SETXATTR_EXT)
-        self.operations[:] = self._suspended or self._ready
+        self._begin(offered & self.wanted)
+        self.share.lasting.session[FLAGS] = self.flags
+        self.share.lasting.begun = True
         answer = fuse_init_out(
             FUSE_KERNEL_VERSION,
             min(minor, FUSE_KERNEL_MINOR_VERSION),
@@ -227,11 +229,19 @@ class FuseServer:
         FUSE_INIT_OUT.pack_into(mem, o, *answer)
         return FUSE_INIT_OUT.size
 
+    def _begin(self, flags: FuseInit) -> None:
+        """Both sides have agreed on `flags`, a session of another worker's maybe."""
+        self.flags = flags
+        self.share.announces = bool(flags & FuseInit.FUSE_SUBMOUNTS)
+        self._attributes.setxattr_ext = bool(flags & FuseInit.FUSE_SETXATTR_EXT)
+        self.operations[:] = self._suspended or self._ready
+
     def _destroy(self, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:
         self._end()
         return 0
 
     def _end(self) -> None:
+        self.share.lasting.begun = False
         if self.locks is not None:
             self.locks.reset()
         self.share.reset()

@@ -20,6 +20,7 @@ from .descriptors import PINNED, Descriptors
 from .handles import FileTable
 from .identity import Identity
 from .journal import COUNTED, LENT, LENT_MODE, NOTED, OPENING, RECORDED, Journal, Slot
+from .lasting import Lasting
 from .nodes import NAMELESS, NodeTable
 from .statistics import Statistics
 
@@ -107,17 +108,23 @@ class Share:
         limit: int = 512,
         identity: Identity | None = None,
         statistics: Statistics | None = None,
-        journal: Journal | None = None,
+        lasting: Lasting | None = None,
     ) -> None:
-        root = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        """Where `lasting` has a session, this share goes on with it: `path` is not looked at."""
+        self.lasting = lasting = lasting or Lasting(shared=False)
+        self.recovered = lasting.begun
+        if self.recovered:
+            root = int(lasting.column("fds")[FUSE_ROOT_ID])
+        else:
+            root = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            lasting.clear()
         self.proc = os.open("/proc/self/fd", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self.path = os.path.abspath(path)
         self.identity = identity or Identity()
         self.statistics = statistics or Statistics()
-        self.nodes = NodeTable(os.fstat(root), self.statistics)
-        self.files = FileTable(self.statistics)
-        self.journal = journal or Journal()
-        self.files.given = self.journal.given
+        self.journal = Journal(lasting.column("journal"))
+        self.nodes = NodeTable(os.fstat(root), self.statistics, lasting)
+        self.files = FileTable(self.statistics, lasting, self.journal.given)
         self.descriptors = Descriptors(self.nodes, self.files, root, self.proc, limit)
         self.fd = self.descriptors.fd
         self.valid = valid
@@ -154,6 +161,7 @@ class Share:
         return False
 
     def close(self) -> None:
+        self.lasting.begun = False
         self.reset()
         self.descriptors.close()
         os.close(self.proc)
