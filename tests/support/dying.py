@@ -6,6 +6,7 @@ import ctypes
 import os
 import signal
 import struct
+import traceback
 from collections.abc import Callable
 
 _TRACEME, _SYSCALL, _SETOPTIONS, _GET_SYSCALL_INFO = 0, 24, 0x4200, 0x420E  # linux/ptrace.h
@@ -47,14 +48,12 @@ def run(function: Callable[[], None], fork: Callable[[], int] = os.fork) -> None
     assert status == 0, f"the process ended with {os.waitstatus_to_exitcode(status)}"
 
 
-def run_until(function: Callable[[], None], stop: int, fork: Callable[[], int] = os.fork) -> bool:
-    """Runs `function` in a process that is killed at its system calls' `stop`th beginning or end, counted from 0. False
-    where it ended before that."""
+def run_until(prepare: Callable[[], Callable[[], None]], stop: int, fork: Callable[[], int] = os.fork) -> bool:
+    """Runs what `prepare` returns in a process that is killed at its system calls' `stop`th beginning or end, counted
+    from 0 and without those of `prepare`. False where it ended before that."""
     pid = fork()
     if pid == 0:
-        _ptrace(_TRACEME, 0)
-        os.kill(os.getpid(), signal.SIGSTOP)
-        _be(function)
+        _be(lambda: _be_traced(prepare()))
     _, status = os.waitpid(pid, 0)
     assert os.WIFSTOPPED(status), "the process cannot be traced"
     _ptrace(_SETOPTIONS, pid, _TRACESYSGOOD | _EXITKILL)
@@ -83,8 +82,16 @@ def _be(function: Callable[[], None]) -> None:
     try:
         function()
         status = 0
+    except BaseException:
+        traceback.print_exc()
     finally:
         os._exit(status)
+
+
+def _be_traced(function: Callable[[], None]) -> None:
+    _ptrace(_TRACEME, 0)
+    os.kill(os.getpid(), signal.SIGSTOP)
+    function()
 
 
 def _call(pid: int) -> tuple[bool, int]:

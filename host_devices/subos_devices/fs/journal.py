@@ -63,7 +63,13 @@ GIVEN_FILE, GIVEN_DIRECTORY = 0, 1  # words of `given`
 _GIVEN_SIZE = 16
 SIZE = _GIVEN_SIZE + SLOTS * SLOT_SIZE  # bytes of a journal, zeros at first
 
-OPENING = (FuseOpcode.FUSE_OPEN, FuseOpcode.FUSE_OPENDIR, FuseOpcode.FUSE_CREATE, FuseOpcode.FUSE_TMPFILE)
+OPENING: dict[int, int] = {
+    FuseOpcode.FUSE_OPEN: GIVEN_FILE,
+    FuseOpcode.FUSE_OPENDIR: GIVEN_DIRECTORY,
+    FuseOpcode.FUSE_CREATE: GIVEN_FILE,
+    FuseOpcode.FUSE_TMPFILE: GIVEN_FILE,
+}
+"""Operations that open something, and the word of `given` that has its handle."""
 RECORDED = (
     FuseOpcode.FUSE_SYMLINK,
     FuseOpcode.FUSE_MKNOD,
@@ -152,7 +158,7 @@ class Journal:
     def __init__(self, memory: memoryview) -> None:
         memory = memory.cast("B")
         self.given = memory[:_GIVEN_SIZE].cast("Q")
-        """The handles that the newest request that opens has been given, 0 for none."""
+        """The handles that the newest requests that open files and directories have been given, 0 for none."""
         self._slots = [Slot(memory[at : at + SLOT_SIZE]) for at in range(_GIVEN_SIZE, SIZE, SLOT_SIZE)]
         self.current = Slot.scratch()
         """Of the request that is being served."""
@@ -168,7 +174,7 @@ class Journal:
 
     def opens(self, opcode: int) -> None:
         """A request that opens something has begun, and was given no handle yet."""
-        self.given[GIVEN_FILE] = self.given[GIVEN_DIRECTORY] = 0
+        self.given[OPENING[opcode]] = 0
         self.current.note(opcode)
 
     def recorded(self, operation: Operation) -> Operation:
@@ -181,7 +187,7 @@ class Journal:
             if reply is not None:
                 mem[o : o + len(reply)] = reply
                 return len(reply)
-            given[GIVEN_FILE] = given[GIVEN_DIRECTORY] = 0
+            given[GIVEN_FILE] = 0
             try:
                 written = operation(header, mem, a, n, o, room, data)
             except OSError as refusal:

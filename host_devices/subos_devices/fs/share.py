@@ -19,7 +19,7 @@ from . import syscalls
 from .descriptors import PINNED, Descriptors
 from .handles import FileTable
 from .identity import Identity
-from .journal import COUNTED, LENT, LENT_MODE, NOTED, OPENING, RECORDED, Journal, Slot
+from .journal import COUNTED, GIVEN_FILE, LENT, LENT_MODE, NOTED, OPENING, RECORDED, Journal, Slot
 from .lasting import Lasting
 from .nodes import NAMELESS, NodeTable
 from .statistics import Statistics
@@ -175,11 +175,10 @@ class Share:
         if header[1] in RECORDED and (nodeid := slot.words[COUNTED]):
             self.unlearn(nodeid)
         if header[1] in OPENING:
-            given = self.journal.given
-            for at, remove in enumerate((self.files.remove, self.files.remove_directory)):
-                with suppress(OSError):  # it was, before the last death
-                    remove(given[at])
-                given[at] = 0
+            which, given = OPENING[header[1]], self.journal.given
+            with suppress(OSError):  # it was, before the last death
+                (self.files.remove if which == GIVEN_FILE else self.files.remove_directory)(given[which])
+            given[which] = 0
 
     # --- nodes
 
