@@ -59,8 +59,9 @@ class FsDevice(Device):
 
     device_id = DeviceId.FS
     num_queues = 2
-    asks = answers_slowly = True
+    asks = answers_slowly = keeps = True
     patience = 5.0  # an fsync of a slow disk
+    limit = 30.0  # a shared folder may be one of a network, too
 
     def __init__(self, spec: DeviceSpec) -> None:
         super().__init__(spec)

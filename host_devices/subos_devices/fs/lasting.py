@@ -1,9 +1,9 @@
 """What outlives the worker of a share: its tables, in memory that the next worker finds as they were left.
 
-The keeper makes it (`FsDevice.keep`) before its filter of system calls is closed, and each worker is a fork of the
-keeper, so all see the same. It is shared anonymous memory, reserved whole and touched as the tables grow. No limit of a
-process counts that kind, so the layout bounds it: nodes and their names are 3.7 GiB when all of it is in use, and
-everything else 30 MiB. A share without a keeper has memory of its own, which the limits count.
+The keeper makes it (`FsDevice.keep`), and each worker is a fork of the keeper, so all see the same. It is shared
+anonymous memory, reserved whole and touched as the tables grow. No limit of a process counts that kind, and no worker
+may have more of it, so the layout bounds it: nodes and their names are 3.7 GiB when all of it is in use, and everything
+else 30 MiB. A share without a keeper has memory of its own, which the limits count.
 
 A worker may die between any two stores. Those before are then seen by its successor, all of them, and those after are
 not, since one thread wrote them in the order of the program, and was dead before the next one looked. So a record is

@@ -84,13 +84,17 @@ class Device(ABC):
     patience: ClassVar[float] = 1.0
     """Seconds that one request may take. QEMU waits so long for a ring that it takes back, with the VM standing
     still, before the worker is killed."""
+    limit: ClassVar[float] = 5.0
+    """Seconds after which a worker hangs that does nothing it should, and does not say that it lives. It is killed."""
+    standing: ClassVar[frozenset[int]] = frozenset()
+    """Queues whose buffers wait until this host has something for the driver: no answer is owed for them."""
     asks: ClassVar[bool] = False
     """True where its worker asks questions (`Worker.ask`, `answer`)."""
     answers_slowly: ClassVar[bool] = False
     """True where an answer may have to wait for a disk: it is then given on a thread."""
     keeps: ClassVar[bool] = False
-    """True where its workers are made by a keeper: the descriptors that `kept_descriptors` names outlive them, under the
-    same numbers, and so does what `keep` returns."""
+    """True where its workers are made by a keeper: what `keep` returns outlives them, and so do the descriptors that
+    `kept_descriptors` names, under the same numbers."""
     has_config: ClassVar[bool] = False
     """True where the configuration space is ours (`config`, `set_config`), not QEMU's."""
 
