@@ -9,7 +9,7 @@ handler (`PLAIN`), which then does the whole request; so every rule has one plac
 Guest memory is read once: what decides is copied first. Buffers come from `Virtqueue.gather`, which checks them.
 """
 
-from subos_devices.fs import handles, hot, names, nodes, share, statistics
+from subos_devices.fs import handles, hot, journal, names, nodes, share, statistics
 from subos_devices.fs.requests import REFUSALS, errno_of, request_handler
 
 cimport cython
@@ -45,6 +45,8 @@ cdef int OPEN_FLAGS = hot.OPEN_FLAGS
 cdef int64_t FINE_TICK = hot.FINE_TICK, COARSE_TICK = hot.COARSE_TICK
 cdef uint64_t SPREAD = 0x9E3779B1
 cdef int ERRORS = statistics.ERRORS, TIMES = statistics.TIMES, BUCKETS = statistics.BUCKETS
+cdef int UNIQUE = journal.UNIQUE, STAGE = journal.STAGE, FACTS = journal.FACTS, GIVEN_FILE = journal.GIVEN_FILE
+cdef uint64_t BEGUN = journal.BEGUN, NOTED = journal.NOTED
 cdef int BYTES_READ = statistics.BYTES_READ, BYTES_WRITTEN = statistics.BYTES_WRITTEN
 cdef int UNIT = statistics.UNIT
 assert SAMPLED == statistics.SAMPLED and WORD == names.WORD
@@ -65,7 +67,7 @@ cdef inline int64_t nanoseconds(int clock) noexcept nogil:
 cdef class FsHandler(Handler):
     """Serves the chains of `queue` for `server`."""
 
-    cdef object server, share, nodes, files, descriptors, plain, learn, rename, open_node
+    cdef object server, share, nodes, files, descriptors, plain, learn, rename, open_node, slot
     cdef Virtqueue queue
     cdef list operations
     cdef PyObject* rows[MAX_OPCODES]
@@ -89,17 +91,20 @@ cdef class FsHandler(Handler):
     # handles.py and statistics.py
     cdef int32_t* file_fds
     cdef uint64_t* counted
+    # journal.py
+    cdef uint64_t* noted
+    cdef uint64_t* given
     cdef uint64_t capacity, valid, first_token
     cdef int64_t settles
     cdef int proc, limit, open_flags, again_flags
-    cdef bint negative, readonly, writeback, shares
+    cdef bint negative, readonly, writeback, shares, met
     cdef iovec buffers[LONGEST]
     cdef char dirents[DIRENTS]
 
-    def __init__(self, server, queue):
+    def __init__(self, server, queue, slot):
         cdef int opcode
         self.server, self.queue = server, queue
-        self.share, self.plain = server.share, request_handler(server, queue)
+        self.share, self.plain, self.slot = server.share, request_handler(server, queue, slot), slot
         self.nodes, self.files, self.descriptors = self.share.nodes, self.share.files, self.share.descriptors
         self.learn, self.rename, self.open_node = self.nodes.learn, self.nodes.rename, self.share.fd
         self.operations = server.operations
@@ -111,7 +116,7 @@ cdef class FsHandler(Handler):
         self._kept = (
             nodes.table, nodes.inos, nodes.lookups, nodes.opened, nodes.generations, nodes.parents, nodes.links, nodes.heads,
             nodes.fds, nodes.devices, nodes.kinds, nodes.used, nodes.readable, nodes.names.places, nodes.names.bytes,
-            self.files.fds, self.share.statistics.words, server.hot,
+            self.files.fds, self.share.statistics.words, server.hot, slot.words, self.share.journal.given,
         )
         self.table, self.inos = <uint64_t*>memory_of(nodes.table), <uint64_t*>memory_of(nodes.inos)
         self.lookups, self.opened = <uint64_t*>memory_of(nodes.lookups), <uint64_t*>memory_of(nodes.opened)
@@ -123,6 +128,7 @@ cdef class FsHandler(Handler):
         self.places, self.names = <uint32_t*>memory_of(nodes.names.places), <uint8_t*>memory_of(nodes.names.bytes)
         self.file_fds = <int32_t*>memory_of(self.files.fds)
         self.counted = <uint64_t*>memory_of(self.share.statistics.words)
+        self.noted, self.given = <uint64_t*>memory_of(slot.words), <uint64_t*>memory_of(self.share.journal.given)
         self.capacity, self.valid, self.first_token = nodes.capacity, self.share.valid, server.first_token
         self.settles = <int64_t>server.cache.settles * 1000000000
         self.proc, self.limit = self.share.proc, self.share.descriptors.limit
@@ -147,6 +153,10 @@ cdef class FsHandler(Handler):
         cdef fuse_in_header head
         cdef Py_ssize_t found, readable = 0
         cdef int64_t written
+        if not self.met:  # what may be a replay is the plain handler's
+            if self.slot.due:
+                return self.plain(as_tuple(words, count))
+            self.met = True
         if 6 <= count <= 2 * LONGEST:
             found = self.queue.gather(words, count, self.buffers, &readable)
             if readable >= 2 and found > readable and self.buffers[0].iov_len == 40:
@@ -159,6 +169,10 @@ cdef class FsHandler(Handler):
                     and PyList_GET_ITEM(self.operations, head.opcode) is self.rows[head.opcode]
                     and self.buffers[readable].iov_len == sizeof(fuse_out_header)
                 ):
+                    self.noted[STAGE] = BEGUN
+                    copied()  # nor may it store these in another order
+                    self.noted[UNIQUE] = head.unique
+                    copied()
                     written = self._answer(&head, found, readable)
                     if written != PLAIN:
                         return written
@@ -346,6 +360,9 @@ cdef class FsHandler(Handler):
         copied()
         if not self._known(nodeid) or flags & <uint32_t>O_TRUNC:
             return PLAIN
+        self.given[GIVEN_FILE] = 0
+        copied()
+        self.noted[STAGE] = <uint64_t>FUSE_OPEN << 8 | NOTED
         for_reading = self.shares and not flags & <uint32_t>O_ACCMODE
         if for_reading and self.readable[nodeid] and not fstat(self.fds[nodeid], &status):
             now = signature(&status)
@@ -440,6 +457,7 @@ cdef class FsHandler(Handler):
         cdef fuse_write_out answer
         cdef Py_ssize_t place, done
         cdef uint64_t there = 0
+        cdef stat_t status
         cdef int fd
         memcpy(&asked, arguments.iov_base, sizeof(asked))
         copied()
@@ -450,6 +468,12 @@ cdef class FsHandler(Handler):
             there += self.buffers[2 + place].iov_len
         if there != asked.size or asked.write_flags & ~<uint32_t>FUSE_WRITE_CACHE:
             return PLAIN
+        if asked.flags & <uint32_t>O_APPEND and not asked.write_flags:
+            if fstat(fd, &status):
+                return -c_errno
+            self.noted[FACTS] = status.st_size
+            copied()
+            self.noted[STAGE] = <uint64_t>FUSE_WRITE << 8 | NOTED
         while True:
             if asked.flags & <uint32_t>O_APPEND and not asked.write_flags:
                 done = pwritev2(fd, &self.buffers[2], count, <int64_t>asked.offset, RWF_APPEND)

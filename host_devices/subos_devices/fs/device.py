@@ -24,7 +24,7 @@ from ..vhost_user.virtqueue import Virtqueue, Words
 from .caching import CACHE_POLICIES
 from .descriptors import RESERVED
 from .events.replays import FileEvents
-from .handler import handler
+from .handler import handler, retrying
 from .identity import Identity, IdMap, parse_map
 from .kept import KeptShare
 from .lasting import Lasting
@@ -209,7 +209,8 @@ class FsDevice(Device):
         handle = self._handlers[queue]
         if self._due and queue in self._due:
             self._due.discard(queue)
-            queue.retry(handle)
+            if len(queue.deferred):
+                queue.retry(retrying(self.server, queue))
         queue.drain(handle)
 
     def _replaced(self, worker: Worker) -> None:

@@ -56,12 +56,17 @@ class Directories:
         if share.nodes.kind(nodeid) != stat.S_IFDIR:
             raise error(errno.ENOTDIR)
         share.descriptors.admit()
+        share.journal.opens(header[1])
         directory = share.reopen(share.fd(nodeid), os.O_RDONLY | os.O_DIRECTORY)
         FUSE_OPEN_OUT.pack_into(mem, o, share.files.add_directory(directory, nodeid), self.opened, 0)
         return FUSE_OPEN_OUT.size
 
     def releasedir(self, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:
-        self.share.files.remove_directory(FUSE_RELEASE_IN.unpack_from(mem, a)[0])
+        try:
+            self.share.files.remove_directory(FUSE_RELEASE_IN.unpack_from(mem, a)[0])
+        except OSError:
+            if not self.share.journal.current.replaying:
+                raise
         return 0
 
     def fsyncdir(self, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:

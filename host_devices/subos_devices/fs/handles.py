@@ -14,6 +14,7 @@ import mmap
 import os
 from collections.abc import Iterator
 
+from .journal import GIVEN_DIRECTORY, GIVEN_FILE
 from .lasting import HANDLES, Lasting
 from .nodes import PRIVATE, bad_descriptor
 from .statistics import DIRECTORIES, FILES, Statistics
@@ -39,10 +40,11 @@ class Handles:
     """Numbers for descriptors, each with its node: `fds` and `nodes` by handle, as columns that hot operations read
     directly, 0 where there is none."""
 
-    def __init__(self, lasting: Lasting, kind: str, which: int) -> None:
-        """`kind` names the columns, `which` is its word of "ends"."""
+    def __init__(self, lasting: Lasting, kind: str, which: int, given: memoryview) -> None:
+        """`kind` names the columns, `which` is its word of "ends", and of Journal.given."""
         self.fds, self.nodes = lasting.column(f"{kind}_fds"), lasting.column(f"{kind}_nodes")
         self._ends, self._which = lasting.column("ends"), which
+        self._given = given
         if not self.end:
             self._ends[which] = 1
         self._free = [handle for handle, fd in enumerate(self.fds[: self.end].tolist()) if not fd and handle]
@@ -63,6 +65,7 @@ class Handles:
             self._ends[self._which] = handle + 1
         else:
             raise OSError(errno.ENFILE, os.strerror(errno.ENFILE))
+        self._given[self._which] = handle
         self.nodes[handle] = nodeid
         self.fds[handle] = fd
         self.open += 1
@@ -99,15 +102,15 @@ class Handles:
 class FileTable:
     """What is open: files and directories."""
 
-    def __init__(self, statistics: Statistics, lasting: Lasting) -> None:
+    def __init__(self, statistics: Statistics, lasting: Lasting, given: memoryview) -> None:
         self.counted = statistics.words
-        self.handles = Handles(lasting, "file", 0)
+        self.handles = Handles(lasting, "file", GIVEN_FILE, given)
         self.fds = self.handles.fds
         self.holders = memoryview(mmap.mmap(-1, 4 * MOST, flags=PRIVATE)).cast("I")
         """How many handles and nodes have a descriptor, by its number."""
         self.in_use = 0
         """Descriptors that the guest's doing costs: these, the directories', and those of the nodes that are open."""
-        self._directory_handles = Handles(lasting, "directory", 1)
+        self._directory_handles = Handles(lasting, "directory", GIVEN_DIRECTORY, given)
         self.directories: dict[int, Directory] = {}
         for _, fd, _ in self.handles.items():
             self.keep(fd)

@@ -21,6 +21,8 @@ from typing import Any
 
 from subos_protocol.fuse_opcodes import FUSE_ROOT_ID
 
+from . import journal
+
 NODES = 1 << 25  # at most; fewer where the system reserves less
 _FEWEST = 1 << 16
 HANDLES = 1 << 20  # files, and directories, that are open at once
@@ -43,6 +45,7 @@ _OTHER_COLUMNS = {
     **{"owner_fds": ("i", OWNERS), "owner_nodes": ("Q", OWNERS), "owner_numbers": ("Q", OWNERS)},
     **{"owner_handles": ("Q", OWNERS), "owner_pids": ("I", OWNERS)},
     "session": ("Q", 8),
+    "journal": ("Q", journal.SIZE // 8),
 }
 _FDS = ("fds", "file_fds", "directory_fds", "owner_fds")
 END = 4  # of "table": the first node that was never used

@@ -65,6 +65,7 @@ from .creation import CREATING, Creation
 from .directories import Directories
 from .files import Files
 from .hot import HotOperations
+from .journal import FACTS, RECORDED
 from .kept import KeptShare
 from .lasting import FLAGS
 from .locks import LOCK_FLAGS, Locks
@@ -171,6 +172,7 @@ class FuseServer:
         if xattr == "no":
             for opcode in _XATTR:
                 self._ready[opcode] = (_unsupported, 0, 0)
+        self._wrap(dict.fromkeys(RECORDED, share.journal.recorded))
         if share.readonly:
             for opcode in _CHANGING:
                 self._ready[opcode] = (_read_only, 0, 0)
@@ -243,6 +245,7 @@ class FuseServer:
         if self.locks is not None:
             self.locks.reset()
         self.share.reset()
+        self.share.journal.clear()
         self.flags = FuseInit(0)
         self.operations[:] = self._waiting
         self.on_reset()
@@ -264,13 +267,20 @@ class FuseServer:
             self.operations[:] = self._ready
 
     def _forget(self, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:
-        self.share.descriptors.forget(header[3], FUSE_FORGET_IN.unpack_from(mem, a)[0])
+        slot = self.share.journal.current
+        if slot.recall() is None:
+            slot.note(header[1])
+            self.share.descriptors.forget(header[3], FUSE_FORGET_IN.unpack_from(mem, a)[0])
         return NO_REPLY
 
     def _batch_forget(self, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:
         count = FUSE_BATCH_FORGET_IN.unpack_from(mem, a)[0]
         first, size = a + FUSE_BATCH_FORGET_IN.size, FUSE_FORGET_ONE.size
-        for index in range(min(count, (n - FUSE_BATCH_FORGET_IN.size) // size)):
+        slot = self.share.journal.current
+        begun, *_ = slot.recall() or (0,)
+        slot.note(header[1], begun)
+        for index in range(begun, min(count, (n - FUSE_BATCH_FORGET_IN.size) // size)):
+            slot.words[FACTS] = index + 1
             self.share.descriptors.forget(*FUSE_FORGET_ONE.unpack_from(mem, first + index * size))
         return NO_REPLY
 
