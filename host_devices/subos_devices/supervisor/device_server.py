@@ -41,7 +41,7 @@ from .keeper import Keeper
 from .link import Parent, WorkerLink
 from .nurseries import Nursery
 from .process_models import Model
-from .restarts import POISONED, RETRY, Restarts
+from .restarts import RETRY, Restarts
 from .sandbox.report import warning
 from .throttle import Throttle
 from .watchdog import Verdict, Watch
@@ -213,6 +213,7 @@ class DeviceServer:
             case "jailed":  # from where another program is executed
                 self._is_jailed(message)
             case "ready":
+                self._restarts.ready()
                 self._is_jailed(message)
                 if not self._ready.done():
                     self._ready.set_result(None)
@@ -270,7 +271,7 @@ class DeviceServer:
             return
         was_quiet = self._restarts.quiet
         delay = self._restarts.died(self._loop.time(), self.counters.requests, owing=self._is_owing())
-        if self._keeper is not None and self._restarts.barren >= POISONED:
+        if self._keeper is not None and self._restarts.poisoned:
             self._keeper.close()  # what it keeps may be what they die of
             self._keeper = None
         if not self._restarts.quiet:
@@ -291,7 +292,7 @@ class DeviceServer:
         if worker is None:
             return
         owing = self._is_owing()
-        if self._restarts.quiet and self.sandbox and self._restarts.lives(now, self.counters.requests, owing=owing):
+        if self._restarts.quiet and self._restarts.lives(now, self.counters.requests, owing=owing):
             self._restarts.recovered()
             log.warning("%s: its worker lives, and serves again", self.spec.name)
         counters = self.counters
