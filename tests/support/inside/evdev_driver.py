@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -478,6 +479,23 @@ def test_fingers_whose_events_the_kernel_has_dropped(tmp_path: Path) -> None:
         screen.hears(codes.EV_ABS, codes.ABS_MT_POSITION_X, 16384)
         touch(2, -1)
         screen.hears(codes.EV_KEY, codes.BTN_TOUCH, 0)
+
+
+def test_a_finger_where_the_last_one_was_before_the_driver_came(tmp_path: Path) -> None:
+    """The kernel does not tell again where that is."""
+
+    def tap() -> None:
+        for finger in (next(fingers), -1):
+            real.write(codes.EV_ABS, codes.ABS_MT_TRACKING_ID, finger)
+            real.write(codes.EV_ABS, codes.ABS_MT_POSITION_X, 500)
+            real.syn()
+
+    fingers = itertools.count()
+    with bench("touch", tmp_path) as screen, plug_touchscreen() as real:
+        tap()
+        screen.attach("test touch*").wait_for("drives touch")
+        tap()
+        screen.hears(codes.EV_ABS, codes.ABS_MT_POSITION_X, 16384)
 
 
 def test_what_was_recorded_is_played(tmp_path: Path) -> None:

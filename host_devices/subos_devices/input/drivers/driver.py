@@ -10,12 +10,14 @@ from pathlib import Path
 
 from subos_protocol.input_codes import Ev
 
-from ...errors import UserError
+from ...errors import SubosError, UserError
 from ...text import printable
+from ..monitors import reach
 from .forwarding import Forwarding, Owner, Target
 from .host import PERMISSION_HINT, HostDevice, identity_of, paths
 from .hotplug import Hotplug
 from .kinds import PAD_BUTTONS, PARTS, SHARED, kind_of
+from .monitors import Layouts, Monitors
 from .places import Places
 from .rules import NEXT_PAD, Rule
 
@@ -25,7 +27,7 @@ CALM = 30.0  # seconds after which they are counted anew
 
 class EvdevDriver:
     """`targets` lists the guest's devices, and raises UserError when the VM is gone. `say` tells a person what
-    happens, and `warn` what is wrong."""
+    happens, and `warn` what is wrong. `layouts` is wanted where a rule names a monitor."""
 
     def __init__(
         self,
@@ -33,11 +35,14 @@ class EvdevDriver:
         targets: Callable[[], Sequence[Target]],
         say: Callable[[str], None],
         warn: Callable[[str], None],
+        layouts: Layouts | None = None,
     ) -> None:
         self._rules = rules
         self._targets = targets
         self._say = say
         self._warn = warn
+        self._monitors = Monitors(layouts, self._rearranged, self._unknown) if layouts else None
+        self._has_said_unknown = False
         self._places = Places()
         self._owner = Owner(self._toggle, self._unplugged, self._unserved, warn)
         self._forwardings: dict[Path, Forwarding] = {}
@@ -56,6 +61,7 @@ class EvdevDriver:
         self._end = loop.create_future()
         with Hotplug() as hotplug:
             loop.add_reader(hotplug.fd, self._plugged, hotplug)
+            following = asyncio.ensure_future(self._monitors.follow()) if self._monitors else None
             try:
                 self._look()
                 self._say_what_is_awaited()
@@ -63,6 +69,9 @@ class EvdevDriver:
             finally:
                 loop.remove_reader(hotplug.fd)
                 self._close()
+                if following is not None:
+                    following.cancel()
+                    await asyncio.gather(following, return_exceptions=True)
 
     def _close(self) -> None:
         for forwarding in self._forwardings.values():
@@ -178,16 +187,23 @@ class EvdevDriver:
         self._orphans.discard(device.path)
         if target.kind == "gamepad" and self._apart:
             asyncio.get_running_loop().call_soon(self._look_for_parts)
-        if not self._paused:
-            self._activate(forwarding)
-        if self._forwardings.get(device.path) is forwarding:  # what happens from now on is the guest's
-            self._say(f"{device} drives {target.name}")
+        if self._paused or self._activate(forwarding):
+            self._say_what_it_drives(forwarding)
 
-    def _activate(self, forwarding: Forwarding) -> None:
+    def _say_what_it_drives(self, forwarding: Forwarding) -> None:
+        on = f", on monitor {forwarding.rule.monitor}" if forwarding.rule.monitor else ""
+        self._say(f"{forwarding.device} drives {forwarding.target.name}{on}")
+
+    def _activate(self, forwarding: Forwarding) -> bool:
+        """Whether what happens from now on is the guest's."""
+        if not self._aim(forwarding):
+            return False
         try:
             forwarding.activate()
         except OSError as error:
             self._unplugged(forwarding, error)
+            return False
+        return True
 
     def _unplugged(self, forwarding: Forwarding, error: OSError) -> None:
         path = forwarding.device.path
@@ -236,6 +252,40 @@ class EvdevDriver:
         self._seen.pop(path, None)
         asyncio.get_running_loop().remove_reader(device.fd)
         return device
+
+    # --- the guest's monitors
+
+    def _aim(self, forwarding: Forwarding) -> bool:
+        """At the monitor that its rule names, if it names one. False where the guest has none such, as far as it has
+        said."""
+        number = forwarding.rule.monitor
+        if not number or self._monitors is None:
+            return True
+        if self._monitors.layout is None:
+            return False
+        try:
+            forwarding.aim(reach(self._monitors.layout, number))
+        except UserError as error:
+            self._warn(f"{error.message}: {forwarding.device} waits for it\n  hint: {error.hint}")
+            return False
+        return True
+
+    def _rearranged(self) -> None:
+        self._has_said_unknown = False
+        for forwarding in list(self._forwardings.values()):
+            if self._paused or not forwarding.rule.monitor:
+                continue
+            if forwarding.active:
+                if not self._aim(forwarding):
+                    forwarding.pause()
+            elif self._activate(forwarding):
+                self._say_what_it_drives(forwarding)
+
+    def _unknown(self, error: SubosError) -> None:
+        """Nobody says where they are, or no longer."""
+        if not self._has_ended() and not self._has_said_unknown:
+            self._has_said_unknown = True
+            self._say(f"where the guest's monitors are is not known: {error.message}")
 
     # --- the chord, and the guest's side
 

@@ -23,6 +23,8 @@ SHARED = frozenset({"keyboard", "mouse", "pointer"})
 
 PARTS = frozenset({"motion", "touchpad"})
 """Kinds that are further event devices of a gamepad."""
+POINTING = frozenset({"mouse", "touch", "pen"})
+"""Kinds of the guest's devices that say a place, on axes that reach over its whole desktop."""
 
 PAD_BUTTONS = frozenset(range(Key.BTN_JOYSTICK, Key.BTN_DIGI)) | frozenset(
     range(Key.BTN_TRIGGER_HAPPY, Key.BTN_TRIGGER_HAPPY + 0x28)

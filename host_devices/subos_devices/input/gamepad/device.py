@@ -77,7 +77,7 @@ class AgentDevice(InputDevice):
         self._statistics = worker.statistics
         self._statistics[0] = 0
         if "agent" in self.spec.fds:
-            self._agent = AgentLink(socket.socket(fileno=self.spec.fds["agent"]), self.pad(), self, worker)
+            self._agent = AgentLink(socket.socket(fileno=os.dup(self.spec.fds["agent"])), self.pad(), self, worker)
 
     def queue_started(self, queue: Virtqueue) -> None:
         super().queue_started(queue)

@@ -57,6 +57,34 @@ def test_the_difference_leads_to_the_state(before: list[virtio_input_event], aft
     assert known.difference(now) == []
 
 
+@given(events, events, st.integers(0, SLOTS - 1), events)
+def test_who_hears_of_a_touch_alone_knows_all_of_it(
+    before: list[virtio_input_event], frame: list[virtio_input_event], slot: int, rest: list[virtio_input_event]
+) -> None:
+    """Of those that begin in the frame: a reader that has heard nothing before knows what the kernel knows."""
+    known, now, reader = open_slots(), open_slots(), DeviceState()
+    known.note(before)
+    now.note(before)
+    frame = [*frame, place(Abs.ABS_MT_SLOT, slot), place(Abs.ABS_MT_TRACKING_ID, 7), *rest]
+    now.note(frame)
+    reader.slot = known.slot
+    reader.note(known.completed(frame))
+    known.note(known.completed(frame))
+    assert known == now, "and it is in the same slot"
+    assert reader.slot == now.slot
+    assert reader.slots[slot] == now.slots[slot]
+
+
+def test_a_touch_where_the_one_before_it_was() -> None:
+    known = DeviceState(slots={0: {Abs.ABS_MT_TRACKING_ID: -1, Abs.ABS_MT_POSITION_X: 7, Abs.ABS_MT_POSITION_Y: 8}})
+    begins = [place(Abs.ABS_MT_TRACKING_ID, 2), place(Abs.ABS_MT_POSITION_Y, 9)]
+    slot = place(Abs.ABS_MT_SLOT, 0)
+    assert known.completed(begins) == [*begins, slot, place(Abs.ABS_MT_POSITION_X, 7), slot]
+    assert known.completed([key(5, 1)]) == [key(5, 1)]
+    assert known.completed([place(Abs.ABS_MT_POSITION_X, 1)]) == [place(Abs.ABS_MT_POSITION_X, 1)]
+    assert known.completed([place(Abs.ABS_MT_TRACKING_ID, -1)]) == [place(Abs.ABS_MT_TRACKING_ID, -1)]
+
+
 def test_releases_come_before_presses_and_a_contact_before_its_place() -> None:
     now = DeviceState({5}, {Abs.ABS_X: 3}, {1: {Abs.ABS_MT_POSITION_X: 7, Abs.ABS_MT_TRACKING_ID: 40}}, 1)
     assert DeviceState({4}).difference(now) == [
