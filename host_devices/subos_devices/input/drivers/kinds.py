@@ -35,8 +35,10 @@ def kind_of(device: Capabilities) -> str:
         return ""
     if has_position and {Key.BTN_TOOL_PEN, Key.BTN_STYLUS} & keys:
         return "pen"
-    has_fingers = Abs.ABS_MT_POSITION_X in axes or Key.BTN_TOOL_FINGER in keys
-    if Key.BTN_TOUCH in keys and (has_fingers or (has_position and Key.BTN_LEFT not in keys)):  # QEMU's mice have both
+    has_fingers = Abs.ABS_MT_POSITION_X in axes
+    # QEMU's mice have BTN_TOUCH, too.
+    is_mouse = Key.BTN_LEFT in keys and Key.BTN_TOOL_FINGER not in keys and not has_fingers
+    if Key.BTN_TOUCH in keys and (has_position or has_fingers) and not is_mouse:
         return "" if Key.BTN_TOOL_FINGER in keys and Prop.INPUT_PROP_DIRECT not in device.props else "touch"
     if keys & PAD_BUTTONS and has_position:
         return "gamepad"
