@@ -22,6 +22,7 @@ from ..agent.hub import Hub
 from ..agent.worker_channels import WorkerChannels
 from ..errors import UserError
 from ..supervisor import control as control_socket
+from ..supervisor.process_models import Models
 from ..supervisor.supervisor import Supervisor
 from ..supervisor.zygote import Zygote
 from ..vhost_user.device import Option
@@ -32,6 +33,7 @@ from .guest_run import GuestRun, Mode, guest_environment, write_boot_files
 from .guest_side import guest_side
 from .hot_disks import HotDisks
 from .hot_mouse import HotMouse
+from .hot_pads import HotPads
 from .hot_shares import HotShares
 from .kernel import Kernel, find_kernel
 from .machine import Machine
@@ -48,7 +50,7 @@ from .qemu import (
     probe_image,
     this_architecture,
 )
-from .settings import memory_mib, share_options, wanted_devices
+from .settings import memory_mib, process_models, share_options, wanted_devices
 from .shares import Share, parse_shares
 
 
@@ -67,6 +69,8 @@ class VmPlan:
     """Options of all shares, also of those that are added later."""
     clipboard: Sequence[str] = ()
     """Rules, as agent/clipboard/policy.py has them."""
+    models: Models = field(default_factory=Models)
+    """Which processes serve the devices."""
     kernel: Kernel | None = None
     image: DiskImage | None = None
     media: Mapping[str, bytes] = field(default_factory=dict)
@@ -102,7 +106,22 @@ class VmPlan:
             devices = [device_plan.root_device(), *devices]
         rules = list(settings.clipboard or ())
         Rules.parse(rules)
-        return cls(name, qemu, accelerator, settings.cpus, memory, shares, devices, common, rules, kernel, image, media)
+        models = process_models(settings.process, [(device.name, device.kind) for device in devices], settings.sandbox)
+        return cls(
+            name,
+            qemu,
+            accelerator,
+            settings.cpus,
+            memory,
+            shares,
+            devices,
+            common,
+            rules,
+            models,
+            kernel,
+            image,
+            media,
+        )
 
     def sharing(self, folder: str) -> VmPlan:
         """This plan with one more share. Raises UserError."""
@@ -139,11 +158,12 @@ async def start(
     """
     with runtime.claim(plan.name) as folder:
         async with contextlib.AsyncExitStack() as stack:
-            supervisor = await stack.enter_async_context(Supervisor(zygote))
+            supervisor = await stack.enter_async_context(Supervisor(zygote, plan.models))
             guest = await stack.enter_async_context(
                 guest_side(folder, plan.name, plan.clipboard, has_agent=plan.kernel is not None)
             )
-            await device_plan.serve(supervisor, folder, plan.devices, guest.channels)
+            pads = stack.enter_context(HotPads(plan.devices))
+            await device_plan.serve(supervisor, folder, plan.devices, guest.channels, pads.open)
             config = _machine_config(plan, folder)
             ports: tuple[str, ...] = ("agent",)
             if plan.kernel is not None:
@@ -180,6 +200,7 @@ async def start(
             disks = HotDisks(folder / "qmp.sock", shares.lock)
             handlers = {"status": _status(vm, shares), **shares.handlers(), **disks.handlers()}
             handlers |= HotMouse(plugged).handlers()
+            await stack.enter_async_context(pads.plugging(plugged, supervisor, guest.gamepads))
             await stack.enter_async_context(control_socket.serve(folder, handlers))
             yield vm
 
@@ -228,7 +249,8 @@ def _machine_config(plan: VmPlan, folder: Path) -> MachineConfig:
         memory=plan.memory,
         image=plan.image,
         media=media,
-        devices=[device_plan.vhost_user_device(folder, device) for device in plan.devices],
+        devices=[device_plan.vhost_user_device(folder, device) for device in plan.devices if not device.hot],
+        spare_ports=sum(device.hot for device in plan.devices),
     )
 
 
@@ -240,6 +262,7 @@ def _status(vm: RunningVm, shares: HotShares) -> control_socket.Handler:
     async def status(_request: dict[str, Any]) -> dict[str, Any]:
         plan = vm.plan
         await vm.agent.look()
+        devices, memory = await vm.supervisor.status_and_memory()
         what = f"image {plan.image.path}" if plan.image else f"Linux {plan.kernel.version}" if plan.kernel else ""
         return {
             "name": plan.name,
@@ -248,7 +271,8 @@ def _status(vm: RunningVm, shares: HotShares) -> control_socket.Handler:
             "image": str(plan.image.path) if plan.image else None,
             "how": f"{what}, {plan.accelerator}, {plan.cpus} cpus, {plan.memory} MiB",
             "agent": vm.agent.status(),
-            "devices": shares.mark_mounted(vm.supervisor.status()),
+            "memory": memory,
+            "devices": shares.mark_mounted(devices),
         }
 
     return status

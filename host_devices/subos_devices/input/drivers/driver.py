@@ -16,7 +16,7 @@ from ..monitors import reach
 from .forwarding import Forwarding, Owner, Target
 from .host import PERMISSION_HINT, HostDevice, identity_of, paths
 from .hotplug import Hotplug
-from .kinds import PAD_BUTTONS, SHARED, kind_of
+from .kinds import PAD_BUTTONS, PARTS, SHARED, kind_of
 from .monitors import Layouts, Monitors
 from .places import Places
 from .rules import NEXT_PAD, Rule
@@ -48,6 +48,7 @@ class EvdevDriver:
         self._forwardings: dict[Path, Forwarding] = {}
         self._waiting: dict[Path, HostDevice] = {}  # pads of which the one that is pressed is taken
         self._seen: dict[Path, tuple[int, int]] = {}  # those that no rule is about
+        self._apart: set[Path] = set()  # sensors and touch pads of pads that drive nothing
         self._orphans: set[Path] = set()  # those whose device of the guest is gone, for a while perhaps
         self._tries = 0
         self._unserved_at = 0.0
@@ -98,6 +99,7 @@ class EvdevDriver:
             return
         there = paths()
         self._seen = {path: stamp for path, stamp in self._seen.items() if path in there}
+        self._apart.intersection_update(there)
         for path in there:
             try:
                 found = path.stat()
@@ -125,6 +127,9 @@ class EvdevDriver:
     def _place(self, device: HostDevice) -> None:
         """Gives a device to the first rule that wants it, or closes it."""
         kind = kind_of(device.capabilities)
+        if kind in PARTS:
+            self._place_part(device, kind)
+            return
         wanted = [
             rule
             for rule in self._rules
@@ -143,6 +148,31 @@ class EvdevDriver:
         else:
             device.close()
 
+    def _place_part(self, device: HostDevice, kind: str) -> None:
+        """What is part of a pad goes with it; elsewhere only where a rule says so by name or kind."""
+        for pad in list(self._forwardings.values()):
+            if pad.target.kind == "gamepad" and pad.device.identity.belongs_with(device.identity):
+                rule = Rule("path", str(device.path), f"{pad.target.name}-{kind}", pad.rule.grab)
+                target = self._choose(rule, device, kind)
+                if target is not None:
+                    self._forward(device, rule, target)
+                    return
+        for rule in self._rules:
+            if rule.to and rule.matches(device.identity, device.path):
+                target = self._choose(rule, device, kind)
+                if target is not None and target.kind == kind:
+                    self._forward(device, rule, target)
+                    return
+        self._apart.add(device.path)
+        device.close()
+
+    def _look_for_parts(self) -> None:
+        """A pad has come, whose parts were here before it, perhaps."""
+        for path in self._apart:
+            self._seen.pop(path, None)
+        self._apart.clear()
+        self._look()
+
     def _choose(self, rule: Rule, device: HostDevice, kind: str) -> Target | None:
         try:
             return self._places.choose(rule, device.identity, kind, self._targets())
@@ -155,6 +185,8 @@ class EvdevDriver:
         if target.kind not in SHARED:
             self._places.take(target.name, rule, device.identity)
         self._orphans.discard(device.path)
+        if target.kind == "gamepad" and self._apart:
+            asyncio.get_running_loop().call_soon(self._look_for_parts)
         if self._paused or self._activate(forwarding):
             self._say_what_it_drives(forwarding)
 

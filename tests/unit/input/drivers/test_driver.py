@@ -26,6 +26,7 @@ from subos_devices.input.drivers.recorder import Recorder
 from subos_devices.input.drivers.rules import Rule, parse_device
 from subos_devices.input.drivers.state import DeviceState
 from subos_devices.input.evemu import MAX_FRAME
+from subos_devices.input.gamepad import profiles
 from subos_devices.input.keyboard import KEYBOARD
 from subos_devices.input.touch import TOUCH
 from subos_devices.runtime import listen
@@ -128,6 +129,97 @@ def test_a_device_that_opens_and_cannot_be_read_is_not_opened_without_end(
     asyncio.run(run())
     assert warned == ["Odd Keyboard cannot be read: Invalid argument"] * 2
     assert not any("drives" in said for said in told), "it never did"
+
+
+class Parted(Button):
+    """An event device of one of two DualSenses; which is in the name of its file: pad-aa, motion-bb, say."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        kind, _, uniq = path.name.partition("-")
+        dualsense = profiles.load("dualsense")
+        self.capabilities = dualsense.capabilities if kind == "pad" else dualsense.part(kind).capabilities
+        self.identity = Identity(self.capabilities.name, 0x54C, 0xCE6, uniq, "")
+
+    def __str__(self) -> str:
+        return self.path.name
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        ["motion-bb", "motion-aa", "touchpad-aa", "pad-bb", "pad-aa"],
+        ["pad-bb", "pad-aa", "touchpad-aa", "motion-aa", "motion-bb"],
+    ],
+)
+def test_what_a_pad_has_beside_goes_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nodes: list[str]) -> None:
+    """Whichever comes first. The rule is about the pads alone; the second one's touch pad is not there."""
+    dualsense = profiles.load("dualsense")
+    parts = {"gamepad": dualsense.capabilities, **{name: part.capabilities for name, part in dualsense.parts.items()}}
+    targets = [
+        Target(pad if kind == "gamepad" else f"{pad}-{kind}", kind, tmp_path / f"{pad}-{kind}.sock", can)
+        for pad in ("gamepad1", "gamepad2")
+        for kind, can in parts.items()
+    ]
+    for node in nodes:
+        (tmp_path / node).touch()
+    monkeypatch.setattr(driver_module, "HostDevice", Parted)
+    monkeypatch.setattr(driver_module, "Hotplug", NoHotplug)
+    monkeypatch.setattr(driver_module, "paths", lambda: [tmp_path / node for node in nodes])
+    warned: list[str] = []
+    told: list[str] = []
+
+    async def run() -> None:
+        with contextlib.ExitStack() as stack:
+            for target in targets:
+                stack.enter_context(listen(target.path, socket.SOCK_SEQPACKET))
+            driver = EvdevDriver(
+                [Rule("name", dualsense.capabilities.name)], lambda: targets, told.append, warned.append
+            )
+            running = asyncio.ensure_future(driver.run())
+            for _ in range(50):
+                await asyncio.sleep(0)
+            running.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await running
+
+    asyncio.run(run())
+    driven = dict(said.split(" drives ") for said in told)
+    assert driven == {
+        "pad-bb": "gamepad1",
+        "motion-bb": "gamepad1-motion",
+        "pad-aa": "gamepad2",
+        "motion-aa": "gamepad2-motion",
+        "touchpad-aa": "gamepad2-touchpad",
+    }
+    assert not warned
+
+
+def test_a_touch_pad_of_no_pad_drives_what_a_rule_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    part = profiles.load("dualsense").part("touchpad")
+    target = Target("gamepad1-touchpad", "touchpad", tmp_path / "sock", part.capabilities)
+    (tmp_path / "touchpad-cc").touch()
+    monkeypatch.setattr(driver_module, "HostDevice", Parted)
+    monkeypatch.setattr(driver_module, "Hotplug", NoHotplug)
+    monkeypatch.setattr(driver_module, "paths", lambda: [tmp_path / "touchpad-cc"])
+    told: list[str] = []
+
+    async def run(to: str) -> None:
+        with listen(target.path, socket.SOCK_SEQPACKET):
+            driver = EvdevDriver([Rule("name", "*", to)], lambda: [target], told.append, told.append)
+            running = asyncio.ensure_future(driver.run())
+            for _ in range(50):
+                await asyncio.sleep(0)
+            running.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await running
+
+    asyncio.run(run(""))
+    assert told == ["no device * is here yet; it is taken when it comes"]
+    for to in ("touchpad", "gamepad1-touchpad"):
+        told.clear()
+        asyncio.run(run(to))
+        assert told == ["touchpad-cc drives gamepad1-touchpad"]
 
 
 class Screen(OddDevice):

@@ -198,6 +198,17 @@ def test_the_chord_is_both_keys_and_told_once() -> None:
 SPAN = virtio_input_absinfo(0, 100)
 
 
+def test_event_devices_of_one_thing_belong_together() -> None:
+    """By serial number, else by plug; pads at one Bluetooth adapter have the same plug."""
+    first = Identity("Pad", 1, 2, "aa", "adapter")
+    assert first.belongs_with(Identity("Pad Sensors", 1, 2, "aa", ""))
+    assert not first.belongs_with(Identity("Pad Sensors", 1, 2, "bb", "adapter"))
+    assert not first.belongs_with(Identity("Pad Sensors", 1, 3, "aa", ""))
+    assert not first.belongs_with(Identity("Pad Sensors", 1, 2, "", "adapter"))
+    assert Identity("Pad", 1, 2, "", "usb-1").belongs_with(Identity("Pad Sensors", 1, 2, "", "usb-1"))
+    assert not Identity("Pad", 1, 2, "", "").belongs_with(Identity("Pad Sensors", 1, 2, "", ""))
+
+
 def made(keys: set[int], axes: set[int] = frozenset(), moves: set[int] = frozenset(), *props: int) -> Capabilities:  # type: ignore[assignment]
     codes = {Ev.EV_KEY: frozenset(keys), Ev.EV_REL: frozenset(moves)}
     return Capabilities("", virtio_input_devids(0, 0, 0, 0), codes, dict.fromkeys(axes, SPAN), frozenset(props))
@@ -221,11 +232,15 @@ XY = {Abs.ABS_X, Abs.ABS_Y}
         (made({Key.BTN_TRIGGER}, XY), "gamepad"),
         (made({Key.BTN_TOUCH}, {Abs.ABS_MT_POSITION_X, Abs.ABS_MT_SLOT}), "touch"),
         (made({Key.BTN_TOUCH, Key.BTN_TOOL_FINGER}, XY, frozenset(), Prop.INPUT_PROP_DIRECT), "touch"),
-        (made({Key.BTN_TOUCH, Key.BTN_TOOL_FINGER, Key.BTN_LEFT}, XY, frozenset(), Prop.INPUT_PROP_POINTER), ""),
         (made({Key.BTN_TOUCH, Key.BTN_LEFT, Key.BTN_GEAR_UP}, XY), "absolute-mouse"),  # QEMU's virtio-tablet
         (made({Key.BTN_TOUCH, Key.BTN_LEFT}, {Abs.ABS_MT_POSITION_X, *XY}), "touch"),
+        (
+            made({Key.BTN_TOUCH, Key.BTN_TOOL_FINGER, Key.BTN_LEFT}, XY, frozenset(), Prop.INPUT_PROP_POINTER),
+            "touchpad",
+        ),
         (made({Key.BTN_TOUCH, Key.BTN_TOOL_PEN, Key.BTN_STYLUS}, XY), "pen"),
-        (made(set(), XY, frozenset(), Prop.INPUT_PROP_ACCELEROMETER), ""),
+        (made(set(), XY, frozenset(), Prop.INPUT_PROP_ACCELEROMETER), "motion"),
+        *((part.capabilities, kind) for name in profiles.names() for kind, part in profiles.load(name).parts.items()),
         (made(set()), ""),
     ],
 )

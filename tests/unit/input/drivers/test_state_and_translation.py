@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from subos_devices.input.capabilities import Capabilities
 from subos_devices.input.drivers.state import DeviceState
 from subos_devices.input.drivers.translation import Translation, scale
+from subos_devices.input.gamepad import profiles
 from subos_devices.input.keyboard import KEYBOARD
 from subos_devices.input.mouse import MOUSE
 from subos_protocol.input_codes import Abs, Ev, Key, Rel
@@ -163,3 +164,21 @@ def test_contacts_in_slots_that_the_target_lacks_are_left_out() -> None:
     other = [place(Abs.ABS_MT_SLOT, 2), place(Abs.ABS_MT_TRACKING_ID, 8), place(Abs.ABS_MT_POSITION_X, 60)]
     end = [place(Abs.ABS_MT_SLOT, 1), place(Abs.ABS_MT_TRACKING_ID, -1)]
     assert Translation(touch(10), touch(2)).frame([*first, *other, *end]) == [*first, *end]
+
+
+def test_what_sensors_measure_stays_what_it_is() -> None:
+    """A g of the Switch's is half as much of its axis as one of the DualSense's; a pad that cannot tell more says what
+    it can."""
+    procon, dualsense = (profiles.load(name).part("motion").capabilities for name in ("switchpro", "dualsense"))
+    translation = Translation(procon, dualsense)
+    events = [(3, 2, 4096), (3, 0, -32767), (3, 4, 14247 * 90), (4, 5, 1234)]
+    said = translation.frame(virtio_input_event(*event) for event in events)
+    assert said == [(3, 2, 8192), (3, 0, -32768), (3, 4, 1024 * 90), (4, 5, 1234)]
+
+
+def test_two_fingers_of_one_touch_pad_on_another() -> None:
+    dualshock, dualsense = (profiles.load(name).part("touchpad").capabilities for name in ("dualshock4", "dualsense"))
+    translation = Translation(dualshock, dualsense)
+    events = [(3, 0x2F, 1), (3, 0x39, 7), (3, 0x35, 1919), (3, 0x36, 941), (1, 0x110, 1), (1, 0x14A, 1)]
+    said = translation.frame(virtio_input_event(*event) for event in events)
+    assert said == [(3, 0x2F, 1), (3, 0x39, 7), (3, 0x35, 1919), (3, 0x36, 1079), (1, 0x110, 1), (1, 0x14A, 1)]
