@@ -54,7 +54,7 @@ def boot_id(guest: Guest) -> str:
 def test_the_guest_knows_what_the_mouse_can_do(guest: Guest, folder: Path) -> None:
     device = Watch(guest, folder).end()["device"]
     assert device["codes"] == {
-        "EV_KEY": ["BTN_LEFT", "BTN_RIGHT", "BTN_MIDDLE", "BTN_SIDE", "BTN_EXTRA"],
+        "EV_KEY": ["BTN_LEFT", "BTN_RIGHT", "BTN_MIDDLE", "BTN_SIDE", "BTN_EXTRA", "BTN_TOUCH"],
         "EV_REL": ["REL_HWHEEL", "REL_WHEEL", "REL_WHEEL_HI_RES", "REL_HWHEEL_HI_RES"],
         "EV_ABS": ["ABS_X", "ABS_Y"],
     }
