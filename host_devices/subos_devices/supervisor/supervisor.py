@@ -89,10 +89,8 @@ class Supervisor:
         `supervisor`. In bytes (see `pss`); None for what could not be seen. On a thread: a large guest's takes a while.
         """
         lines, zygote = self.status(), self._zygote.pid
-        pids = {int(line[which]) for line in lines for which in ("pid", "keeper") if line[which]} | {
-            zygote,
-            os.getpid(),
-        }
+        pids = {int(line[which]) for line in lines for which in ("pid", "keeper") if line[which]}
+        pids |= {zygote, os.getpid()}
         found = await asyncio.to_thread(lambda: {pid: pss(pid) for pid in pids})
         for line in lines:
             line["pss"] = found.get(line["pid"])
@@ -102,9 +100,9 @@ class Supervisor:
         return lines, {"workers": together, "zygote": found[zygote], "supervisor": found[os.getpid()]}
 
     def _look(self) -> None:
+        self._looking = asyncio.get_running_loop().call_later(watchdog.PERIOD, self._look)
         for server in self.devices.values():
             server.look()
-        self._looking = asyncio.get_running_loop().call_later(watchdog.PERIOD, self._look)
 
     def _zygote_says(self) -> None:
         if not self._zygote.hear():
