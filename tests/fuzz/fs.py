@@ -39,6 +39,7 @@ LONGEST = 1 << 20  # bytes of an input
 
 class NoWorker(Worker):
     respawned = False
+    kept = None
     sees_host = True
 
     def __init__(self) -> None:
