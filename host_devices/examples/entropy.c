@@ -234,8 +234,6 @@ static void obey(const char *packet, int *fds, int given) {
             interrupt(); /* what was signalled to the old one meanwhile must not be lost */
     } else if (!strncmp(op, "\"ping\"", 6)) {
         say("{\"op\": \"pong\"}");
-    } else if (!strncmp(op, "\"ping\"", 6)) {
-        say("{\"op\": \"pong\"}");
     } else if (!strncmp(op, "\"stop\"", 6)) {
         char answer[64];
         drop_ring();

@@ -98,11 +98,11 @@ def _mebibytes(number: int | None) -> str:
 
 
 def _memory(machine: dict[str, Any]) -> str:
-    processes = {device["pid"] for device in machine["devices"] if device["pid"]} - {machine["pid"]}
-    keepers = {device["keeper"] for device in machine["devices"] if device["keeper"]}
-    made = f"{len(processes)} workers" + (f" and {len(keepers)} keepers" if keepers else "")
+    processes = {device[which] for device in machine["devices"] for which in ("pid", "keeper") if device[which]}
+    count, unseen = len(processes - {machine["pid"]}), machine["memory"]["unseen"]
     workers, zygote, launcher = (_mebibytes(machine["memory"][name]) for name in ("workers", "zygote", "supervisor"))
-    return f"{workers} MiB for {made}, {zygote} the zygote, {launcher} this launcher"
+    how_many = f"{count - unseen} of {count}" if unseen else str(count)
+    return f"{workers} MiB for {how_many} workers, {zygote} the zygote, {launcher} this launcher"
 
 
 def quiet_devices(machine: dict[str, Any]) -> list[str]:
