@@ -53,7 +53,9 @@ class Lives:
             gc.collect()
             gc.disable()
         self.uid = uid
-        self.spec = DeviceSpec("fs", "share", {"shared_dir": str(root), **options})
+        self._root = os.open(root, os.O_PATH)
+        way = root if uid == os.geteuid() else f"/proc/self/fd/{self._root}"  # folders above it are not for everybody
+        self.spec = DeviceSpec("fs", "share", {"shared_dir": str(way), **options})
         self.lasting = Lasting(NODES)
         self.guest = Guest()
         self.known: dict[str, Any] = {}
@@ -67,6 +69,7 @@ class Lives:
     def __exit__(self, *_exception: object) -> None:
         for fd in open_fds() - self._own:
             os.close(fd)
+        os.close(self._root)
         self.guest.close()
         self.guest.drain = lambda queue: None
 

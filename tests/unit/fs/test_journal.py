@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from subos_devices.fs import device as device_module
@@ -135,19 +135,20 @@ def test_what_a_replay_opens_keeps_no_pages(tmp_path: Path, monkeypatch: pytest.
     policy = device_module.CACHE_POLICIES["auto"]._replace(settles=0)
     monkeypatch.setitem(device_module.CACHE_POLICIES, "auto", policy)
     monkeypatch.setattr(server_module, "_IN_MEMORY", {})  # as on a disk
-    root = tmp_path / "whole"
 
     def aged(guest: Guest) -> Scene:
-        scene = begin(guest)
-        file = next(tmp_path.glob("*/other"))
-        eventually(lambda: time.time() - file.stat().st_ctime > 0.06)
-        return scene
+        newest = max(path.stat().st_ctime for path in tmp_path.glob("*/closed"))
+        eventually(lambda: time.time() - newest > 0.06)
+        return begin(guest)
 
-    check_every_death(tmp_path, CASES["open to read"], aged)
-    shutil.rmtree(root)
-    build(root)
-    with Lives(root) as lives:  # it would have kept them
-        request = CASES["open to read"](lives.within(aged))
+    def case(scene: Scene) -> Request:
+        return Request(Op.FUSE_OPEN, scene.closed, FUSE_OPEN_IN.struct.pack(os.O_RDONLY, 0), room=OPEN)
+
+    check_every_death(tmp_path, case, aged)
+    shutil.rmtree(tmp_path / "whole")
+    build(tmp_path / "whole")
+    with Lives(tmp_path / "whole") as lives:  # another request would have it keep them
+        request = case(lives.within(aged))
         kept = [FUSE_OPEN_OUT.unpack(lives.ask(request).body).open_flags & FuseOpened.FOPEN_KEEP_CACHE for _ in "ab"]
         assert kept == [0, FuseOpened.FOPEN_KEEP_CACHE]
 
@@ -165,7 +166,7 @@ stops = st.integers(0, 30)
 def test_the_next_worker_dies_over_it_too(tmp_path: Path) -> None:
     numbers = count()
 
-    @settings(max_examples=120, database=None, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=120, database=None, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
     @given(st.sampled_from(DEADLY), stops, stops)
     def twice(name: str, first: int, second: int) -> None:
         whole, root = tmp_path / f"whole{(number := next(numbers))}", tmp_path / f"{number}"
@@ -283,7 +284,7 @@ def test_a_guest_whose_workers_die_again_and_again(tmp_path: Path) -> None:
     """It sees what the guest of a worker that lives sees."""
     numbers = count()
 
-    @settings(max_examples=40, database=None, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=40, database=None, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
     @given(st.lists(steps, min_size=4, max_size=14))
     def sequence(sequence: list[tuple[str, str, str, int, int | None]]) -> None:
         model_root, root = tmp_path / f"model{(number := next(numbers))}", tmp_path / f"{number}"
