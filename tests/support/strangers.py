@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import mmap
 import os
 import signal
+import socket
 import time
 
 from subos_devices.errors import UserError
@@ -170,6 +172,11 @@ class Keeping(Inquisitive):
                 raise SystemExit
             case "close all":
                 os.closerange(3, 1 << 20)
+            case "shut all down":
+                for fd in range(3, 32):
+                    with contextlib.suppress(OSError):
+                        socket.socket(fileno=os.dup(fd)).shutdown(socket.SHUT_RDWR)
+                sleep()
         return super().find(what)
 
 

@@ -94,7 +94,8 @@ class DeviceServer:
         self._watch = Watch(self.session.device.limit)
         self._failure = ""
         self._last_words = ""
-        """Why the last worker died, as far as that is known."""
+        self._reason, self._end = "", "nobody knows of what"
+        """Of the last death: what the worker said, or what was done to it; else how its process ended."""
         self._quiet_since = 0.0
         self.sandbox: dict[str, Any] | None = None
         """What holds the worker, as it said itself before the guest could reach it."""
@@ -157,8 +158,10 @@ class DeviceServer:
             "driver": any(vring.started for vring in self.session.vrings),
             "pid": self.worker.pid if self.worker else None,
             "process": str(self.model),
-            "keeper": self._keeper.pid if self._keeper else None,
-            "quiet": {"since": self._quiet_since, "reason": self._last_words} if self._restarts.quiet else None,
+            "keeper": self._keeper.pid if self._keeper and self._keeper.alive else None,
+            "quiet": {"since": self._quiet_since, "reason": self._reason or self._end}
+            if self._restarts.quiet
+            else None,
             "restarts": self.restarts,
             "faults": self.faults,
             "sandbox": self.sandbox,
@@ -172,6 +175,7 @@ class DeviceServer:
     def _spawn(self, *, respawned: bool) -> None:
         self._respawn = None
         self.sandbox = None
+        self._last_words = ""
         self._restarts.born(self._loop.time(), self.counters.requests)
         self._watch = Watch(self.session.device.limit)
         self.worker = WorkerLink(
@@ -254,13 +258,13 @@ class DeviceServer:
                 "need (--seccomp log lets it, and the kernel's log then has the number: dmesg | grep type=1326)",
                 self.spec.name,
             )
-        if status < 0 or not self._last_words:
-            self._last_words = f"ended by signal {-status}" if status < 0 else f"ended with status {status}"
+        self._end = f"ended by signal {-status}" if status < 0 else f"ended with status {status}"
 
     def _died(self) -> None:
         if self._keeper is not None:
             self._keeper.hear()  # what it has said before its socket closed
         self.worker = None
+        self._reason = self._last_words
         if not self._ready.done():
             self._ready.set_exception(self._no_worker("died while it started"))
         if self._ready.exception() is not None:
@@ -278,7 +282,7 @@ class DeviceServer:
             log.warning("%s: its worker died; the next one starts %s", self.spec.name, _when(delay))
         elif not was_quiet:
             self._quiet_since = time.time()
-            why = self._last_words.partition(" (at ")[0] or "nobody knows of what"
+            why = (self._reason or self._end).partition(" (at ")[0]
             log.error("%s: its workers die again and again (%s): %s", self.spec.name, why, QUIET_HINT)
         if delay:
             self._respawn = self._loop.call_later(delay, lambda: self._spawn(respawned=True))
@@ -439,9 +443,10 @@ class DeviceServer:
 
     def _try_soon(self) -> None:
         """A driver begins anew: what the last workers have died of may be gone."""
-        if self._restarts.quiet and self._respawn is not None:
+        soon = self._loop.time() + SOON
+        if self._restarts.quiet and self._respawn is not None and self._respawn.when() > soon:
             self._respawn.cancel()
-            self._respawn = self._loop.call_later(SOON, lambda: self._spawn(respawned=True))
+            self._respawn = self._loop.call_at(soon, lambda: self._spawn(respawned=True))
 
     def _start_ring(self, vring: Vring, base: int) -> None:
         if self.worker is not None and self.session.memory is not None:
