@@ -47,7 +47,7 @@ from .throttle import Throttle
 from .watchdog import Verdict, Watch
 from .zygote import Zygote
 
-PROGRAM_PATIENCE = 10.0  # seconds that another program has to say that it is ready
+PROGRAM_PATIENCE, LAST_WORDS = 10.0, 1.0  # seconds that another program has to say that it is ready, and to end
 SOON = 1.0  # seconds between two tries of a quiet device whose driver begins anew
 QUIET_HINT = (
     f"its driver waits, and nothing else does; a worker is tried every {RETRY:.0f} s, and when the guest sets the "
@@ -129,6 +129,8 @@ class DeviceServer:
             self._respawn.cancel()
         if self.worker is not None:
             self.worker.close()
+            if self.model.command:  # which may not heed the end of its socket
+                self._loop.call_later(LAST_WORDS, self.worker.kill)
             self.worker = None
         if self._keeper is not None:
             self._keeper.close()
@@ -150,6 +152,7 @@ class DeviceServer:
 
     def status(self) -> dict[str, Any]:
         """What `subos-devices status` shows of this device."""
+        quiet = {"since": self._quiet_since, "reason": self._reason or self._end}
         return {
             "name": self.spec.name,
             "kind": self.spec.kind,
@@ -159,9 +162,7 @@ class DeviceServer:
             "pid": self.worker.pid if self.worker else None,
             "process": str(self.model),
             "keeper": self._keeper.pid if self._keeper and self._keeper.alive else None,
-            "quiet": {"since": self._quiet_since, "reason": self._reason or self._end}
-            if self._restarts.quiet
-            else None,
+            "quiet": quiet if self._restarts.quiet else None,
             "restarts": self.restarts,
             "faults": self.faults,
             "sandbox": self.sandbox,
@@ -265,14 +266,14 @@ class DeviceServer:
             self._keeper.hear()  # what it has said before its socket closed
         self.worker = None
         self._reason = self._last_words
+        if self._renewed:
+            self._renewed = False
+            self._spawn(respawned=self._ready.done())
+            return
         if not self._ready.done():
             self._ready.set_exception(self._no_worker("died while it started"))
         if self._ready.exception() is not None:
             return  # it never served; `start` says why
-        if self._renewed:
-            self._renewed = False
-            self._spawn(respawned=True)
-            return
         was_quiet = self._restarts.quiet
         delay = self._restarts.died(self._loop.time(), self.counters.requests, owing=self._is_owing())
         if self._keeper is not None and self._restarts.poisoned:
