@@ -166,7 +166,9 @@ stops = st.integers(0, 30)
 def test_the_next_worker_dies_over_it_too(tmp_path: Path) -> None:
     numbers = count()
 
-    @settings(max_examples=120, database=None, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
+    @settings(
+        max_examples=120, database=None, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
+    )
     @given(st.sampled_from(DEADLY), stops, stops)
     def twice(name: str, first: int, second: int) -> None:
         whole, root = tmp_path / f"whole{(number := next(numbers))}", tmp_path / f"{number}"
@@ -284,7 +286,9 @@ def test_a_guest_whose_workers_die_again_and_again(tmp_path: Path) -> None:
     """It sees what the guest of a worker that lives sees."""
     numbers = count()
 
-    @settings(max_examples=40, database=None, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
+    @settings(
+        max_examples=40, database=None, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
+    )
     @given(st.lists(steps, min_size=4, max_size=14))
     def sequence(sequence: list[tuple[str, str, str, int, int | None]]) -> None:
         model_root, root = tmp_path / f"model{(number := next(numbers))}", tmp_path / f"{number}"
@@ -294,7 +298,10 @@ def test_a_guest_whose_workers_die_again_and_again(tmp_path: Path) -> None:
         guest.init()
         with Lives(root) as lives:
             lives.within(Guest.init)
-            worlds = World(model_root, partial(ask, guest)), World(root, lives.ask)
+            worlds = (
+                World(model_root, lambda request: lives.beside(partial(ask, guest, request))),
+                World(root, lives.ask),
+            )
             for kind, one, two, value, stop in sequence:
                 requests = [world.request(kind, one, two, value) for world in worlds]
                 model_request, request = requests
@@ -303,7 +310,7 @@ def test_a_guest_whose_workers_die_again_and_again(tmp_path: Path) -> None:
                     continue
                 if stop is not None:
                     lives.dies(stop, request)
-                replies = ask(guest, model_request), lives.ask(request)
+                replies = worlds[0].ask(model_request), lives.ask(request)
                 for world, asked, reply in zip(worlds, (model_request, request), replies, strict=True):
                     world.opened(asked, reply)
                 outcomes = [
