@@ -45,7 +45,7 @@ def run_alone(newborn: Newborn, cell: Cell | None, zygote: int) -> None:
 
     def build() -> tuple[Device, Mapping[str, object]]:
         registry.load(newborn.spec.kind).prepare(newborn.spec)  # what is to be loaded is loaded while there are files
-        inside, sandbox = _jailed(newborn.spec, cell, zygote)
+        inside, sandbox = jailed(newborn.spec, cell, zygote)
         return registry.build(inside), sandbox.describe()
 
     worker.main(build, control, counters, newborn.respawned)
@@ -57,7 +57,7 @@ def run_group(newborns: Sequence[Newborn], cell: Cell | None, zygote: int) -> No
     try:
         for newborn in newborns:
             registry.load(newborn.spec.kind).prepare(newborn.spec)
-        _, sandbox = _jailed(newborns[0].spec, cell, zygote)
+        _, sandbox = jailed(newborns[0].spec, cell, zygote)
         workers = []
         for newborn, control in zip(newborns, controls, strict=True):
             device, counters = registry.build(newborn.spec), Counters(newborn.counters)
@@ -78,7 +78,7 @@ def execute(newborn: Newborn, command: Sequence[str], cell: Cell | None, zygote:
         file, zygote = _arrange(newborn.fds, file, zygote)
         control.detach()
         control = socket.socket(fileno=FIRST)
-        _, sandbox = _jailed(newborn.spec, cell, zygote, program, file)
+        _, sandbox = jailed(newborn.spec, cell, zygote, program, file)
         control.send(json.dumps({"op": "jailed", "sandbox": sandbox.describe()}).encode())
         for number in (signal.SIGPIPE, signal.SIGXFSZ):  # which Python ignores
             signal.signal(number, signal.SIG_DFL)
@@ -91,9 +91,10 @@ def execute(newborn: Newborn, command: Sequence[str], cell: Cell | None, zygote:
         control.send(worker.failed(SubosError(said, hint)))
 
 
-def _jailed(
+def jailed(
     spec: DeviceSpec, cell: Cell | None, zygote: int, program: Program | None = None, file: int = -1
 ) -> tuple[DeviceSpec, Sandbox]:
+    """`close_jail`, where there is to be one."""
     if cell is None:
         os.close(zygote)
         return spec, OFF

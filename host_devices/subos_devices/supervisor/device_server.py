@@ -41,7 +41,7 @@ from .keeper import Keeper
 from .link import Parent, WorkerLink
 from .nurseries import Nursery
 from .process_models import Model
-from .restarts import POISONED, RETRY, Restarts
+from .restarts import RETRY, Restarts
 from .sandbox.report import warning
 from .throttle import Throttle
 from .watchdog import Verdict, Watch
@@ -195,7 +195,7 @@ class DeviceServer:
 
     def _parent(self) -> Parent:
         """Who makes its next worker."""
-        if not self.session.device.keeps:
+        if self.model != Model() or not self.session.device.keeps:
             return self._nursery
         if self._keeper is None or not self._keeper.hear():
             self._keeper = Keeper(
@@ -213,6 +213,7 @@ class DeviceServer:
             case "jailed":  # from where another program is executed
                 self._is_jailed(message)
             case "ready":
+                self._restarts.ready()
                 self._is_jailed(message)
                 if not self._ready.done():
                     self._ready.set_result(None)
@@ -270,14 +271,14 @@ class DeviceServer:
             return
         was_quiet = self._restarts.quiet
         delay = self._restarts.died(self._loop.time(), self.counters.requests, owing=self._is_owing())
-        if self._keeper is not None and self._restarts.row >= POISONED:
+        if self._keeper is not None and self._restarts.poisoned:
             self._keeper.close()  # what it keeps may be what they die of
             self._keeper = None
         if not self._restarts.quiet:
             log.warning("%s: its worker died; the next one starts %s", self.spec.name, _when(delay))
         elif not was_quiet:
             self._quiet_since = time.time()
-            why = self._last_words or "nobody knows of what"
+            why = self._last_words.partition(" (at ")[0] or "nobody knows of what"
             log.error("%s: its workers die again and again (%s): %s", self.spec.name, why, QUIET_HINT)
         if delay:
             self._respawn = self._loop.call_later(delay, lambda: self._spawn(respawned=True))
@@ -291,7 +292,7 @@ class DeviceServer:
         if worker is None:
             return
         owing = self._is_owing()
-        if self._restarts.quiet and self.sandbox and self._restarts.lives(now, self.counters.requests, owing=owing):
+        if self._restarts.quiet and self._restarts.lives(now, self.counters.requests, owing=owing):
             self._restarts.recovered()
             log.warning("%s: its worker lives, and serves again", self.spec.name)
         counters = self.counters

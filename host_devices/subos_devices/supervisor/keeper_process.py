@@ -34,8 +34,9 @@ from ..processes import die_with_parent, set_name
 from ..vhost_user import worker
 from ..vhost_user.connection import receive_fds
 from ..vhost_user.device import Device, DeviceSpec
+from .births import jailed
 from .parenting import attend, forget_children, heed_children, keep_only, live_and_end
-from .sandbox.jail import OFF, Cell, close_jail, narrow
+from .sandbox.jail import Cell, narrow
 from .sandbox.namespaces import fork_with
 from .sandbox.privileges import die_with
 from .sandbox.seccomp import CLONE_FILES
@@ -57,8 +58,7 @@ def keep(spec: DeviceSpec, fds: Sequence[int], cell: Cell | None, zygote: int) -
     try:
         keeper = Keeper(spec, control, fds[1], cell, zygote)
     except (SubosError, OSError) as error:
-        message, hint = (error.message, error.hint) if isinstance(error, SubosError) else (str(error), "")
-        control.send(json.dumps({"op": "failed", "message": message, "hint": hint}).encode())
+        control.send(worker.failed(error if isinstance(error, SubosError) else SubosError(str(error))))
     else:
         keeper.live()
 
@@ -71,11 +71,7 @@ class Keeper:
         self._kind = registry.load(spec.kind)
         self._kind.prepare(spec)
         self._cell = cell
-        self._spec, self._sandbox = spec, OFF
-        if cell is None:
-            os.close(zygote)
-        else:
-            self._spec, self._sandbox = close_jail(spec, cell, zygote)
+        self._spec, self._sandbox = jailed(spec, cell, zygote)
         self._kept = self._kind.keep(self._spec)
         self._control = control
         self._counters = counters

@@ -126,7 +126,7 @@ def keepers(workers: Mapping[str, Rule]) -> dict[str, Rule]:
         "kill": Rule(((Where(1, _INT, signal.SIGKILL),),)),
         "seccomp": Rule(((Where(0, _INT, _SET_MODE_FILTER),),)),
         "prctl": Rule(tuple((Where(0, _INT, option),) for option in (*_PRCTLS, _PDEATHSIG)), errno.EPERM),
-        "mmap": Rule(((Where(2, _PROT_EXEC, 0),),), errno.EPERM),
+        "mmap": Rule(((_NO_CODE,),), errno.EPERM),
         "prlimit64": Rule(),
         "tgkill": Rule(),
     }
