@@ -19,7 +19,7 @@ CHECKS: tuple[Check, ...] = (
     ("mouse", "clicks and scrolls", inputs.mouse_clicks),
     ("mouse", "its process is killed, and it clicks on", inputs.mouse_recovers),
     ("pointer", "moves by steps, presses its eighth button", inputs.pointer_moves),
-    ("keyboard", "types a word", inputs.keyboard_types),
+    ("keyboard", "a line is typed at the guest's console", inputs.keyboard_types),
     ("keyboard", "the guest lights Caps Lock, the host is told", inputs.keyboard_lights),
     ("touch", "two fingers come, move apart and go", inputs.touch),
     ("gamepad", "every button and axis of an Xbox 360 pad", inputs.gamepad),

@@ -19,6 +19,10 @@ MINIMUM_VERSION = (8, 2)
 
 ACCELERATORS = ("auto", "kvm", "tcg")
 
+FUNCTIONS = 8  # of a slot
+LAST_SLOT = 0x1E
+"""Of a root bus; what is behind it, 0x1f, is q35's own."""
+
 
 @dataclass(frozen=True)
 class Qemu:
@@ -115,7 +119,8 @@ class VhostUserDevice:
     """A device behind a vhost-user socket on which its back end already listens.
 
     `driver` is QEMU's name of the device (vhost-user-fs-pci), `properties` are the rest of its options. One that is
-    there when QEMU starts can be taken out later only where it is `removable`.
+    there when QEMU starts can be taken out later only where it is `removable`. `beside` is the id of the device in
+    whose PCI slot it is a further function.
     """
 
     id: str
@@ -123,6 +128,7 @@ class VhostUserDevice:
     socket: Path
     properties: Mapping[str, object] = field(default_factory=dict)
     removable: bool = False
+    beside: str = ""
 
     @property
     def chardev(self) -> str:
@@ -177,6 +183,8 @@ class MachineConfig:
     serial_fd: int | None = None
     qmp_fd: int | None = None
     hotplug_slots: int = 8
+    spare_ports: int = 0
+    """Further places for devices that are plugged later, eight a slot."""
 
 
 def kernel_arguments(architecture: Architecture) -> str:
@@ -206,16 +214,35 @@ def qemu_arguments(config: MachineConfig) -> list[str]:
         arguments += ["-chardev", f"socket,id=qmp,fd={config.qmp_fd},server=on,wait=off"]
         arguments += ["-mon", "chardev=qmp,mode=control"]
     chassis = itertools.count(1)
+    shared = _shared_slots(config.devices)
     for device in config.devices:
         if device.removable:
             arguments += _root_port(f"{device.id}-slot", next(chassis))
             arguments += device.arguments(bus=f"{device.id}-slot")
         else:
-            arguments += device.arguments()
+            arguments += device.arguments(**shared.get(device.id, {}))
     arguments += _consoles(config)
     for slot in range(config.hotplug_slots):
         arguments += _root_port(f"slot{slot}", next(chassis))
+    last = LAST_SLOT - len({device.beside for device in config.devices if device.beside})
+    for number in range(config.spare_ports):
+        place = f"{last - number // FUNCTIONS:#x}.{number % FUNCTIONS}"
+        arguments += _root_port(f"spare{number}", next(chassis), f",addr={place},multifunction=on")
     return arguments
+
+
+def _shared_slots(devices: Sequence[VhostUserDevice]) -> dict[str, dict[str, object]]:
+    """Where the devices go that share a slot, by id: a slot each group, from the last one down, as QEMU gives all
+    others the first that are free."""
+    groups: dict[str, list[str]] = {}
+    for device in devices:
+        if device.beside:
+            groups.setdefault(device.beside, [device.beside]).append(device.id)
+    places: dict[str, dict[str, object]] = {}
+    for slot, group in zip(range(LAST_SLOT, 0, -1), groups.values(), strict=False):
+        for function, name in enumerate(group):
+            places[name] = {"addr": f"{slot:#x}.{function}", **({} if function else {"multifunction": "on"})}
+    return places
 
 
 def _emulated_processor(config: MachineConfig) -> str:
@@ -224,9 +251,9 @@ def _emulated_processor(config: MachineConfig) -> str:
     return "max,-erms,-fsrm,-fzrm,-fsrs,-fsrc" if config.architecture.qemu == "x86_64" else "max"
 
 
-def _root_port(name: str, chassis: int) -> list[str]:
+def _root_port(name: str, chassis: int, place: str = "") -> list[str]:
     """On PCI Express a device comes and goes only at a root port that was there from the start."""
-    return ["-device", f"pcie-root-port,id={name},chassis={chassis},bus=pcie.0"]
+    return ["-device", f"pcie-root-port,id={name},chassis={chassis},bus=pcie.0{place}"]
 
 
 def _boot(config: MachineConfig) -> list[str]:
