@@ -7,9 +7,12 @@ taken back must not be touched any more, which the worker confirms or is killed 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import socket
+import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -21,7 +24,6 @@ from ..text import printable
 from ..vhost_user.connection import Message, MessageStream
 from ..vhost_user.device import Device, DeviceSpec
 from ..vhost_user.errors import BadMessage, TransportError
-from ..vhost_user.memory import GuestMemory
 from ..vhost_user.session import (
     CallChanged,
     Effect,
@@ -41,6 +43,7 @@ from .zygote import Zygote
 
 BACKOFF = (0.0, 0.0, 0.05, 0.25, 1.0, 5.0)  # seconds before a respawn, by deaths in a row
 STEADY = 10.0  # seconds of life after which a worker's death begins a new row
+MESSAGES_AT_ONCE = 32  # of one front end, before the event loop looks at everything else
 
 log = logging.getLogger("subos")
 log.addFilter(Throttle())
@@ -80,6 +83,7 @@ class DeviceServer:
         self._respawn: asyncio.TimerHandle | None = None
         self._readable = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._telling = threading.Thread()
 
     async def start(self) -> None:
         """Starts the worker and waits until its device is ready. Raises UserError where it cannot be."""
@@ -176,8 +180,10 @@ class DeviceServer:
     def _fault(self, vring: Vring, reason: str) -> None:
         self.faults += 1
         log.error("%s: the guest's driver broke its ring: %s", self.spec.name, reason)
-        if vring.err >= 0:
-            os.eventfd_write(vring.err, 1)
+        if vring.err >= 0 and not self._telling.is_alive():
+            # On a thread: it is whatever descriptor the front end gave, and may never take a byte.
+            self._telling = threading.Thread(target=_signal, args=(os.dup(vring.err),), daemon=True)
+            self._telling.start()
 
     def _died(self) -> None:
         self.worker = None
@@ -244,6 +250,8 @@ class DeviceServer:
 
     async def _converse(self, stream: MessageStream) -> None:
         while True:
+            if stream.received % MESSAGES_AT_ONCE == 0:
+                await asyncio.sleep(0)
             message = stream.receive()
             if message is None:
                 await self._readable.wait()
@@ -300,20 +308,22 @@ class DeviceServer:
     def _resume(self, vring: Vring) -> None:
         """A ring that the front end starts at its `base`: goes on with the chains that wait, or is a new one."""
         if self.session.memory is not None:
-            self.counters.deferred(vring.index).resume(vring.base, self._used_index(vring, self.session.memory))
+            self.counters.deferred(vring.index).resume(vring.base, self.session.ring_index(vring, "used"))
 
     def _base(self, vring: Vring) -> int:
         """Where the next worker takes the ring up, once the last one touches it no more: see `vhost_user.deferred`."""
         if self.session.memory is None:
             return vring.base
-        deferred, used_index = self.counters.deferred(vring.index), self._used_index(vring, self.session.memory)
+        deferred, used_index = self.counters.deferred(vring.index), self.session.ring_index(vring, "used")
         deferred.recover(used_index)
         return (used_index + len(deferred)) & 0xFFFF
 
-    def _used_index(self, vring: Vring, memory: GuestMemory) -> int:
-        """`used.idx`: how many chains were given back."""
-        ring = memory.view(vring.addresses(memory)["used"], 4)
-        return int(ring.cast("H")[1])
+
+def _signal(fd: int) -> None:
+    """Writes 1 to an eventfd, or to what somebody said was one, and closes it."""
+    with contextlib.suppress(OSError):
+        os.write(fd, (1).to_bytes(8, sys.byteorder))
+    os.close(fd)
 
 
 def _understood(said: object) -> dict[str, Any]:
