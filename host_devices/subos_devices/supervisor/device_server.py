@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import select
 import socket
 import sys
 import threading
@@ -181,7 +182,7 @@ class DeviceServer:
         self.faults += 1
         log.error("%s: the guest's driver broke its ring: %s", self.spec.name, reason)
         if vring.err >= 0 and not self._telling.is_alive():
-            # On a thread: it is whatever descriptor the front end gave, and may never take a byte.
+            # On a thread: it is whatever descriptor the front end gave, and may fill up just before it is written to.
             self._telling = threading.Thread(target=_signal, args=(os.dup(vring.err),), daemon=True)
             self._telling.start()
 
@@ -320,9 +321,12 @@ class DeviceServer:
 
 
 def _signal(fd: int) -> None:
-    """Writes 1 to an eventfd, or to what somebody said was one, and closes it."""
+    """Writes 1 to an eventfd, or to what somebody said was one, and closes it; one that is full has said enough."""
+    poll = select.poll()
+    poll.register(fd, select.POLLOUT)
     with contextlib.suppress(OSError):
-        os.write(fd, (1).to_bytes(8, sys.byteorder))
+        if poll.poll(0):
+            os.write(fd, (1).to_bytes(8, sys.byteorder))
     os.close(fd)
 
 
