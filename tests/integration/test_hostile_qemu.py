@@ -31,7 +31,7 @@ from subos_protocol.vhost_user import (
     pack_config,
     vhost_vring_addr,
 )
-from support.hostile_qemu import KINDS, MOST, OWN, QUEUE, RING, SIZE, USER, HostileQemu, state, u64
+from support.hostile_qemu import KINDS, MOST, OWN, QUEUE, RING, SIZE, USER, HostileQemu, memory_table, state, u64
 from support.processes import descriptors, maps
 from support.strangers import Reverser
 from support.waiting import eventually
@@ -230,13 +230,6 @@ REGION = st.tuples(
     st.one_of(st.sampled_from((USER, USER + SIZE // 2, USER + SIZE)), LONG),
     st.one_of(st.sampled_from((0, 0x1000, SIZE // 2, SIZE)), LONG),
 )
-
-
-def memory_table(count: int, regions: list[tuple[int, int, int, int]]) -> bytes:
-    return b"".join(
-        [count.to_bytes(4, "little"), bytes(4)]
-        + [number.to_bytes(8, "little") for region in regions for number in region]
-    )
 
 
 REGIONS = st.lists(REGION, max_size=MAX_MEM_REGIONS + 1)

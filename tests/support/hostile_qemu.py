@@ -236,6 +236,12 @@ def state(index: int, value: int) -> bytes:
     return VRING_STATE.pack(vhost_vring_state(index, value))
 
 
+def memory_table(count: int, regions: Sequence[tuple[int, int, int, int]]) -> bytes:
+    """SET_MEM_TABLE's payload, saying that there are `count` regions."""
+    numbers = (number.to_bytes(8, "little") for region in regions for number in region)
+    return count.to_bytes(4, "little") + bytes(4) + b"".join(numbers)
+
+
 KINDS = (*DESCRIPTORS, OWN, "kick")
 MOST = MAX_FDS + 4
 """Descriptors of one message, more than are taken."""
