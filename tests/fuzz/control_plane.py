@@ -177,7 +177,7 @@ def step(request: int, payload: bytes = b"", flags: int = 0, fds: tuple[str, ...
 
 def seeds() -> Iterator[bytes]:
     """QEMU's own conversations, and what every hostile one will try."""
-    for name in ("vhost-user-rng.txt",):
+    for name in ("vhost-user-rng.txt", "vhost-user-input.txt"):
         said = b""
         for line in conversation(name):
             if line.from_qemu:

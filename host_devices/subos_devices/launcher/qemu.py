@@ -17,6 +17,10 @@ from subos_devices.errors import UserError
 MINIMUM_VERSION = (8, 2)
 """7.2 knows `reconnect` in seconds only, has no vhost-user-snd, and its vhost-user-input fails under TCG."""
 
+LAST_SLOT = 30
+"""Of both machines' PCI Express bus: slot 0 is the bridge to it, and a PC's slot 31 is the chip set's."""
+FUNCTIONS = 8  # of one slot
+
 ACCELERATORS = ("auto", "kvm", "tcg")
 
 
@@ -205,16 +209,17 @@ def qemu_arguments(config: MachineConfig) -> list[str]:
     if config.qmp_fd is not None:
         arguments += ["-chardev", f"socket,id=qmp,fd={config.qmp_fd},server=on,wait=off"]
         arguments += ["-mon", "chardev=qmp,mode=control"]
-    chassis = itertools.count(1)
+    numbers = itertools.count()
     for device in config.devices:
         if device.removable:
-            arguments += _root_port(f"{device.id}-slot", next(chassis))
+            arguments += _root_port(f"{device.id}-slot", next(numbers))
             arguments += device.arguments(bus=f"{device.id}-slot")
         else:
             arguments += device.arguments()
     arguments += _consoles(config)
     for slot in range(config.hotplug_slots):
-        arguments += _root_port(f"slot{slot}", next(chassis))
+        arguments += _root_port(f"slot{slot}", next(numbers))
+    _check_slots(arguments, next(numbers))
     return arguments
 
 
@@ -224,9 +229,25 @@ def _emulated_processor(config: MachineConfig) -> str:
     return "max,-erms,-fsrm,-fzrm,-fsrs,-fsrc" if config.architecture.qemu == "x86_64" else "max"
 
 
-def _root_port(name: str, chassis: int) -> list[str]:
-    """On PCI Express a device comes and goes only at a root port that was there from the start."""
-    return ["-device", f"pcie-root-port,id={name},chassis={chassis},bus=pcie.0"]
+def _root_port(name: str, number: int) -> list[str]:
+    """On PCI Express a device comes and goes only at a root port that was there from the start. Eight of them are one
+    slot's functions, from the last slot down; everything else takes slots from the first one up."""
+    slot, function = LAST_SLOT - number // FUNCTIONS, number % FUNCTIONS
+    place = f"bus=pcie.0,addr={slot:#x}.{function}" + (",multifunction=on" if function == 0 else "")
+    return ["-device", f"pcie-root-port,id={name},chassis={number + 1},{place}"]
+
+
+def _check_slots(arguments: Sequence[str], root_ports: int) -> None:
+    """Raises UserError where the machine has no room for all devices: QEMU would say so in terms of its own."""
+    said = [value for option, value in itertools.pairwise(arguments) if option == "-device"]
+    ours = [value for value in said if "pci" in value.partition(",")[0] and ",bus=" not in value]
+    graphics = "std" in [value for option, value in itertools.pairwise(arguments) if option == "-vga"]
+    slots = len(ours) + graphics + -(-root_ports // FUNCTIONS)
+    if slots > LAST_SLOT:
+        raise UserError(
+            f"the VM has no room for all devices: they take {slots} PCI slots, and there are {LAST_SLOT}",
+            f"leave some out; {FUNCTIONS} shares take one slot together, an input device takes one of its own",
+        )
 
 
 def _boot(config: MachineConfig) -> list[str]:

@@ -70,7 +70,7 @@ def test_the_default_guest() -> None:
         ("-chardev", "socket,id=port-stdin,fd=7"),
         ("-device", "virtserialport,bus=ports.0,chardev=port-stdin,name=org.subos.stdin"),
         ("-chardev", "socket,id=qmp,fd=9,server=on,wait=off"),
-        ("-device", "pcie-root-port,id=slot1,chassis=2,bus=pcie.0"),
+        ("-device", "pcie-root-port,id=slot1,chassis=2,bus=pcie.0,addr=0x1e.1"),
     } <= found
     machine = next(value for name, value in found if name == "-machine")
     assert machine.startswith("q35,")
@@ -83,9 +83,34 @@ def test_a_device_that_can_be_taken_out_has_a_root_port_of_its_own() -> None:
     arguments = qemu_arguments(replace(default_guest(), devices=[device]))
     options = [value for name, value in itertools.pairwise(arguments) if name == "-device"]
     port, plugged, *slots = [value for value in options if "subos-src" in value or "root-port" in value]
-    assert port == "pcie-root-port,id=subos-src-slot,chassis=1,bus=pcie.0"
+    assert port == "pcie-root-port,id=subos-src-slot,chassis=1,bus=pcie.0,addr=0x1e.0,multifunction=on"
     assert plugged == "vhost-user-fs-pci,id=subos-src,chardev=subos-src-socket,tag=src,bus=subos-src-slot"
     assert [slot.split(",")[2] for slot in slots] == ["chassis=2", "chassis=3"]
+
+
+def many(shares: int, inputs: int) -> list[VhostUserDevice]:
+    folders = [VhostUserDevice(f"s{n}", "vhost-user-fs-pci", Path("/run/s"), removable=True) for n in range(shares)]
+    return folders + [VhostUserDevice(f"i{n}", "vhost-user-input-pci", Path("/run/i")) for n in range(inputs)]
+
+
+def test_eight_root_ports_are_one_slot() -> None:
+    arguments = qemu_arguments(replace(default_guest(), devices=many(15, 0), hotplug_slots=8))
+    ports = [value for value in arguments if value.startswith("pcie-root-port")]
+    places = [dict(word.split("=") for word in value.split(",")[1:]) for value in ports]
+    assert [place["addr"] for place in places] == [f"{slot:#x}.{n}" for slot in (30, 29, 28) for n in range(8)][:23]
+    assert [place["addr"] for place in places if "multifunction" in place] == ["0x1e.0", "0x1d.0", "0x1c.0"]
+    assert [int(place["chassis"]) for place in places] == list(range(1, 24))
+
+
+def test_more_devices_than_there_is_room_for() -> None:
+    """Of 30 slots the ports for standard input take one, and two shares with two free places another one."""
+    assert qemu_arguments(replace(default_guest(), devices=many(2, 28)))
+    with pytest.raises(UserError) as caught:
+        qemu_arguments(replace(default_guest(), devices=many(2, 29)))
+    assert caught.value.message == ("the VM has no room for all devices: they take 31 PCI slots, and there are 30")
+    assert "shares" in caught.value.hint
+    with pytest.raises(UserError):
+        qemu_arguments(replace(default_guest(), devices=many(2, 28), media=[Path("/run/agent.iso")]))
 
 
 def test_the_order_of_devices_is_kept() -> None:
