@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
 from subos_devices.supervisor import device_server
-from subos_devices.testing import FrontEnd, GuestRam, Supervised, supervise
+from subos_devices.testing import FrontEnd, Supervised, supervise
 from subos_devices.testing.serving import children
 from subos_protocol.vhost_user import (
     HEADER,
@@ -42,8 +42,8 @@ R = FrontendRequest
 class Hosted:
     """A supervisor with a device whose QEMU is hostile, and one whose QEMU is not."""
 
-    def __init__(self, supervised: Supervised, ram: GuestRam, log: list[str]) -> None:
-        self.supervised, self._ram, self._log = supervised, ram, log
+    def __init__(self, supervised: Supervised, log: list[str]) -> None:
+        self.supervised, self._log = supervised, log
         self.path = supervised.add(Reverser, "hostile")
         self._good = FrontEnd.connect(supervised.add("rng", "good"))
         self._queue = self._good.queue(0)
@@ -73,7 +73,7 @@ class Hosted:
         self.check_others()
 
     def _serves_again(self) -> None:
-        with FrontEnd.connect(self.path, ram=self._ram, timeout=20) as vm:
+        with FrontEnd.connect(self.path, timeout=20) as vm:
             assert vm.queue(0).request([b"abc"], [3]) == [b"cba"]
             assert vm.queue(1).request([b"abc"], [3]) == [b"cba"]
         eventually(lambda: not self.supervised.status("hostile")["connected"])
@@ -107,8 +107,7 @@ def hosted(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hosted]:
     try:
         with (
             supervise() as supervised,
-            GuestRam() as ram,
-            contextlib.closing(Hosted(supervised, ram, faults.seen)) as hosted,
+            contextlib.closing(Hosted(supervised, faults.seen)) as hosted,
         ):
             yield hosted
             hosted.check_others()
