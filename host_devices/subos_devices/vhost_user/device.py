@@ -46,6 +46,9 @@ class Worker(Protocol):
     respawned: bool
     """True where an earlier worker of this device died: the driver has seen this device's past."""
 
+    kept: Any
+    """What `Device.keep` returned, once for this worker and the ones before it in its keeper; None without a keeper."""
+
     sees_host: bool
     """False where it is jailed in a root of its own: paths of the host mean nothing there."""
 
@@ -85,6 +88,9 @@ class Device(ABC):
     """True where its worker asks questions (`Worker.ask`, `answer`)."""
     answers_slowly: ClassVar[bool] = False
     """True where an answer may have to wait for a disk: it is then given on a thread."""
+    keeps: ClassVar[bool] = False
+    """True where its workers are made by a keeper: all descriptors that they open outlive them, under the same numbers,
+    and so does what `keep` returns."""
     has_config: ClassVar[bool] = False
     """True where the configuration space is ours (`config`, `set_config`), not QEMU's."""
 
@@ -117,6 +123,12 @@ class Device(ABC):
     def prepare(cls, spec: DeviceSpec) -> None:
         """Loads what the device takes from files of its program's, while there are any: the jail is closed next, and
         only then is the device built. Raises UserError."""
+
+    @classmethod
+    def keep(cls, spec: DeviceSpec) -> object:
+        """What outlives its workers, for `Worker.kept`: memory that a fork shares. Called once, in the keeper, in its
+        jail; only where `keeps` says so. Raises OSError, UserError."""
+        return None
 
     def start(self, worker: Worker) -> None:
         """Opens files and sockets. Called once, before any queue."""

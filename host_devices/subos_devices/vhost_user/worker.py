@@ -118,6 +118,7 @@ class DeviceWorker:
         counters: Counters,
         respawned: bool = False,
         sandbox: Mapping[str, object] = MappingProxyType({}),
+        kept: object = None,
     ) -> None:
         self.device = device
         self.sandbox = sandbox
@@ -128,6 +129,7 @@ class DeviceWorker:
         self.control = control
         self.counters = counters
         self.respawned = respawned
+        self.kept = kept
         self.memory: GuestMemory | None = None
         self.rings: dict[int, Ring] = {}
         self.statistics = counters.statistics
@@ -352,6 +354,7 @@ def main(
     control: socket.socket,
     counters: Counters,
     respawned: bool,
+    kept: object = None,
 ) -> None:
     """Runs the worker of the device that `device` builds, and tells of its sandbox. A device that cannot be built
     is reported as failed, an error that ends it with where it happened."""
@@ -360,7 +363,7 @@ def main(
     except SubosError as error:
         control.send(json.dumps({"op": "failed", "message": error.message, "hint": error.hint}).encode())
         return
-    worker = DeviceWorker(built, control, counters, respawned, sandbox)
+    worker = DeviceWorker(built, control, counters, respawned, sandbox, kept)
     try:
         worker.run()
     except Exception as error:
