@@ -28,3 +28,12 @@ def is_alive(pid: int) -> bool:
 def maps(pid: int, name: str) -> int:
     """How many mappings of files called `name` a process has."""
     return Path(f"/proc/{pid}/maps").read_text().count(name)
+
+
+def private_memory(pid: int) -> int:
+    """Bytes that are the process's alone; 0 of one that has ended."""
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return sum(1024 * int(line.split()[1]) for line in lines if line.startswith(("Private_Clean", "Private_Dirty")))

@@ -219,7 +219,6 @@ def qemu_arguments(config: MachineConfig) -> list[str]:
     arguments += _consoles(config)
     for slot in range(config.hotplug_slots):
         arguments += _root_port(f"slot{slot}", next(numbers))
-    _check_slots(arguments, next(numbers))
     return arguments
 
 
@@ -237,16 +236,17 @@ def _root_port(name: str, number: int) -> list[str]:
     return ["-device", f"pcie-root-port,id={name},chassis={number + 1},{place}"]
 
 
-def _check_slots(arguments: Sequence[str], root_ports: int) -> None:
+def check_room(config: MachineConfig) -> None:
     """Raises UserError where the machine has no room for all devices: QEMU would say so in terms of its own."""
-    said = [value for option, value in itertools.pairwise(arguments) if option == "-device"]
-    ours = [value for value in said if "pci" in value.partition(",")[0] and ",bus=" not in value]
-    graphics = "std" in [value for option, value in itertools.pairwise(arguments) if option == "-vga"]
-    slots = len(ours) + graphics + -(-root_ports // FUNCTIONS)
+    removable = sum(device.removable for device in config.devices)
+    root_ports = removable + config.hotplug_slots
+    ours = len(config.devices) - removable + len(config.media)
+    of_the_machine = 3  # the serial ports, and either a disk with its graphics or a terminal
+    slots = ours + of_the_machine + -(-root_ports // FUNCTIONS)
     if slots > LAST_SLOT:
         raise UserError(
             f"the VM has no room for all devices: they take {slots} PCI slots, and there are {LAST_SLOT}",
-            f"leave some out; {FUNCTIONS} shares take one slot together, an input device takes one of its own",
+            f"leave some out: {FUNCTIONS} shares take one slot together, an input device takes one of its own",
         )
 
 

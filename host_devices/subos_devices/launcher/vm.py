@@ -42,6 +42,7 @@ from .qemu import (
     DiskImage,
     MachineConfig,
     Qemu,
+    check_room,
     choose_accelerator,
     find_qemu,
     kernel_arguments,
@@ -138,13 +139,14 @@ async def start(
     `command`, `mode` and `window` are for the default guest; a disk image knows itself what to do.
     """
     with runtime.claim(plan.name) as folder:
+        config = _machine_config(plan, folder)
+        check_room(config)
         async with contextlib.AsyncExitStack() as stack:
             supervisor = await stack.enter_async_context(Supervisor(zygote))
             guest = await stack.enter_async_context(
                 guest_side(folder, plan.name, plan.clipboard, has_agent=plan.kernel is not None)
             )
             await device_plan.serve(supervisor, folder, plan.devices, guest.channels)
-            config = _machine_config(plan, folder)
             ports: tuple[str, ...] = ("agent",)
             if plan.kernel is not None:
                 run = GuestRun(
