@@ -1,6 +1,7 @@
-"""In the guest: every device at work at once, until the host has enough.   busy.py SHARE…
+"""In the guest: every device at work at once.   busy.py SHARE…
 
-The first SHARE has `.ready` once all is at work. When `.end` is there, the work ends; what was done is printed as JSON:
+The first SHARE is where host and guest say how far they are: the guest makes `.ready`, the host `.begin`; the work goes
+on until there is `.end`; then the guest writes what was done to `.done`, and leaves when there is `.leave`:
 {"files": {SHARE: {name: SHA-256}}, "pressed": {device: [keys]}, "counts": {…}, "errors": […]}.
 """
 
@@ -178,21 +179,30 @@ def main(shares: list[Path]) -> None:
     }
     work |= {"draws": draw, "blocks to the host": call_host, "turns of the server": lambda: serve_host(listener)}
     work["looks at events"] = read_events
-    threads = [threading.Thread(target=until_end(function, what)) for what, function in work.items()]
+    threads = [threading.Thread(target=until_end(function, what), name=what) for what, function in work.items()]
+    (shares[0] / ".ready").touch()
+    wait_for(shares[0] / ".begin")
     for thread in threads:
         thread.start()
-    (shares[0] / ".ready").touch()
-    while not (shares[0] / ".end").exists():
-        time.sleep(0.2)
+    wait_for(shares[0] / ".end")
     ended.set()
     for thread in threads:
         thread.join(60)
     errors.extend(f"{thread.name} does not end" for thread in threads if thread.is_alive())
+    listener.close()
     deadline = time.monotonic() + PATIENCE
     while any((held := pressed()).values()) and time.monotonic() < deadline:
         time.sleep(0.1)
-    print(json.dumps({"files": files, "pressed": held, "counts": counts, "errors": errors}), flush=True)
+    said = {"files": files, "pressed": held, "counts": counts, "errors": errors}
+    (shares[0] / ".draft").write_text(json.dumps(said))
+    (shares[0] / ".draft").rename(shares[0] / ".done")
+    wait_for(shares[0] / ".leave")
     os._exit(0)  # a thread that hangs is told of above
+
+
+def wait_for(path: Path) -> None:
+    while not path.exists():
+        time.sleep(0.2)
 
 
 if __name__ == "__main__":
