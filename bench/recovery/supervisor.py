@@ -16,7 +16,7 @@ import stages
 
 from subos_devices.launcher import devices
 from subos_devices.registry import KINDS
-from subos_devices.supervisor import device_server, zygote
+from subos_devices.supervisor import restarts, zygote
 from subos_devices.supervisor.supervisor import Supervisor
 
 
@@ -45,7 +45,7 @@ async def live(folder: Path) -> None:
         loop.remove_reader(sys.stdin)
 
 
-device_server.STEADY = -1.0
+restarts.BACKOFF = (0.0,) * 1_000_000
 if stages.STAGES in os.environ:
     stages.watch_supervisor()
     zygote.PROGRAM = f"import stages; stages.watch_zygote(); {zygote.PROGRAM}"

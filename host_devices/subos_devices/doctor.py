@@ -131,6 +131,21 @@ def _sandbox_of(kind: str, name: str) -> Finding:
     return Finding(name, False, f"{detail}; {missing}", hint, needed=False)
 
 
+def _devices_without_a_process() -> Finding:
+    from . import runtime
+    from .supervisor import control
+
+    name, inline = "processes of devices", []
+    for machine in filter(runtime.is_running, runtime.vm_names()):
+        for device in control.ask(machine, "status")["devices"]:
+            if device["process"] == "inline":
+                inline.append(f"{device['name']} of {machine}")
+    if not inline:
+        return Finding(name, True, "no VM that runs has an inline device", needed=False)
+    hint = "they have no sandbox, and what they do holds up their VM: inline is for the search for faults"
+    return Finding(name, False, f"inline: {', '.join(inline)}", hint, needed=False)
+
+
 def _user_namespaces() -> Finding:
     pid = os.fork()
     if pid == 0:
@@ -208,6 +223,7 @@ CHECKS: tuple[Callable[[], Finding], ...] = (
     _input_devices,
     _sandbox,
     _sandbox_of_shares,
+    _devices_without_a_process,
     _user_namespaces,
     _landlock,
     _fuse,

@@ -21,12 +21,13 @@ _libc.syscall.restype = ctypes.c_long
 _long = ctypes.c_long
 
 
-def clone_tree(path: str, *, writable: bool) -> int:
+def clone_tree(path: str, *, writable: bool, executable: bool = False) -> int:
     """A descriptor of what `path` names and all that is mounted below it, attached nowhere: no device node in it can be
-    opened, no program run. Raises OSError; it takes CAP_SYS_ADMIN over the mount namespace."""
+    opened, no program run but where `executable`. Raises OSError; it takes CAP_SYS_ADMIN over the mount namespace."""
     flags = _CLONE | os.O_CLOEXEC | _AT_RECURSIVE
     tree = _check(_libc.syscall(_long(_SYS_OPEN_TREE), _long(_AT_FDCWD), os.fsencode(path), _long(flags)), path)
-    attributes = _ATTRIBUTES.pack(_NOSUID | _NODEV | _NOEXEC | (0 if writable else _RDONLY), 0, 0, 0)
+    forbidden = _NOSUID | _NODEV | (0 if executable else _NOEXEC) | (0 if writable else _RDONLY)
+    attributes = _ATTRIBUTES.pack(forbidden, 0, 0, 0)
     size = _long(len(attributes))
     below = _long(_AT_EMPTY_PATH | _AT_RECURSIVE)
     try:

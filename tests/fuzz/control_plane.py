@@ -11,7 +11,7 @@ import atheris
 
 with atheris.instrument_imports(include=["subos_devices.supervisor", "subos_devices.vhost_user", "subos_protocol"]):
     from subos_devices.runtime import listen
-    from subos_devices.supervisor import device_server
+    from subos_devices.supervisor import restarts
     from subos_devices.supervisor.device_server import DeviceServer
     from subos_devices.vhost_user.device import DeviceSpec
 
@@ -199,7 +199,7 @@ def seeds() -> Iterator[bytes]:
 
 
 def run(folder: Path, now: Now, arguments: list[str]) -> None:
-    device_server.STEADY = -1.0  # no pause after a death
+    restarts.BACKOFF = (0.0,) * 1_000_000  # no pause after a death
     for name in ("subos", "asyncio"):
         logging.getLogger(name).addHandler(Faults())
         logging.getLogger(name).propagate = False

@@ -37,6 +37,7 @@ SECRET = b"what no guest may see"
 
 class NoWorker(Worker):
     respawned = False
+    kept = None
     sees_host = True
 
     def __init__(self) -> None:

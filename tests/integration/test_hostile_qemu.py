@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
-from subos_devices.supervisor import device_server
+from subos_devices.supervisor import restarts
 from subos_devices.testing import FrontEnd, Supervised, supervise
 from subos_devices.testing.serving import children
 from subos_protocol.vhost_user import (
@@ -99,7 +99,7 @@ class Faults(logging.Handler):
 
 @pytest.fixture
 def hosted(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hosted]:
-    monkeypatch.setattr(device_server, "STEADY", -1.0)  # no pause after a death: hundreds of them are wanted here
+    monkeypatch.setattr(restarts, "BACKOFF", (0.0,) * 1_000_000)  # no pause after any death
     faults = Faults()
     loggers = [logging.getLogger(name) for name in ("subos", "asyncio")]
     for logger in loggers:

@@ -14,7 +14,7 @@ import pytest
 from subos_devices import runtime
 from subos_devices.input.actions import move
 from subos_devices.input.client import DriverConnection
-from subos_devices.supervisor import device_server
+from subos_devices.supervisor import restarts
 from subos_devices.testing import FrontEnd, GuestRam, Supervised, supervise
 from subos_devices.testing.fuse import FuseClient
 from subos_devices.testing.ram import MIB
@@ -32,9 +32,10 @@ PORT = 5000
 
 @pytest.fixture
 def supervised(monkeypatch: pytest.MonkeyPatch) -> Iterator[Supervised]:
-    monkeypatch.setattr(device_server, "BACKOFF", (PAUSE,))
+    monkeypatch.setattr(restarts, "BACKOFF", (PAUSE,) * 10)
     with supervise() as supervised:
         yield supervised
+    vars(supervised).clear()  # pytest keeps it longer than the descriptors may live
 
 
 def kill(supervised: Supervised) -> None:

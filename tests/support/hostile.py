@@ -21,10 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from subos_devices.fs import syscalls
+from subos_devices.supervisor.parenting import keep_only
 from subos_devices.supervisor.sandbox.jail import born, close_jail
 from subos_devices.supervisor.sandbox.policies import Choice
 from subos_devices.supervisor.sandbox.system import call
-from subos_devices.supervisor.zygote_process import keep_only
 from subos_devices.vhost_user.device import DeviceSpec
 
 from .ordinary import become_nobody

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import signal
 import time
@@ -99,6 +100,61 @@ class Inquisitive(Device):
             case "signal":
                 os.kill(os.getppid(), 0)
         return None
+
+
+class Keeping(Inquisitive):
+    """Its workers share a counter, and the descriptor of an eventfd whose first value is 7; each opens one more, which
+    nobody needs."""
+
+    keeps = True
+    limit = 1.0
+
+    @classmethod
+    def keep(cls, spec: DeviceSpec) -> memoryview:
+        if spec.options.get("unwilling"):
+            raise UserError("nothing can be kept here", "keep less")
+        return memoryview(mmap.mmap(-1, mmap.PAGESIZE)).cast("Q")
+
+    @classmethod
+    def kept_descriptors(cls, kept: memoryview) -> list[int]:
+        return [kept[DESCRIPTOR]] if kept[DESCRIPTOR] else []
+
+    def start(self, worker: Worker) -> None:
+        self.kept: memoryview = worker.kept
+        self.respawned = worker.respawned
+        os.eventfd(0)
+        if not self.kept[DESCRIPTOR]:
+            self.kept[DESCRIPTOR] = os.eventfd(7)
+        if self.kept[POISON]:
+            raise RuntimeError("what was kept is poison")
+
+    def find(self, what: str) -> object:
+        match what:
+            case "count":
+                self.kept[COUNT] += 1
+                return self.kept[COUNT]
+            case "respawned":
+                return self.respawned
+            case "eventfd":
+                value = os.eventfd_read(self.kept[DESCRIPTOR])
+                os.eventfd_write(self.kept[DESCRIPTOR], value)
+                return value
+            case "poison":
+                self.kept[POISON] = 1
+                raise RuntimeError("from now on all fail")
+            case "leave":
+                raise SystemExit
+            case "close all":
+                os.closerange(3, 1 << 20)
+            case "hog":
+                return len([bytearray(16 << 20) for _ in range(64)])
+            case "hang":
+                while True:
+                    time.sleep(1)
+        return super().find(what)
+
+
+COUNT, DESCRIPTOR, POISON = range(3)  # words of what it keeps
 
 
 class Slow(Device):

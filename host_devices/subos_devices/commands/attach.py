@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     from .. import config
-    from ..launcher.settings import SANDBOX_SETTINGS, SHARE_SETTINGS, add_device_flags
+    from ..launcher.settings import PROCESS, SANDBOX_SETTINGS, SHARE_SETTINGS, add_device_flags
     from ..launcher.shares import FORM
 
     parser = subparsers.add_parser("attach", help="devices for a QEMU that runs already", description=__doc__)
@@ -39,7 +39,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "VM's memory is not shared",
     )
     parser.add_argument("--clipboard", action="append", default=[], metavar="RULE", help="as for run; may be repeated")
-    config.add_flags(parser, (*SHARE_SETTINGS, *SANDBOX_SETTINGS))
+    config.add_flags(parser, (*SHARE_SETTINGS, *SANDBOX_SETTINGS, PROCESS))
     parser.add_argument("--foreground", action="store_true", help="serve until Ctrl-C, which detaches everything")
     parser.set_defaults(run=run)
 
@@ -52,8 +52,10 @@ def run(args: argparse.Namespace) -> int:
     from ..launcher.attached import Attachment
     from ..launcher.settings import (
         DEVICES,
+        PROCESS,
         SANDBOX_SETTINGS,
         SHARE_SETTINGS,
+        process_models,
         sandbox_choice,
         share_options,
         wanted_devices,
@@ -67,8 +69,11 @@ def run(args: argparse.Namespace) -> int:
         flags = ", ".join(f"--{kind}" for kind in ("share", *DEVICES, "gamepad", "agent"))
         raise UserError("nothing to attach", f"name at least one of {flags}")
     Rules.parse(args.clipboard)
-    sandbox = sandbox_choice(config.resolve(args, SANDBOX_SETTINGS, None))
-    attachment = Attachment(args.qmp.absolute(), args.name, planned, shares, common, args.clipboard, args.agent)
+    settings = config.resolve(args, (*SANDBOX_SETTINGS, PROCESS), None)
+    named = [(device.name, device.kind) for device in planned]
+    models = process_models(settings.process, named, settings.sandbox)
+    sandbox = sandbox_choice(settings)
+    attachment = Attachment(args.qmp.absolute(), args.name, planned, shares, common, args.clipboard, models, args.agent)
 
     def report(name: str) -> None:
         names = [device.name for device in planned] + (["agent"] if args.agent else [])

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import socket
 
+    from ..supervisor.process_models import Models
     from ..supervisor.zygote import Zygote
     from ..vhost_user.device import DeviceSpec, Option
 
@@ -73,11 +74,19 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     config.add_flags(parser, SANDBOX_SETTINGS)
     parser.add_argument(
+        "--process",
+        default="own",
+        metavar="MODEL",
+        help="own: a process of ours (the default); own:COMMAND: another program, by its whole path; inline: the "
+        "supervisor itself, without a sandbox",
+    )
+    parser.add_argument(
         "--allow",
         action="append",
         default=[],
         metavar="WHAT",
-        help="a device of yours may have, inside its sandbox: read=PATH, write=PATH, net, threads; may be repeated",
+        help="a device of yours, or another program, may have, inside its sandbox: read=PATH, write=PATH, net, "
+        "threads; may be repeated",
     )
     parser.add_argument(
         "--persistent", action="store_true", help="wait for the next front end when one has gone, rather than end"
@@ -94,12 +103,19 @@ def run(args: argparse.Namespace) -> int:
     listener = None if args.fd is None else _inherited(args.fd)
     with closing(Zygote.start(args.kind)) as zygote:  # first, so that it loads the device while we load the rest
         from .. import config, signals
-        from ..launcher.settings import SANDBOX_SETTINGS, sandbox_choice
+        from ..launcher.settings import SANDBOX_SETTINGS, process_models, sandbox_choice
 
-        if args.allow and ":" not in args.kind:
+        if args.allow and ":" not in args.kind and not args.process.startswith("own:"):
             raise UserError("--allow is for a device of yours", "SubOS's own have what they need")
-        zygote.sandbox = sandbox_choice(config.resolve(args, SANDBOX_SETTINGS, None), args.allow)
-        return signals.run(_serve(args, _spec(args), listener, zygote))
+        settings, name = config.resolve(args, SANDBOX_SETTINGS, None), _name(args.kind)
+        models = process_models([f"{name}={args.process}"], [(name, args.kind)], settings.sandbox)
+        zygote.sandbox = sandbox_choice(settings, args.allow)
+        return signals.run(_serve(args, _spec(args), listener, zygote, models))
+
+
+def _name(kind: str) -> str:
+    """What a device is called that is alone."""
+    return kind.rpartition(":")[2].lower()
 
 
 def _inherited(fd: int) -> socket.socket:
@@ -149,10 +165,12 @@ def _spec(args: argparse.Namespace) -> DeviceSpec:
         fds["driver"] = runtime.listen(args.driver_socket, socket.SOCK_SEQPACKET).detach()
     if args.uds_path:
         fds["listener"] = runtime.listen(args.uds_path).detach()
-    return DeviceSpec(args.kind, args.kind.rpartition(":")[2].lower(), options, fds)
+    return DeviceSpec(args.kind, _name(args.kind), options, fds)
 
 
-async def _serve(args: argparse.Namespace, spec: DeviceSpec, listener: socket.socket | None, zygote: Zygote) -> int:
+async def _serve(
+    args: argparse.Namespace, spec: DeviceSpec, listener: socket.socket | None, zygote: Zygote, models: Models
+) -> int:
     import asyncio
     import contextlib
     import os
@@ -166,7 +184,7 @@ async def _serve(args: argparse.Namespace, spec: DeviceSpec, listener: socket.so
         if listener is None:
             listener = runtime.listen(args.socket_path)
             made.append(args.socket_path)
-        async with Supervisor(zygote) as supervisor:
+        async with Supervisor(zygote, models) as supervisor:
             if not args.persistent:
                 supervisor.on_disconnect = end.set
             await supervisor.add(spec, listener)

@@ -81,20 +81,43 @@ def _agent(agent: dict[str, Any] | None) -> str:
     return f"agent: {agent['software']} {agent['release']}, over {agent['way']}{age}"
 
 
+def _worker(device: dict[str, Any]) -> str:
+    """Its process's number, and what is unusual about it."""
+    how, _, name = str(device["process"]).partition(":")
+    if how == "inline":
+        return how
+    return f"{device['pid']} {name if how == 'group' else name.partition(' ')[0].rpartition('/')[2]}".rstrip()
+
+
+def _mebibytes(number: int | None) -> str:
+    """None is what could not be seen."""
+    return "?" if number is None else f"{number / (1 << 20):.1f}"
+
+
+def _memory(machine: dict[str, Any]) -> str:
+    processes = {device["pid"] for device in machine["devices"] if device["pid"]} - {machine["pid"]}
+    workers, zygote, launcher = (_mebibytes(machine["memory"][name]) for name in ("workers", "zygote", "supervisor"))
+    return f"{workers} MiB for {len(processes)} workers, {zygote} the zygote, {launcher} this launcher"
+
+
 def _numbers(release: str) -> list[int]:
     return [int(word) for word in re.findall(r"\d{1,9}", release)]
 
 
 def _show(machine: dict[str, Any]) -> None:
+    from rich import box
     from rich.console import Console
     from rich.table import Table
 
     from ..launcher.devices import shared_path
     from ..supervisor.sandbox.report import sandboxes
 
-    table = Table(title=f"{machine['name']}  (process {machine['pid']}, {machine['how']})", title_justify="left")
-    for column in ("device", "kind", "what", "guest driver", "worker", "restarts", "requests"):
-        table.add_column(column, justify="right" if column in ("worker", "restarts", "requests") else "left")
+    title = f"{machine['name']}  (process {machine['pid']}, {machine['how']})"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
+    for column in ("device", "kind", "what", "driver", "worker"):
+        table.add_column(column)
+    for column in ("MiB", "restarts", "requests"):
+        table.add_column(column, justify="right")
     for device in machine["devices"]:
         options = device["options"]
         path = shared_path(options)
@@ -106,9 +129,10 @@ def _show(machine: dict[str, Any]) -> None:
         driver = "running" if device["driver"] else "connected" if device["connected"] else "-"
         if device.get("gamepad", {}).get("agent"):
             driver = "agent"
-        counts = (str(device[key]) for key in ("pid", "restarts", "requests"))
-        table.add_row(device["name"], device["kind"], what, driver, *counts)
+        counts = (_mebibytes(device["pss"]), str(device["restarts"]), str(device["requests"]))
+        table.add_row(device["name"], device["kind"], what, driver, _worker(device), *counts)
     Console().print(table)
+    Console().print(f"memory: {_memory(machine)}", markup=False, highlight=False)
     Console().print(f"sandbox: {sandboxes(machine['devices'])}", markup=False, highlight=False)
     if "agent" in machine:  # an attached VM has none
         Console().print(_agent(machine["agent"]), markup=False, highlight=False)

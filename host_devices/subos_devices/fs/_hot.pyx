@@ -9,12 +9,12 @@ handler (`PLAIN`), which then does the whole request; so every rule has one plac
 Guest memory is read once: what decides is copied first. Buffers come from `Virtqueue.gather`, which checks them.
 """
 
-from subos_devices.fs import handles, hot, share, statistics
+from subos_devices.fs import handles, hot, journal, names, nodes, share, statistics
 from subos_devices.fs.requests import REFUSALS, errno_of, request_handler
 
 cimport cython
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.list cimport PyList_GET_ITEM
 from cpython.memoryview cimport PyMemoryView_GET_BUFFER
 from cpython.object cimport PyObject
 from libc.errno cimport EBADF, EINTR, EINVAL, ENOENT
@@ -33,6 +33,10 @@ cdef enum:
     LONGEST = 1024  # buffers of a chain that is served here; IOV_MAX
     MAX_OPCODES = 64
     SAMPLED = 8  # a power of two
+    WORD = 8  # bytes of a place in the memory of names
+    DEVICE = 0  # of NodeTable.table, as the next two
+    HASH_BUCKETS = 1
+    HASH_MASK = 2
 
 cdef int REGULAR = 8, DIRECTORY = 4  # S_IFMT >> 12
 cdef uint64_t MAX_NAME = share.MAX_NAME
@@ -41,9 +45,12 @@ cdef int OPEN_FLAGS = hot.OPEN_FLAGS
 cdef int64_t FINE_TICK = hot.FINE_TICK, COARSE_TICK = hot.COARSE_TICK
 cdef uint64_t SPREAD = 0x9E3779B1
 cdef int ERRORS = statistics.ERRORS, TIMES = statistics.TIMES, BUCKETS = statistics.BUCKETS
+cdef int UNIQUE = journal.UNIQUE, STAGE = journal.STAGE, FACTS = journal.FACTS, GIVEN_FILE = journal.GIVEN_FILE
+cdef uint64_t BEGUN = journal.BEGUN, NOTED = journal.NOTED
 cdef int BYTES_READ = statistics.BYTES_READ, BYTES_WRITTEN = statistics.BYTES_WRITTEN
 cdef int UNIT = statistics.UNIT
-assert SAMPLED == statistics.SAMPLED
+assert SAMPLED == statistics.SAMPLED and WORD == names.WORD
+assert (DEVICE, HASH_BUCKETS, HASH_MASK) == (nodes.DEVICE, nodes.BUCKETS, nodes.MASK)
 
 
 cdef void* memory_of(object view):
@@ -60,13 +67,13 @@ cdef inline int64_t nanoseconds(int clock) noexcept nogil:
 cdef class FsHandler(Handler):
     """Serves the chains of `queue` for `server`."""
 
-    cdef object server, share, nodes, files, descriptors, plain, learn, open_node
+    cdef object server, share, nodes, files, descriptors, plain, learn, rename, open_node, slot
     cdef Virtqueue queue
-    cdef list names, operations
+    cdef list operations
     cdef PyObject* rows[MAX_OPCODES]
     cdef tuple _kept  # what the pointers below point into
-    # nodes.py
-    cdef uint64_t* shape
+    # nodes.py and names.py
+    cdef uint64_t* table
     cdef uint64_t* inos
     cdef uint64_t* lookups
     cdef uint64_t* opened
@@ -74,6 +81,8 @@ cdef class FsHandler(Handler):
     cdef uint32_t* parents
     cdef uint32_t* links
     cdef uint32_t* heads
+    cdef uint32_t* places
+    cdef const uint8_t* names
     cdef int32_t* fds
     cdef uint16_t* devices
     cdef uint8_t* kinds
@@ -82,39 +91,44 @@ cdef class FsHandler(Handler):
     # handles.py and statistics.py
     cdef int32_t* file_fds
     cdef uint64_t* counted
+    # journal.py
+    cdef uint64_t* noted
+    cdef uint64_t* given
     cdef uint64_t capacity, valid, first_token
     cdef int64_t settles
     cdef int proc, limit, open_flags, again_flags
-    cdef bint negative, readonly, writeback, shares
+    cdef bint negative, readonly, writeback, shares, met
     cdef iovec buffers[LONGEST]
     cdef char dirents[DIRENTS]
 
-    def __init__(self, server, queue):
+    def __init__(self, server, queue, slot):
         cdef int opcode
         self.server, self.queue = server, queue
-        self.share, self.plain = server.share, request_handler(server, queue)
+        self.share, self.plain, self.slot = server.share, request_handler(server, queue, slot), slot
         self.nodes, self.files, self.descriptors = self.share.nodes, self.share.files, self.share.descriptors
-        self.learn, self.open_node = self.nodes.learn, self.share.fd
-        self.names, self.operations = self.nodes.names, server.operations
+        self.learn, self.rename, self.open_node = self.nodes.learn, self.nodes.rename, self.share.fd
+        self.operations = server.operations
         for opcode in range(MAX_OPCODES):
             self.rows[opcode] = NULL
         for hot_opcode, row in server.hot.items():
             self.rows[<int>hot_opcode] = <PyObject*>row
         nodes = self.nodes
         self._kept = (
-            nodes.shape, nodes.inos, nodes.lookups, nodes.opened, nodes.generations, nodes.parents, nodes.links, nodes.heads,
-            nodes.fds, nodes.devices, nodes.kinds, nodes.used, nodes.readable, self.files.fds, self.share.statistics.words,
-            server.hot,
+            nodes.table, nodes.inos, nodes.lookups, nodes.opened, nodes.generations, nodes.parents, nodes.links, nodes.heads,
+            nodes.fds, nodes.devices, nodes.kinds, nodes.used, nodes.readable, nodes.names.places, nodes.names.bytes,
+            self.files.fds, self.share.statistics.words, server.hot, slot.words, self.share.journal.given,
         )
-        self.shape, self.inos = <uint64_t*>memory_of(nodes.shape), <uint64_t*>memory_of(nodes.inos)
+        self.table, self.inos = <uint64_t*>memory_of(nodes.table), <uint64_t*>memory_of(nodes.inos)
         self.lookups, self.opened = <uint64_t*>memory_of(nodes.lookups), <uint64_t*>memory_of(nodes.opened)
         self.generations, self.parents = <uint32_t*>memory_of(nodes.generations), <uint32_t*>memory_of(nodes.parents)
         self.links, self.heads = <uint32_t*>memory_of(nodes.links), <uint32_t*>memory_of(nodes.heads)
         self.fds, self.devices = <int32_t*>memory_of(nodes.fds), <uint16_t*>memory_of(nodes.devices)
         self.kinds, self.used = <uint8_t*>memory_of(nodes.kinds), <uint8_t*>memory_of(nodes.used)
         self.readable = <uint8_t*>memory_of(nodes.readable)
+        self.places, self.names = <uint32_t*>memory_of(nodes.names.places), <uint8_t*>memory_of(nodes.names.bytes)
         self.file_fds = <int32_t*>memory_of(self.files.fds)
         self.counted = <uint64_t*>memory_of(self.share.statistics.words)
+        self.noted, self.given = <uint64_t*>memory_of(slot.words), <uint64_t*>memory_of(self.share.journal.given)
         self.capacity, self.valid, self.first_token = nodes.capacity, self.share.valid, server.first_token
         self.settles = <int64_t>server.cache.settles * 1000000000
         self.proc, self.limit = self.share.proc, self.share.descriptors.limit
@@ -139,6 +153,10 @@ cdef class FsHandler(Handler):
         cdef fuse_in_header head
         cdef Py_ssize_t found, readable = 0
         cdef int64_t written
+        if not self.met:  # what may be a replay is the plain handler's
+            if self.slot.due:
+                return self.plain(as_tuple(words, count))
+            self.met = True
         if 6 <= count <= 2 * LONGEST:
             found = self.queue.gather(words, count, self.buffers, &readable)
             if readable >= 2 and found > readable and self.buffers[0].iov_len == 40:
@@ -151,6 +169,10 @@ cdef class FsHandler(Handler):
                     and PyList_GET_ITEM(self.operations, head.opcode) is self.rows[head.opcode]
                     and self.buffers[readable].iov_len == sizeof(fuse_out_header)
                 ):
+                    self.noted[STAGE] = BEGUN
+                    copied()  # nor may it store these in another order
+                    self.noted[UNIQUE] = head.unique
+                    copied()
                     written = self._answer(&head, found, readable)
                     if written != PLAIN:
                         return written
@@ -225,14 +247,18 @@ cdef class FsHandler(Handler):
     # --- nodes
 
     cdef inline bint _known(self, uint64_t nodeid) noexcept:
-        return nodeid < self.capacity and self.lookups[nodeid] and nodeid < <uint64_t>PyList_GET_SIZE(self.names)
+        return nodeid < self.capacity and self.lookups[nodeid]
+
+    cdef inline const uint8_t* _name(self, uint64_t nodeid) noexcept:
+        """Its length, and then its bytes with a NUL: see names.py."""
+        return self.names + <uint64_t>WORD * self.places[nodeid]
 
     cdef inline uint64_t _find(self, uint64_t ino) noexcept:
         """The node of an inode on the share's own file system, or 0."""
-        cdef uint64_t bucket = ino & self.shape[2]
+        cdef uint64_t bucket = ino & self.table[HASH_MASK]
         cdef uint32_t nodeid
-        if bucket >= self.shape[1]:
-            bucket &= self.shape[2] >> 1
+        if bucket >= self.table[HASH_BUCKETS]:
+            bucket &= self.table[HASH_MASK] >> 1
         nodeid = self.heads[bucket]
         while nodeid and (self.inos[nodeid] != ino or self.devices[nodeid]):
             nodeid = self.links[nodeid]
@@ -241,22 +267,16 @@ cdef class FsHandler(Handler):
     cdef int64_t _learn(self, uint64_t parent, const char* name, size_t length, const stat_t* status) except? -9:
         """NodeTable.learn of what is on the share's own file system: the node, counted as looked up."""
         cdef uint64_t nodeid = self._find(status.st_ino)
-        cdef bytes before
+        cdef const uint8_t* before
         if not nodeid or self.kinds[nodeid] != status.st_mode >> 12:
             return self.learn(
                 parent, PyBytes_FromStringAndSize(name, length), status.st_dev, status.st_ino, status.st_mode
             )
-        self.lookups[nodeid] += 1
         if nodeid != <uint64_t>FUSE_ROOT_ID:
-            before = <bytes>PyList_GET_ITEM(self.names, nodeid)
-            if (
-                self.parents[nodeid] != parent
-                or <size_t>PyBytes_GET_SIZE(before) != length
-                or memcmp(PyBytes_AS_STRING(before), name, length)
-            ):
-                self.names[nodeid] = PyBytes_FromStringAndSize(name, length)
-                self.parents[nodeid] = <uint32_t>parent
-                self.shape[3] += 1
+            before = self._name(nodeid)
+            if self.parents[nodeid] != parent or before[0] != length or memcmp(before + 1, name, length):
+                self.rename(nodeid, parent, PyBytes_FromStringAndSize(name, length))
+        self.lookups[nodeid] += 1
         return nodeid
 
     cdef int64_t _lookup(self, uint64_t parent, const iovec* arguments, iovec* reply) except? -9:
@@ -277,7 +297,7 @@ cdef class FsHandler(Handler):
             if c_errno != ENOENT or not self.negative:
                 return -c_errno
             entry.entry_valid = self.valid
-        elif status.st_dev != self.shape[0]:
+        elif status.st_dev != self.table[DEVICE]:
             return PLAIN
         else:
             nodeid = self._learn(parent, name, length, &status)
@@ -312,12 +332,12 @@ cdef class FsHandler(Handler):
             if (
                 fstatat(
                     self.fds[parent],
-                    PyBytes_AS_STRING(<bytes>PyList_GET_ITEM(self.names, nodeid)),
+                    <const char*>self._name(nodeid) + 1,
                     &status,
                     AT_SYMLINK_NOFOLLOW,
                 )
                 or status.st_ino != self.inos[nodeid]
-                or status.st_dev != self.shape[0]
+                or status.st_dev != self.table[DEVICE]
                 or status.st_mode >> 12 != self.kinds[nodeid]
             ):
                 return PLAIN
@@ -340,6 +360,9 @@ cdef class FsHandler(Handler):
         copied()
         if not self._known(nodeid) or flags & <uint32_t>O_TRUNC:
             return PLAIN
+        self.given[GIVEN_FILE] = 0
+        copied()
+        self.noted[STAGE] = <uint64_t>FUSE_OPEN << 8 | NOTED
         for_reading = self.shares and not flags & <uint32_t>O_ACCMODE
         if for_reading and self.readable[nodeid] and not fstat(self.fds[nodeid], &status):
             now = signature(&status)
@@ -434,6 +457,7 @@ cdef class FsHandler(Handler):
         cdef fuse_write_out answer
         cdef Py_ssize_t place, done
         cdef uint64_t there = 0
+        cdef stat_t status
         cdef int fd
         memcpy(&asked, arguments.iov_base, sizeof(asked))
         copied()
@@ -444,6 +468,12 @@ cdef class FsHandler(Handler):
             there += self.buffers[2 + place].iov_len
         if there != asked.size or asked.write_flags & ~<uint32_t>FUSE_WRITE_CACHE:
             return PLAIN
+        if asked.flags & <uint32_t>O_APPEND and not asked.write_flags:
+            if fstat(fd, &status):
+                return -c_errno
+            self.noted[FACTS] = status.st_size
+            copied()
+            self.noted[STAGE] = <uint64_t>FUSE_WRITE << 8 | NOTED
         while True:
             if asked.flags & <uint32_t>O_APPEND and not asked.write_flags:
                 done = pwritev2(fd, &self.buffers[2], count, <int64_t>asked.offset, RWF_APPEND)
@@ -515,12 +545,12 @@ cdef class FsHandler(Handler):
             if name[0] == 46 and (length == 1 or (length == 2 and name[1] == 46)):
                 if length == 2 and parent == <uint64_t>FUSE_ROOT_ID:
                     dirent.ino = self.inos[FUSE_ROOT_ID]  # not what lies above the share
-            elif fstatat(fd, name, &status, AT_SYMLINK_NOFOLLOW):
-                if c_errno == ENOENT:
+            elif length > MAX_NAME or fstatat(fd, name, &status, AT_SYMLINK_NOFOLLOW):
+                if length <= MAX_NAME and c_errno == ENOENT:
                     cookie = <int64_t>dirent.off
                     at += record
                     continue
-            elif status.st_dev != self.shape[0]:
+            elif status.st_dev != self.table[DEVICE]:
                 if not told:
                     return PLAIN
                 break

@@ -121,6 +121,8 @@ class Attributes:
         if not name or not nul or len(value) != size:
             raise error(errno.EINVAL)
         fd = self.share.fd(header[3])
+        if flags & os.XATTR_CREATE and self._was_there(header, fd, name) is False:
+            flags ^= os.XATTR_CREATE  # what is there now is this request's own
         self.xattrs.set(fd, name, value, flags)
         if rest and rest[0] & FUSE_SETXATTR_ACL_KILL_SGID:
             self.share.chmod(fd, self.share.mode(fd) & ~stat.S_ISGID)
@@ -139,8 +141,28 @@ class Attributes:
         return _value(mem, o, room, size, b"".join(name + b"\0" for name in names))
 
     def removexattr(self, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:
-        self.xattrs.remove(self.share.fd(header[3]), strings(mem, a, n, 1)[0])
+        fd, name = self.share.fd(header[3]), strings(mem, a, n, 1)[0]
+        was_there = self._was_there(header, fd, name)
+        try:
+            self.xattrs.remove(fd, name)
+        except OSError as refusal:
+            if refusal.errno != errno.ENODATA or not was_there:
+                raise
         return 0
+
+    def _was_there(self, header: Header, fd: int, name: bytes) -> bool | None:
+        """Whether there was such an attribute before this request, where it is a replay; else None, and it is noted."""
+        slot = self.share.journal.current
+        facts = slot.recall()
+        if facts is not None:
+            return bool(facts[0])
+        try:
+            self.xattrs.get(fd, name)
+        except OSError as refusal:
+            slot.note(header[1], refusal.errno != errno.ENODATA)
+        else:
+            slot.note(header[1], 1)
+        return None
 
 
 def _time(given: int, now: int, seconds: int, nanoseconds: int) -> tuple[int, int]:

@@ -10,6 +10,9 @@ ESTALE, on which the guest's kernel looks the path up once more.
 An inode whose last name the guest removes stays open until the guest forgets it. The guest's kernel does so at once,
 unless it believes that there is another name, which the host has removed meanwhile: such an inode it may keep for
 hours. So these are not counted among the nodes held open, and closed only when nothing else can be.
+
+A worker that dies leaves its descriptors to the next one, by their column; it does not leave the file handles that were
+taken of what was closed. What had been found by its handle alone is stale then.
 """
 
 from __future__ import annotations
@@ -43,7 +46,8 @@ class Descriptors:
     """`limit` is how many descriptors the guest's doing may cost: nodes, files and directories that are open."""
 
     def __init__(self, nodes: NodeTable, files: FileTable, root: int, proc: int, limit: int) -> None:
-        """`root` is the O_PATH descriptor of the share's root, which is ours from now on; `proc` is /proc/self/fd."""
+        """`root` is the O_PATH descriptor of the share's root, which is ours from now on; `proc` is /proc/self/fd.
+        Nodes that have a descriptor already are open."""
         self.nodes = nodes
         self.files = files
         self.limit = limit
@@ -56,7 +60,21 @@ class Descriptors:
         """File handles of directories that were closed, and of what has no name we know."""
         self._mount: int | None = None
         nodes.fds[FUSE_ROOT_ID] = root
+        self._recover()
         self._open_mount(root)
+
+    def _recover(self) -> None:
+        nodes = self.nodes
+        for nodeid, fd in enumerate(nodes.fds[: nodes.end].tolist()):
+            if fd and nodeid != FUSE_ROOT_ID:
+                self._held[nodeid] = None
+                self.files.keep(fd)
+        self.files.counted[NODES_OPEN] = len(self)
+        for nodeid in nodes.orphaned(PINNED):  # something was being done with its name
+            lost = nodes.fds[nodeid] and os.fstat(nodes.fds[nodeid]).st_nlink == 0
+            nodes.orphans[nodeid] = ORPHAN if lost else 0
+            if lost:
+                nodes.parents[nodeid] = NAMELESS
 
     def _open_mount(self, root: int) -> None:
         """A descriptor by which file handles are opened, if we may do so at all (CAP_DAC_READ_SEARCH)."""
@@ -151,9 +169,10 @@ class Descriptors:
     def share(self, nodeid: int, fd: int) -> None:
         """The node, a regular file, goes by `fd` from now on, which is open for reading, and which others have, too."""
         if nodeid in self._held or nodeid in self._orphaned:
-            self.files.drop(self.nodes.fds[nodeid])
+            before = self.nodes.fds[nodeid]
             self.files.keep(fd)
             self.nodes.fds[nodeid] = fd
+            self.files.drop(before)
         else:
             self.hold(nodeid, fd)
         self.nodes.readable[nodeid] = 1
@@ -209,8 +228,9 @@ class Descriptors:
         if nodeid in self._held or nodeid in self._orphaned:
             self._held.pop(nodeid, None)
             self._orphaned.pop(nodeid, None)
-            self.files.drop(self.nodes.fds[nodeid])
-            self.nodes.fds[nodeid] = self.nodes.readable[nodeid] = 0
+            fd = self.nodes.fds[nodeid]
+            self.nodes.readable[nodeid] = self.nodes.fds[nodeid] = 0
+            self.files.drop(fd)
             self.files.counted[NODES_OPEN] = len(self)
 
     def forget(self, nodeid: int, count: int) -> None:
@@ -224,13 +244,6 @@ class Descriptors:
             self.release(nodeid)
         self._handles.clear()
 
-    def _close_root(self) -> None:
-        os.close(self.nodes.fds[FUSE_ROOT_ID])
-        self.nodes.fds[FUSE_ROOT_ID] = 0
-        if self._mount is not None:
-            os.close(self._mount)
-            self._mount = None
-
     def forget_all(self) -> None:
         """Every node but the root, as after an unmount."""
         self._release_all()
@@ -242,14 +255,23 @@ class Descriptors:
         """The share's directory is another one: `root` is its O_PATH descriptor, ours from now on. What the guest knows
         of the old one is stale, but for the files that it has open."""
         self._release_all()
-        self._close_root()
-        self.nodes.strand(os.fstat(root))
+        before = self.nodes.fds[FUSE_ROOT_ID]
         self.nodes.fds[FUSE_ROOT_ID] = root
+        self.nodes.strand(os.fstat(root))
+        self._close_root(before)
         self._open_mount(root)
+
+    def _close_root(self, root: int) -> None:
+        os.close(root)
+        if self._mount is not None:
+            os.close(self._mount)
+            self._mount = None
 
     def close(self) -> None:
         self.forget_all()
-        self._close_root()
+        root = int(self.nodes.fds[FUSE_ROOT_ID])
+        self.nodes.fds[FUSE_ROOT_ID] = 0
+        self._close_root(root)
 
 
 class _unless_exhausted(suppress):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import resource
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from time import monotonic
@@ -24,9 +24,10 @@ from ..vhost_user.virtqueue import Virtqueue, Words
 from .caching import CACHE_POLICIES
 from .descriptors import RESERVED
 from .events.replays import FileEvents
-from .handler import handler
+from .handler import handler, retrying
 from .identity import Identity, IdMap, parse_map
 from .kept import KeptShare
+from .lasting import Lasting
 from .locks import Locks
 from .presence import Presence, Sight, looking_at
 from .server import FuseServer
@@ -58,8 +59,9 @@ class FsDevice(Device):
 
     device_id = DeviceId.FS
     num_queues = 2
-    asks = answers_slowly = True
-    patience = 5.0  # an fsync of a slow disk; a killed worker costs the guest its open files
+    asks = answers_slowly = keeps = True
+    patience = 5.0  # an fsync of a slow disk
+    limit = 30.0  # a shared folder may be one of a network, too
 
     def __init__(self, spec: DeviceSpec) -> None:
         super().__init__(spec)
@@ -143,9 +145,17 @@ class FsDevice(Device):
     def describe(self, statistics: memoryview) -> dict[str, Any]:
         return {"fs": describe(statistics)}
 
+    @classmethod
+    def keep(cls, spec: DeviceSpec) -> Lasting:
+        return Lasting()
+
+    @classmethod
+    def kept_descriptors(cls, kept: Lasting | None) -> Collection[int]:
+        return () if kept is None else kept.descriptors()
+
     def start(self, worker: Worker) -> None:
-        """Opens the directory. The limit of descriptors goes as high as it may, and the share keeps within it.
-        Raises UserError where the directory cannot be opened."""
+        """Opens the directory, or goes on with what an earlier worker had open. The limit of descriptors goes as high
+        as it may, and the share keeps within it. Raises UserError where the directory cannot be opened."""
         prepare_process()
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         with suppress(OSError, ValueError):
@@ -159,6 +169,7 @@ class FsDevice(Device):
                 limit=limit,
                 identity=self.identity,
                 statistics=Statistics(worker.statistics),
+                lasting=worker.kept,
             )
         except OSError as error:
             raise UserError(
@@ -198,7 +209,8 @@ class FsDevice(Device):
         handle = self._handlers[queue]
         if self._due and queue in self._due:
             self._due.discard(queue)
-            queue.retry(handle)
+            if len(queue.deferred):
+                queue.retry(retrying(self.server, queue))
         queue.drain(handle)
 
     def _replaced(self, worker: Worker) -> None:

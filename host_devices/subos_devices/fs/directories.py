@@ -26,7 +26,7 @@ from subos_protocol.fuse_opcodes import FUSE_FSYNC_FDATASYNC, FUSE_ROOT_ID
 
 from . import syscalls
 from .handles import Directory
-from .share import Data, Header, Share, error
+from .share import MAX_NAME, Data, Header, Share, error
 from .syscalls import AT_SYMLINK_NOFOLLOW
 
 BUFFER = 32 << 10  # bytes of dirents read at once
@@ -56,12 +56,17 @@ class Directories:
         if share.nodes.kind(nodeid) != stat.S_IFDIR:
             raise error(errno.ENOTDIR)
         share.descriptors.admit()
-        directory = Directory(share.reopen(share.fd(nodeid), os.O_RDONLY | os.O_DIRECTORY), nodeid)
-        FUSE_OPEN_OUT.pack_into(mem, o, share.files.add_directory(directory), self.opened, 0)
+        share.journal.opens(header[1])
+        directory = share.reopen(share.fd(nodeid), os.O_RDONLY | os.O_DIRECTORY)
+        FUSE_OPEN_OUT.pack_into(mem, o, share.files.add_directory(directory, nodeid), self.opened, 0)
         return FUSE_OPEN_OUT.size
 
     def releasedir(self, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:
-        self.share.files.remove_directory(FUSE_RELEASE_IN.unpack_from(mem, a)[0])
+        try:
+            self.share.files.remove_directory(FUSE_RELEASE_IN.unpack_from(mem, a)[0])
+        except OSError:
+            if not self.share.journal.current.replaying:
+                raise
         return 0
 
     def fsyncdir(self, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:
@@ -110,7 +115,7 @@ class Directories:
                     ino = nodes.inos[FUSE_ROOT_ID]  # not what lies above the share
                 mem[at : at + FUSE_ENTRY_OUT.size] = _NO_ENTRY
                 _pack_dirent(mem, at + FUSE_ENTRY_OUT.size, ino, off & _U64, length, kind)
-            elif not look(fd, name, pointer, AT_SYMLINK_NOFOLLOW):
+            elif length <= MAX_NAME and not look(fd, name, pointer, AT_SYMLINK_NOFOLLOW):
                 dev, ino, nlink, mode, uid, gid, rdev, size, blksize, blocks, *times = _unpack_status(status)
                 nodeid, flags = learn(parent, name, dev, ino, mode), 0
                 if dev != device:
@@ -122,7 +127,7 @@ class Directories:
                     ino, off & _U64, length, mode >> 12,
                 )
                 # fmt: on
-            elif get_errno() == errno.ENOENT:
+            elif length <= MAX_NAME and get_errno() == errno.ENOENT:
                 continue
             else:
                 mem[at : at + FUSE_ENTRY_OUT.size] = _NO_ENTRY

@@ -2,6 +2,9 @@
 
 Handles index tables and are never descriptors: one that the guest invented answers EBADF. Several may share a
 descriptor, with each other and with their node (see hot.py): it is closed when nobody has it any more.
+
+Which handle has which descriptor outlives the worker (lasting.py): it is stored once the descriptor is open, and taken
+back before it is closed. The rest is counted anew.
 """
 
 from __future__ import annotations
@@ -11,10 +14,12 @@ import mmap
 import os
 from collections.abc import Iterator
 
+from .journal import GIVEN_DIRECTORY, GIVEN_FILE
+from .lasting import HANDLES, Lasting
 from .nodes import PRIVATE, bad_descriptor
 from .statistics import DIRECTORIES, FILES, Statistics
 
-MOST = 1 << 20  # files, and directories, that are open at once
+MOST = HANDLES
 DUMMY = 1 << 62  # a handle of no file, which is only ever released: see events/tokens.py
 
 
@@ -31,22 +36,87 @@ class Directory:
         self.at = self.end = self.cookie = 0
 
 
-class FileTable:
-    """`fds` and `nodes` by handle, as columns that hot operations read directly: 0 where there is none."""
+class Handles:
+    """Numbers for descriptors, each with its node: `fds` and `nodes` by handle, as columns that hot operations read
+    directly, 0 where there is none."""
 
-    def __init__(self, statistics: Statistics) -> None:
+    def __init__(self, lasting: Lasting, kind: str, which: int, given: memoryview) -> None:
+        """`kind` names the columns, `which` is its word of "ends", and of Journal.given."""
+        self.fds, self.nodes = lasting.column(f"{kind}_fds"), lasting.column(f"{kind}_nodes")
+        self._ends, self._which = lasting.column("ends"), which
+        self._given = given
+        if not self.end:
+            self._ends[which] = 1
+        self._free = [handle for handle, fd in enumerate(self.fds[: self.end].tolist()) if not fd and handle]
+        self.open = self.end - 1 - len(self._free)
+        """How many there are."""
+
+    @property
+    def end(self) -> int:
+        """The first handle that was never used."""
+        return int(self._ends[self._which])
+
+    def add(self, fd: int, nodeid: int) -> int:
+        """Raises ENFILE after a million of them."""
+        if self._free:
+            handle = self._free.pop()
+        elif self.end < HANDLES:
+            handle = self.end
+            self._ends[self._which] = handle + 1
+        else:
+            raise OSError(errno.ENFILE, os.strerror(errno.ENFILE))
+        self._given[self._which] = handle
+        self.nodes[handle] = nodeid
+        self.fds[handle] = fd
+        self.open += 1
+        return handle
+
+    def get(self, handle: int) -> int:
+        """The descriptor. Raises EBADF for a handle that is none."""
+        fd: int = self.fds[handle] if handle < HANDLES else 0
+        if not fd:
+            raise bad_descriptor()
+        return fd
+
+    def remove(self, handle: int) -> int:
+        """Returns its descriptor, which is the caller's to close. Raises EBADF for a handle that is none."""
+        fd = self.get(handle)
+        self.fds[handle] = self.nodes[handle] = 0
+        self._free.append(handle)
+        self.open -= 1
+        return fd
+
+    def items(self) -> Iterator[tuple[int, int, int]]:
+        """Handle, descriptor and node of each."""
+        pairs = zip(self.fds[: self.end].tolist(), self.nodes[: self.end].tolist(), strict=True)
+        return ((handle, fd, nodeid) for handle, (fd, nodeid) in enumerate(pairs) if fd)
+
+    def clear(self) -> list[int]:
+        """Removes all, and returns their descriptors."""
+        fds = [self.remove(handle) for handle, _, _ in self.items()]
+        self._free.clear()
+        self._ends[self._which] = 1
+        return fds
+
+
+class FileTable:
+    """What is open: files and directories."""
+
+    def __init__(self, statistics: Statistics, lasting: Lasting, given: memoryview) -> None:
         self.counted = statistics.words
-        self.fds = memoryview(mmap.mmap(-1, 4 * MOST, flags=PRIVATE)).cast("i")
-        self.nodes = memoryview(mmap.mmap(-1, 4 * MOST, flags=PRIVATE)).cast("I")
+        self.handles = Handles(lasting, "file", GIVEN_FILE, given)
+        self.fds = self.handles.fds
         self.holders = memoryview(mmap.mmap(-1, 4 * MOST, flags=PRIVATE)).cast("I")
         """How many handles and nodes have a descriptor, by its number."""
-        self.free: list[int] = []
-        self.next = 1
-        self.open = 0
-        """Files that are open."""
         self.in_use = 0
         """Descriptors that the guest's doing costs: these, the directories', and those of the nodes that are open."""
+        self._directory_handles = Handles(lasting, "directory", GIVEN_DIRECTORY, given)
         self.directories: dict[int, Directory] = {}
+        for _, fd, _ in self.handles.items():
+            self.keep(fd)
+        for handle, fd, nodeid in self._directory_handles.items():
+            self._open_directory(handle, Directory(fd, nodeid))
+        self.counted[FILES] = self.handles.open
 
     # --- descriptors
 
@@ -70,53 +140,39 @@ class FileTable:
     def add(self, fd: int, nodeid: int) -> int:
         """A handle for the descriptor, which it has from now on. `Descriptors.admit` has made room for a new one.
         Raises ENFILE after a million of them."""
-        if self.free:
-            handle = self.free.pop()
-        elif self.next < MOST:
-            handle, self.next = self.next, self.next + 1
-        else:
-            raise OSError(errno.ENFILE, os.strerror(errno.ENFILE))
+        handle = self.handles.add(fd, nodeid)
         self.keep(fd)
-        self.fds[handle], self.nodes[handle] = fd, nodeid
-        self.open += 1
-        self.counted[FILES] = self.open
+        self.counted[FILES] = self.handles.open
         return handle
 
     def get(self, handle: int) -> int:
         """The descriptor. Raises EBADF for a handle that is none."""
-        fd: int = self.fds[handle] if handle < MOST else 0
-        if not fd:
-            raise bad_descriptor()
-        return fd
+        return self.handles.get(handle)
 
     def remove(self, handle: int) -> None:
         """The handle has its descriptor no longer. Raises EBADF for a handle that is none."""
         if handle == DUMMY:
             return
-        fd = self.get(handle)
-        self.fds[handle] = self.nodes[handle] = 0
-        self.free.append(handle)
-        self.open -= 1
-        self.counted[FILES] = self.open
+        fd = self.handles.remove(handle)
+        self.counted[FILES] = self.handles.open
         self.drop(fd)
 
     def of(self, nodeid: int) -> Iterator[int]:
         """The descriptors by which the node is open. It looks at all handles: for what is seldom."""
-        return (
-            fd for fd, node in zip(self.fds[1 : self.next], self.nodes[1 : self.next], strict=True) if node == nodeid
-        )
+        return (fd for _, fd, node in self.handles.items() if node == nodeid)
 
     # --- directories
 
-    def add_directory(self, directory: Directory) -> int:
-        handle = self._next_directory
-        self._next_directory += 1
+    def add_directory(self, fd: int, nodeid: int) -> int:
+        """A handle for the descriptor, which it has from now on."""
+        handle = self._directory_handles.add(fd, nodeid)
+        self._open_directory(handle, Directory(fd, nodeid))
+        return handle
+
+    def _open_directory(self, handle: int, directory: Directory) -> None:
         self.directories[handle] = directory
         self.in_use += 1
         self.counted[DIRECTORIES] = len(self.directories)
-        return handle
-
-    _next_directory = 1
 
     def directory(self, handle: int) -> Directory:
         """Raises EBADF for a handle that is none."""
@@ -126,21 +182,17 @@ class FileTable:
         return directory
 
     def remove_directory(self, handle: int) -> None:
-        os.close(self.directory(handle).fd)
+        os.close(self._directory_handles.remove(handle))
         del self.directories[handle]
         self.in_use -= 1
         self.counted[DIRECTORIES] = len(self.directories)
 
     def close(self) -> None:
         """Nothing is open any more."""
-        self.in_use -= len(self.directories)
-        for handle in range(1, self.next):
-            if self.fds[handle]:
-                self.drop(self.fds[handle])
-                self.fds[handle] = self.nodes[handle] = 0
-        for directory in self.directories.values():
-            os.close(directory.fd)
+        for fd in self.handles.clear():
+            self.drop(fd)
+        for fd in self._directory_handles.clear():
+            os.close(fd)
+            self.in_use -= 1
         self.directories.clear()
-        self.free.clear()
-        self.next, self.open = 1, 0
         self.counted[FILES] = self.counted[DIRECTORIES] = 0

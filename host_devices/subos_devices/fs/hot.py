@@ -19,12 +19,14 @@ from subos_protocol.fuse_opcodes import (
     FUSE_OPEN_KILL_SUIDGID,
     FUSE_WRITE_CACHE,
     FUSE_WRITE_KILL_SUIDGID,
+    FuseOpcode,
     FuseOpened,
 )
 
 from . import syscalls
 from .caching import CachePolicy
 from .descriptors import stale
+from .journal import FACTS, GIVEN_FILE, NOTED, STAGE
 from .nodes import NAMELESS, bad_descriptor
 from .share import MAX_NAME, NS, REFUSED, Data, Header, Share, component, error
 from .statistics import BYTES_READ, BYTES_WRITTEN
@@ -58,6 +60,8 @@ _pack_open = FUSE_OPEN_OUT.pack_into
 _pack_written = Struct("<Q").pack_into  # fuse_write_out: size and padding in one
 _KEEP_CACHE, _NOFLUSH = int(FuseOpened.FOPEN_KEEP_CACHE), int(FuseOpened.FOPEN_NOFLUSH)
 _DIRECTORY = 0o4  # S_IFDIR >> 12
+_OPENING = FuseOpcode.FUSE_OPEN << 8 | NOTED
+_APPENDING = FuseOpcode.FUSE_WRITE << 8 | NOTED
 _NOT_SHARED = os.O_ACCMODE | os.O_TRUNC
 _U32, _U64 = 0xFFFF_FFFF, 0xFFFF_FFFF_FFFF_FFFF
 _preadv, _pwritev = os.preadv, os.pwritev
@@ -84,6 +88,7 @@ class HotOperations:
         self.nodes, self.fds, self.used, self.readable = nodes, nodes.fds, nodes.used, nodes.readable
         self.generations = nodes.generations
         self.files, self.file_fds = share.files, share.files.fds
+        self.journal, self.given = share.journal, share.journal.given
         self.counted = share.statistics.words
 
     def lookup(self, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:
@@ -155,6 +160,8 @@ class HotOperations:
         """An opening for reading of a file that is as it was at the last one shares its descriptor, since every READ
         says where it reads."""
         flags, open_flags = _unpack_open(mem, a)
+        self.given[GIVEN_FILE] = 0
+        self.journal.current.words[STAGE] = _OPENING
         nodeid = header[3]
         for_reading = not flags & _NOT_SHARED and self.shares
         if for_reading and self.readable[nodeid]:
@@ -225,7 +232,7 @@ class HotOperations:
         at before that is not remembered. A store into a page that a host program has mapped changes them only when
         the page was written back since the last one, so pages are good only if they were read after that.
         """
-        before = self.nodes.opened[nodeid]
+        before = 0 if self.journal.current.replaying else self.nodes.opened[nodeid]
         age = (time() - changed) * NS - changed_ns
         if age <= (FINE_TICK if changed_ns else COARSE_TICK):
             self.nodes.opened[nodeid] = 0
@@ -234,7 +241,11 @@ class HotOperations:
         return bool(before == now)
 
     def release(self, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:
-        self.files.remove(_unpack_handle(mem, a)[0])
+        try:
+            self.files.remove(_unpack_handle(mem, a)[0])
+        except OSError:
+            if not self.journal.current.replaying:
+                raise
         return 0
 
     def read(self, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:
@@ -267,15 +278,55 @@ class HotOperations:
             if there < size:
                 raise error(errno.EINVAL)
             data = _first(data, size)
-        appends = opened & os.O_APPEND and not flags & FUSE_WRITE_CACHE
-        written = _transfer(_append if appends else _pwritev, fd, data, offset)
+        if opened & os.O_APPEND and not flags & FUSE_WRITE_CACHE:
+            written = self._append(header, fd, data, size)
+        else:
+            written = _transfer(_pwritev, fd, data, offset)
         self.counted[BYTES_WRITTEN] += written
         _pack_written(mem, o, written)
         return 8
 
+    def _append(self, header: Header, fd: int, data: Sequence[memoryview], size: int) -> int:
+        """To the end of the file as the host has it, whatever the guest believes that to be."""
+        slot = self.journal.current
+        facts = slot.recall()
+        if facts is not None:
+            return self._append_again(fd, b"".join(data), facts[0])
+        if _fstat(fd, _pointer):
+            raise error(get_errno())
+        slot.words[FACTS] = _unpack(_status)[7]
+        slot.words[STAGE] = _APPENDING
+        return _transfer(_append, fd, data, 0)
+
+    def _append_again(self, fd: int, data: bytes, before: int) -> int:
+        """In a replay, where the file was `before` bytes long: what is not there yet of `data`. If others have
+        written to its end since, it is all there or not at all."""
+        done = self._appended(fd, data, before)
+        rest = memoryview(data)[done:]
+        try:
+            return done + (_transfer(_append, fd, (rest,), 0) if rest else 0)
+        except OSError:  # a disk that got full in the middle
+            if not done:
+                raise
+            return done
+
+    def _appended(self, fd: int, data: bytes, before: int) -> int:
+        """How many bytes of `data` are in the file already, which was `before` bytes long."""
+        size = os.fstat(fd).st_size
+        try:
+            read = self.share.reopen(fd, os.O_RDONLY)
+        except PermissionError:  # its owner may not read it, nor may we: then its size must do
+            return min(max(0, size - before), len(data))
+        try:
+            there = os.pread(read, len(data), before)
+            if data.startswith(there):
+                return len(there)
+            return len(data) if os.pread(read, len(data), max(before, size - len(data))) == data else 0
+        finally:
+            os.close(read)
+
 
 def _append(fd: int, buffers: Sequence[memoryview], offset: int) -> int:
-    """To the end of the file as the host has it, whatever the guest believes that to be."""
     return _pwritev(fd, buffers, offset, os.RWF_APPEND)
 
 

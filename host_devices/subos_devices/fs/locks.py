@@ -7,6 +7,8 @@
   OFD locks, of which no FLUSH comes).
 - A **flock lock** belongs to an open file, which the guest's handle is here too: flock(2) on its descriptor.
 
+Which descriptor is whose outlives the worker (lasting.py), and with the descriptor the lock does.
+
 A lock that has to wait does so on a thread (`waiters.py`), and its request is answered LATER: it is served again when
 the thread has ended, and finds the result by its `unique`. There is no detection of deadlocks (EDEADLK): the kernel has
 none for open file description locks.
@@ -27,11 +29,12 @@ from subos_protocol.fuse import FUSE_FLUSH_IN, FUSE_INTERRUPT_IN, FUSE_LK_IN, FU
 from subos_protocol.fuse_opcodes import FUSE_LK_FLOCK, FUSE_RELEASE_FLOCK_UNLOCK, FuseInit
 
 from ..vhost_user.virtqueue import LATER
+from .lasting import OWNERS, Lasting
 from .share import Data, Header, Share, error
 from .waiters import Blocking, Waiters
 
 LOCK_FLAGS = FuseInit.FUSE_POSIX_LOCKS | FuseInit.FUSE_FLOCK_LOCKS
-MAX_OWNERS = 1024  # open files of lock owners
+MAX_OWNERS = OWNERS  # open files of lock owners
 REMEMBERED = 64  # INTERRUPTs whose request has not come; a `unique` never comes twice in a session
 OFFSET_MAX = (1 << 63) - 1  # of loff_t: a range that ends there has no end
 
@@ -44,13 +47,47 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 class Owner:
     """One lock owner's open file of one node. `handle` is the guest's that it locked through last, `pid` the guest's
-    process, `waiting` how many waits will leave their lock here."""
+    process, `waiting` how many waits will leave their lock here, `record` where the rest is noted."""
 
-    def __init__(self, fd: int, handle: int, pid: int) -> None:
+    def __init__(self, fd: int, handle: int, pid: int, record: int) -> None:
         self.fd = fd
         self.handle = handle
         self.pid = pid
+        self.record = record
         self.waiting = 0
+
+
+class Records:
+    """The owners in memory that outlives the worker: columns, in which a descriptor says that a record is one."""
+
+    def __init__(self, lasting: Lasting) -> None:
+        self._fds, self._nodes = lasting.column("owner_fds"), lasting.column("owner_nodes")
+        self._numbers, self._handles = lasting.column("owner_numbers"), lasting.column("owner_handles")
+        self._pids = lasting.column("owner_pids")
+        self._free = [record for record, fd in enumerate(self._fds) if not fd]
+
+    def owners(self) -> dict[int, dict[int, Owner]]:
+        """As Locks has them."""
+        found: dict[int, dict[int, Owner]] = {}
+        for record, fd in enumerate(self._fds):
+            if fd:
+                owner = Owner(fd, self._handles[record], self._pids[record], record)
+                found.setdefault(self._nodes[record], {})[self._numbers[record]] = owner
+        return found
+
+    def add(self, nodeid: int, number: int, fd: int) -> int:
+        """A record. There are as many as there may be owners."""
+        record = self._free.pop()
+        self._nodes[record], self._numbers[record] = nodeid, number
+        self._fds[record] = fd
+        return record
+
+    def used(self, record: int, handle: int, pid: int) -> None:
+        self._handles[record], self._pids[record] = handle, pid
+
+    def remove(self, record: int) -> None:
+        self._fds[record] = 0
+        self._free.append(record)
 
 
 class Locks:
@@ -59,8 +96,10 @@ class Locks:
     def __init__(self, share: Share) -> None:
         self.share = share
         self.waiters = Waiters()
-        self._owners: dict[int, dict[int, Owner]] = {}
+        self._records = Records(share.lasting)
+        self._owners = self._records.owners()
         """By node id and the guest's number of the owner."""
+        share.files.in_use += sum(map(len, self._owners.values()))
         self._early: deque[int] = deque(maxlen=REMEMBERED)
 
     # --- operations
@@ -192,10 +231,12 @@ class Locks:
             if sum(map(len, self._owners.values())) >= MAX_OWNERS:
                 raise error(errno.ENOLCK)
             self._admit()
-            owner = Owner(self._open(nodeid, asked.type), asked.fh, asked.pid)
+            fd = self._open(nodeid, asked.type)
+            owner = Owner(fd, asked.fh, asked.pid, self._records.add(nodeid, asked.owner, fd))
             self.share.files.in_use += 1
             self._owners.setdefault(nodeid, {})[asked.owner] = owner
         owner.handle, owner.pid = asked.fh, asked.pid
+        self._records.used(owner.record, owner.handle, owner.pid)
         return owner
 
     def _open(self, nodeid: int, kind: int) -> int:
@@ -217,6 +258,7 @@ class Locks:
         if not owners:
             del self._owners[nodeid]
         fcntl.fcntl(owner.fd, fcntl.F_OFD_SETLK, _EVERYTHING)  # a thread that is being ended may hold it open yet
+        self._records.remove(owner.record)
         os.close(owner.fd)
         self._give_back()
 

@@ -1,10 +1,13 @@
 """What the guest knows by number: its nodes, which are inodes that it looked up.
 
 A node is a record, not a descriptor: which inode it is (`devices`, `inos`), and the name under which the guest last saw
-it (`parents`, `names`). `descriptors.py` opens it when that is needed. The records are columns in anonymous
-memory that is reserved whole and touched as the table grows, 46 bytes a node, and found by inode through a hash of 4
-bytes a node that grows by one bucket at a time (linear hashing), so no request ever waits for a table to be copied.
-With its name, a node costs about 110 bytes. The compiled twin reads and writes the same columns.
+it (`parents`, `names`). `descriptors.py` opens it when that is needed. The records are columns in memory that outlives
+the worker (`lasting.py`), 50 bytes a node, and found by inode through a hash of 4 bytes a node that grows by one bucket
+at a time (linear hashing), so no request ever waits for a table to be copied. With its name, a node costs about 70
+bytes. The compiled twin reads and writes the same columns.
+
+While the hash and the list of free nodes are being changed, a mark says so. A worker that finds it set, because the one
+before died there, makes both anew from the columns.
 
 Node ids index the columns; an id that the guest invented finds a record without lookups, and answers EBADF.
 While a node's descriptor is open its inode number can name nothing else. Without one, the host may remove the inode and
@@ -17,37 +20,24 @@ from __future__ import annotations
 import errno
 import mmap
 import os
-import struct
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from subos_protocol.fuse_opcodes import FUSE_ROOT_ID
 
+from .lasting import DEVICES, END, NODE_COLUMNS, Lasting
+from .names import Names
 from .statistics import NODES, Statistics
 
 FOREVER = 1 << 62  # the root's lookup count
 NAMELESS = 0  # as a parent: no name is known for the node
+DEVICE, BUCKETS, MASK, NAMINGS = range(4)
+COUNT, FREE, CHANGING, NUMBERED = range(END + 1, END + 5)
+"""Words of `NodeTable.table`: the share's own st_dev; the hash; how often a node has got a name; from where on nothing
+was ever used; nodes known, the root among them; the first free one; the mark; and how many device numbers there are."""
 
-_COLUMNS: dict[str, Any] = {
-    "inos": "Q",
-    "lookups": "Q",
-    "opened": "Q",
-    "generations": "I",
-    "parents": "I",
-    "links": "I",
-    "heads": "I",
-    "fds": "i",
-    "devices": "H",
-    "kinds": "B",
-    "used": "B",
-    "orphans": "B",
-    "readable": "B",
-}
 PRIVATE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-"""Flags of memory of our own: the shared kind, which is Python's default, counts against no limit."""
-_MAP_NORESERVE = 0x4000  # asm-generic/mman.h; Python names it since 3.13
-_MOST = 1 << 25  # nodes: 1.5 GB of addresses, of which only what is used costs memory
-_FEWEST = 1 << 16  # where the system reserves no more
+"""Flags of memory of our own: the shared kind, which is Python's default, counts against no limit. What outlives the
+worker has to be of that kind, and is bounded by its layout (lasting.py)."""
 _DIRECTORY = 0o4  # S_IFDIR >> 12
 _SPREAD = 0x9E37_79B1  # what an inode number moves by with its device
 
@@ -59,89 +49,90 @@ def bad_descriptor() -> OSError:
 class NodeTable:
     """Columns by node id, read and written by hot operations directly.
 
-    `inos`, `devices` (an index of `device_numbers`): the inode. `lookups`: how often the guest was told of it; 0 for no
-    node. `opened`: what the file was like when the guest last opened it (see hot.py). `generations`: so that (node id,
+    `inos`, `devices` (see `device_index`): the inode. `lookups`: how often the guest was told of it; 0 for no node.
+    `opened`: what the file was like when the guest last opened it (see hot.py). `generations`: so that (node id,
     generation) never comes twice. `parents`, `names`: its name. `heads`: the first node of a bucket; `links`: the next
-    one of it, or the next free node. `fds`: its O_PATH descriptor, 0 for none. `kinds`: S_IFMT >> 12. `used`:
-    1 where the descriptor was since the clock's hand came by. `orphans`: 1 where the last name was removed;
-    2 for a moment, see descriptors.py.
-    `readable`: 1 where the descriptor is not an O_PATH one, but open for reading.
+    one of it, or the next free node. `fds`: its O_PATH descriptor, 0 for none. `kinds`: S_IFMT >> 12. `used`: 1 where
+    the descriptor was since the clock's hand came by. `orphans`: 1 where the last name was removed; 2 for a moment, see
+    descriptors.py. `readable`: 1 where the descriptor is not an O_PATH one, but open for reading.
     """
 
-    inos: memoryview
-    lookups: memoryview
-    opened: memoryview
-    generations: memoryview
-    parents: memoryview
-    links: memoryview
-    heads: memoryview
-    fds: memoryview
-    devices: memoryview
-    kinds: memoryview
-    used: memoryview
-    orphans: memoryview
-    readable: memoryview
-
-    def __init__(self, root: os.stat_result, statistics: Statistics) -> None:
+    def __init__(self, root: os.stat_result, statistics: Statistics, lasting: Lasting | None = None) -> None:
+        """`root` is what the root is. Where `lasting` has a session, its nodes are known."""
+        self._lasting = lasting = lasting or Lasting(shared=False)
         self.counted = statistics.words
-        self.capacity = _MOST
-        while not self._reserve():
-            self.capacity >>= 1
-        self.names: list[bytes] = []
-        self.shape = memoryview(bytearray(32)).cast("Q")
-        """For the compiled twin: `device`, `buckets`, `mask`, `namings`."""
+        self.capacity = lasting.nodes
+        self.inos, self.devices = lasting.column("inos"), lasting.column("devices")
+        self.lookups, self.opened = lasting.column("lookups"), lasting.column("opened")
+        self.generations, self.parents = lasting.column("generations"), lasting.column("parents")
+        self.links, self.heads = lasting.column("links"), lasting.column("heads")
+        self.fds, self.readable = lasting.column("fds"), lasting.column("readable")
+        self.kinds, self.used, self.orphans = (lasting.column(name) for name in ("kinds", "used", "orphans"))
+        self.names = Names(lasting)
+        self.table = lasting.column("table")
+        """Words, see above; the compiled twin reads the first four."""
         self.on_directory: Callable[[int], None] | None = None
         """Called with each directory that the guest has come to know."""
-        self.device_numbers: list[int] = []
+        self._device_numbers = lasting.column("device_numbers")
         self.device_indexes: dict[int, int] = {}
-        self.start(root)
-
-    def _reserve(self) -> bool:
-        """Reserves the columns for `capacity` nodes. False where that is too many for this system."""
-        flags = PRIVATE | _MAP_NORESERVE
-        self._memory: dict[str, mmap.mmap] = {}
-        try:
-            for name, code in _COLUMNS.items():
-                memory = mmap.mmap(-1, self.capacity * struct.calcsize(code), flags=flags)
-                self._memory[name] = memory
-                setattr(self, name, memoryview(memory).cast(code))
-        except OSError:
-            if self.capacity <= _FEWEST:
-                raise
-            return False
-        return True
+        self.device = 0
+        """The share's own st_dev."""
+        if lasting.begun:
+            self._recover(root)
+        else:
+            self.start(root)
 
     def start(self, root: os.stat_result) -> None:
         """Only the root is known."""
-        self._clear(*_COLUMNS)
-        self.names[:] = [b"", b""]
-        self.count = 1
-        """Nodes known, the root among them."""
+        self._lasting.clear(*NODE_COLUMNS, "table", "names", "rooms", "device_numbers")
+        table = self.table
+        table[END], table[COUNT], table[BUCKETS] = FUSE_ROOT_ID + 1, 1, 1
         self.counted[NODES] = 1
-        self.buckets, self.mask = 1, 0
-        self._free = 0
         self.lookups[FUSE_ROOT_ID] = FOREVER
         self._set_root(root)
 
     def strand(self, root: os.stat_result) -> None:
         """The share's directory is another one from now on: what is known of the old one is found no more, but stays
         known until it is forgotten."""
-        self._clear("inos", "parents", "heads")
+        self.table[CHANGING] = 1
+        self._lasting.clear("inos", "parents", "heads")
         self._set_root(root)
-
-    def _clear(self, *columns: str) -> None:
-        for name in columns:
-            self._memory[name].madvise(mmap.MADV_DONTNEED)  # zeros, and the memory is the system's again
+        self.table[CHANGING] = 0
 
     def _set_root(self, root: os.stat_result) -> None:
-        self.device_numbers.clear()
+        self.table[NUMBERED] = 0
         self.device_indexes.clear()
-        self.device = root.st_dev
-        self._reshape()
-        self._describe(FUSE_ROOT_ID, root.st_dev, root.st_ino, root.st_mode)
+        self.device = self.table[DEVICE] = root.st_dev
+        self._describe(FUSE_ROOT_ID, self.device_index(root.st_dev), root.st_ino, root.st_mode)
+        self._put_in_bucket(FUSE_ROOT_ID)
 
-    def _reshape(self) -> None:
-        self.shape[0], self.shape[1], self.shape[2] = self.device, self.buckets, self.mask
+    def _recover(self, root: os.stat_result) -> None:
+        """Goes on with what an earlier worker knew."""
+        table, numbers = self.table, self._device_numbers
+        self.device = table[DEVICE]
+        self.device_indexes = {numbers[index]: index for index in range(table[NUMBERED])}
+        if table[CHANGING]:
+            self._rebuild()
+        if (self.device, self.inos[FUSE_ROOT_ID]) != (root.st_dev, root.st_ino):
+            self.strand(root)  # it died while the root was replaced
+        self.counted[NODES] = table[COUNT]
+
+    def _rebuild(self) -> None:
+        """The hash and the list of free nodes, from the columns."""
+        table, lookups, inos, links = self.table, self.lookups, self.inos, self.links
+        known = [nodeid for nodeid, count in enumerate(lookups[: table[END]].tolist()) if count]
+        self._lasting.clear("heads")
+        table[COUNT] = table[BUCKETS] = len(known)
+        table[MASK] = (1 << (len(known) - 1).bit_length()) - 1
+        for nodeid in known:
+            if inos[nodeid]:
+                self._put_in_bucket(nodeid)
+        table[FREE] = 0
+        for nodeid in range(table[END] - 1, FUSE_ROOT_ID, -1):
+            if not lookups[nodeid]:
+                self.names[nodeid] = b""
+                links[nodeid], table[FREE] = table[FREE], nodeid
+        table[CHANGING] = 0
 
     # --- finding and knowing
 
@@ -149,19 +140,21 @@ class NodeTable:
         """Small numbers for st_dev, the share's own being 0. Raises ENFILE after 65,536."""
         index = self.device_indexes.get(device)
         if index is None:
-            index = len(self.device_numbers)
-            if index > 0xFFFF:
+            index = int(self.table[NUMBERED])
+            if index >= DEVICES:
                 raise OSError(errno.ENFILE, os.strerror(errno.ENFILE))
-            self.device_numbers.append(device)
+            self._device_numbers[index] = device
+            self.table[NUMBERED] = index + 1
             self.device_indexes[device] = index
         return index
 
     def find(self, device: int, ino: int) -> int:
         """The node of an inode, or 0."""
         index = 0 if device == self.device else self.device_index(device)
-        bucket = (ino + index * _SPREAD) & self.mask
-        if bucket >= self.buckets:
-            bucket &= self.mask >> 1
+        table = self.table
+        bucket = (ino + index * _SPREAD) & table[MASK]
+        if bucket >= table[BUCKETS]:
+            bucket &= table[MASK] >> 1
         nodeid: int = self.heads[bucket]
         inos, devices, links = self.inos, self.devices, self.links
         while nodeid and (inos[nodeid] != ino or devices[nodeid] != index):
@@ -174,39 +167,43 @@ class NodeTable:
         if nodeid and self.kinds[nodeid] != mode >> 12:
             self._retire(nodeid)
             nodeid = 0
-        added = not nodeid
-        if added:
-            nodeid = self._add(device, ino, mode)
+        if not nodeid:
+            return self._add(parent, name, device, ino, mode)
         if nodeid != FUSE_ROOT_ID:
             self.rename(nodeid, parent, name)
         self.lookups[nodeid] += 1
-        if added and mode >> 12 == _DIRECTORY and self.on_directory is not None:
-            self.on_directory(nodeid)
         return nodeid
 
     def rename(self, nodeid: int, parent: int, name: bytes) -> None:
-        """The node goes by this name from now on."""
-        self.parents[nodeid] = parent
-        self.names[nodeid] = name
-        self.shape[3] += 1
+        """The node goes by this name from now on. Raises ENFILE where there is no room for more names."""
+        if self.parents[nodeid] != parent or self.names[nodeid] != name:
+            self.names[nodeid] = name
+            self.parents[nodeid] = parent
+            self.table[NAMINGS] += 1
 
     @property
     def namings(self) -> int:
         """How often a node has got a name, for who keeps what `children` found."""
-        return int(self.shape[3])
+        return int(self.table[NAMINGS])
+
+    @property
+    def end(self) -> int:
+        """The first node id that was never used."""
+        return int(self.table[END])
+
+    @property
+    def count(self) -> int:
+        """Nodes known, the root among them."""
+        return int(self.table[COUNT])
 
     def children(self, parent: int) -> Iterator[int]:
         """The nodes whose names are in the node `parent`, as the guest last saw them. It goes through the whole column,
         as fast as memory is."""
-        column, wanted, size = self._memory["parents"], struct.pack("=I", parent), 4
-        end, at = size * len(self.names), 0
-        while (at := column.find(wanted, at, end)) >= 0:
-            if at % size:
-                at += 1
-                continue
-            if self.lookups[at // size]:
-                yield at // size
-            at += size
+        return (nodeid for nodeid in self._lasting.find("parents", parent, self.end) if self.lookups[nodeid])
+
+    def orphaned(self, mark: int) -> Iterator[int]:
+        """The nodes with this mark in `orphans`."""
+        return self._lasting.find("orphans", mark, self.end)
 
     def known(self, nodeid: int) -> bool:
         return nodeid < self.capacity and self.lookups[nodeid] != 0
@@ -221,7 +218,7 @@ class NodeTable:
         """Whether `status` is of the node's inode."""
         return (
             self.inos[nodeid] == status.st_ino
-            and self.device_numbers[self.devices[nodeid]] == status.st_dev
+            and self._device_numbers[self.devices[nodeid]] == status.st_dev
             and self.kinds[nodeid] == status.st_mode >> 12
         )
 
@@ -231,48 +228,64 @@ class NodeTable:
         if nodeid <= FUSE_ROOT_ID or not self.known(nodeid):
             return False
         left = self.lookups[nodeid] - min(count, self.lookups[nodeid])
-        self.lookups[nodeid] = left
         if left:
+            self.lookups[nodeid] = left
             return False
+        table = self.table
+        table[CHANGING] = 1
+        self.lookups[nodeid] = 0
         self._unlink(nodeid)
         self.names[nodeid] = b""
-        self.links[nodeid], self._free = self._free, nodeid
-        self.count -= 1
-        self.counted[NODES] = self.count
+        self.links[nodeid], table[FREE] = table[FREE], nodeid
+        table[COUNT] -= 1
+        table[CHANGING] = 0
+        self.counted[NODES] = table[COUNT]
         return True
 
     # --- the records
 
-    def _add(self, device: int, ino: int, mode: int) -> int:
-        nodeid = self._free
-        if nodeid:
-            self._free = self.links[nodeid]
-            self.generations[nodeid] += 1
+    def _add(self, parent: int, name: bytes, device: int, ino: int, mode: int) -> int:
+        table, index = self.table, self.device_index(device)
+        nodeid = int(table[FREE] or table[END])
+        if nodeid >= self.capacity:
+            raise OSError(errno.ENFILE, os.strerror(errno.ENFILE))
+        self.names[nodeid] = name
+        table[CHANGING] = 1
+        if nodeid == table[END]:
+            table[END] = nodeid + 1
         else:
-            nodeid = len(self.names)
-            if nodeid >= self.capacity:
-                raise OSError(errno.ENFILE, os.strerror(errno.ENFILE))
-            self.names.append(b"")
-        self._describe(nodeid, device, ino, mode)
-        self.count += 1
-        self.counted[NODES] = self.count
-        if self.count > self.buckets:
+            table[FREE] = self.links[nodeid]
+            self.generations[nodeid] += 1
+        self._describe(nodeid, index, ino, mode)
+        self.parents[nodeid] = parent
+        table[NAMINGS] += 1
+        self._put_in_bucket(nodeid)
+        table[COUNT] += 1
+        self.lookups[nodeid] = 1
+        if table[COUNT] > table[BUCKETS]:
             self._split()
+        table[CHANGING] = 0
+        self.counted[NODES] = table[COUNT]
+        if mode >> 12 == _DIRECTORY and self.on_directory is not None:
+            self.on_directory(nodeid)
         return nodeid
 
-    def _describe(self, nodeid: int, device: int, ino: int, mode: int) -> None:
+    def _describe(self, nodeid: int, index: int, ino: int, mode: int) -> None:
         self.inos[nodeid] = ino
-        self.devices[nodeid] = self.device_index(device)
+        self.devices[nodeid] = index
         self.kinds[nodeid] = mode >> 12
         self.used[nodeid] = self.orphans[nodeid] = 0
         self.opened[nodeid] = 0
         self.parents[nodeid] = NAMELESS
-        bucket = self._bucket(nodeid)
-        self.links[nodeid], self.heads[bucket] = self.heads[bucket], nodeid
 
     def _bucket(self, nodeid: int) -> int:
-        bucket = (self.inos[nodeid] + self.devices[nodeid] * _SPREAD) & self.mask
-        return bucket if bucket < self.buckets else bucket & self.mask >> 1
+        mask = self.table[MASK]
+        bucket = (self.inos[nodeid] + self.devices[nodeid] * _SPREAD) & mask
+        return int(bucket if bucket < self.table[BUCKETS] else bucket & mask >> 1)
+
+    def _put_in_bucket(self, nodeid: int) -> None:
+        bucket = self._bucket(nodeid)
+        self.links[nodeid], self.heads[bucket] = self.heads[bucket], nodeid
 
     def _unlink(self, nodeid: int) -> None:
         """Takes a node out of its bucket, where it is in one."""
@@ -290,21 +303,22 @@ class NodeTable:
 
     def _split(self) -> None:
         """One more bucket: it takes its share of the nodes of the one that it comes from."""
-        new = self.buckets
-        self.buckets += 1
-        if new > self.mask:
-            self.mask = self.mask << 1 | 1
-        self._reshape()
-        old = new & self.mask >> 1
+        table = self.table
+        new = table[BUCKETS]
+        table[BUCKETS] += 1
+        if new > table[MASK]:
+            table[MASK] = table[MASK] << 1 | 1
+        old = new & table[MASK] >> 1
         at, self.heads[old], self.heads[new] = self.heads[old], 0, 0
         while at:
             after = self.links[at]
-            bucket = self._bucket(at)
-            self.links[at], self.heads[bucket] = self.heads[bucket], at
+            self._put_in_bucket(at)
             at = after
 
     def _retire(self, nodeid: int) -> None:
         """The inode is gone, and its number another file's: the node stays known, but is found no more."""
+        self.table[CHANGING] = 1
         self._unlink(nodeid)
         self.inos[nodeid] = 0
         self.parents[nodeid] = NAMELESS
+        self.table[CHANGING] = 0

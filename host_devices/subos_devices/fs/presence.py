@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from array import array
 from collections.abc import Callable
 from contextlib import suppress
 from time import monotonic
@@ -17,6 +18,7 @@ from typing import NamedTuple
 
 from subos_protocol.fuse_opcodes import FuseOpcode
 
+from .lasting import ROOT_DEVICE, ROOT_IS_MOUNT
 from .server import FuseServer, refusal
 
 INTERVAL = 0.25  # seconds between two looks, and only while there are requests
@@ -82,11 +84,14 @@ class Presence:
         self._server = server
         self._share = server.share
         self._look = look
-        self._root, _ = look(None)
+        self._seen = self._share.lasting.session[ROOT_DEVICE : ROOT_IS_MOUNT + 1]
+        recovered = self._share.recovered
+        self._root = Sight(self._seen[0], self._seen[1], bool(self._seen[2])) if recovered else look(None)[0]
+        self._seen[:] = array("Q", self._root)
         self.gone = False
         self.on_replaced: Callable[[], None] = lambda: None
         """Called when another directory has taken the place of the one before."""
-        self.next = monotonic() + INTERVAL
+        self.next = monotonic() + (0 if recovered else INTERVAL)
 
     def look(self) -> None:
         """One stat of the path. Changes what the server answers where that has become another directory, or none."""
@@ -104,6 +109,7 @@ class Presence:
         if root >= 0:
             self._share.replace_root(root)
             self._root = now._replace(is_mount=self._root.is_mount)
+            self._seen[:] = array("Q", self._root)
             self.on_replaced()
         if self.gone:
             self.gone = False

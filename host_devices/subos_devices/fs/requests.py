@@ -24,6 +24,7 @@ from subos_protocol.fuse_opcodes import FuseOpcode
 from subos_protocol.virtio import DescFlag
 
 from ..vhost_user.virtqueue import LATER, LENGTH, Virtqueue, Words
+from .journal import BEGUN, STAGE, UNIQUE, Slot
 from .nodes import PRIVATE
 from .server import FuseServer
 from .share import NO_REPLY, REFUSED, Data
@@ -50,8 +51,8 @@ _unpack_header = FUSE_IN_HEADER.unpack_from
 _pack_reply = FUSE_OUT_HEADER.pack_into
 
 
-def request_handler(server: FuseServer, queue: Virtqueue) -> Callable[[Words], int]:
-    """What `queue.drain` calls: serves one chain and returns the bytes written into it."""
+def request_handler(server: FuseServer, queue: Virtqueue, slot: Slot) -> Callable[[Words], int]:
+    """What `queue.drain` calls: serves one chain and returns the bytes written into it. `slot` is the queue's."""
     operations, count = server.operations, len(server.operations)
     first_token, token_operations = server.first_token, server.token_operations
     mem, base, size = queue.memory.primary, queue.memory.base, queue.memory.size
@@ -59,7 +60,8 @@ def request_handler(server: FuseServer, queue: Virtqueue) -> Callable[[Words], i
     statistics = server.share.statistics
     counted = statistics.words
     scratch = mmap.mmap(-1, MAX_ARGUMENTS + OUT_SIZE + MAX_REPLY, flags=PRIVATE)  # costs no memory before it is used
-    anywhere = partial(_serve_split, server, queue, memoryview(scratch))
+    journal, share, noted = server.share.journal, server.share, slot.words
+    anywhere = partial(_serve_split, server, queue, slot, memoryview(scratch))
 
     def handle(words: Words) -> int:
         data: Data = None
@@ -98,6 +100,12 @@ def request_handler(server: FuseServer, queue: Virtqueue) -> Callable[[Words], i
         opcode = header[1]
         if data is not None and opcode != carrier:
             return anywhere(words)
+        journal.current = slot
+        if slot.due:
+            share.begin(slot, header)
+        else:
+            noted[STAGE] = BEGUN
+            noted[UNIQUE] = header[2]
         try:
             if opcode >= count:
                 raise OSError(errno.ENOSYS, "")
@@ -178,7 +186,7 @@ def errno_of(error: BaseException) -> int:
     return errno.ENOMEM if isinstance(error, MemoryError) else errno.EINVAL
 
 
-def _serve_split(server: FuseServer, queue: Virtqueue, scratch: memoryview, words: Words) -> int:
+def _serve_split(server: FuseServer, queue: Virtqueue, slot: Slot, scratch: memoryview, words: Words) -> int:
     """Serves a chain of any framing, in any span. `scratch` is arguments, reply header, reply."""
     readable, writable = queue.split(words)
     head = b"".join(_between(readable, 0, IN_SIZE))
@@ -189,6 +197,8 @@ def _serve_split(server: FuseServer, queue: Virtqueue, scratch: memoryview, word
     room = sum(map(len, writable)) - OUT_SIZE
     if room < 0 and opcode not in _UNANSWERED:
         return 0
+    server.share.journal.current = slot
+    server.share.begin(slot, header)
     data: Data = None
     try:
         if not IN_SIZE <= length <= sum(map(len, readable)):

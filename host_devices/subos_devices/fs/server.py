@@ -65,7 +65,9 @@ from .creation import CREATING, Creation
 from .directories import Directories
 from .files import Files
 from .hot import HotOperations
+from .journal import FACTS, RECORDED
 from .kept import KeptShare
+from .lasting import FLAGS
 from .locks import LOCK_FLAGS, Locks
 from .namespace import Namespace
 from .replies import Owners
@@ -170,6 +172,7 @@ class FuseServer:
         if xattr == "no":
             for opcode in _XATTR:
                 self._ready[opcode] = (_unsupported, 0, 0)
+        self._wrap(dict.fromkeys(RECORDED, share.journal.recorded))
         if share.readonly:
             for opcode in _CHANGING:
                 self._ready[opcode] = (_read_only, 0, 0)
@@ -183,6 +186,8 @@ class FuseServer:
         for opcode in (FuseOpcode.FUSE_INIT, FuseOpcode.FUSE_FORGET, FuseOpcode.FUSE_BATCH_FORGET):
             self._waiting[opcode] = self._ready[opcode]
         self.operations = list(self._waiting)
+        if share.recovered:
+            self._begin(FuseInit(share.lasting.session[FLAGS]))
 
     def _wrap(self, wrappers: Mapping[FuseOpcode, Callable[[Operation], Operation]]) -> None:
         for opcode, wrapper in wrappers.items():
@@ -203,10 +208,9 @@ class FuseServer:
         offered = FuseInit(flags)
         if offered & FuseInit.FUSE_INIT_EXT:
             offered |= FuseInit(flags2 << 32)
-        self.flags = offered & self.wanted
-        self.share.announces = bool(self.flags & FuseInit.FUSE_SUBMOUNTS)
-        self._attributes.setxattr_ext = bool(self.flags & FuseInit.FUSE_SETXATTR_EXT)
-        self.operations[:] = self._suspended or self._ready
+        self._begin(offered & self.wanted)
+        self.share.lasting.session[FLAGS] = self.flags
+        self.share.lasting.begun = True
         answer = fuse_init_out(
             FUSE_KERNEL_VERSION,
             min(minor, FUSE_KERNEL_MINOR_VERSION),
@@ -225,14 +229,23 @@ class FuseServer:
         FUSE_INIT_OUT.pack_into(mem, o, *answer)
         return FUSE_INIT_OUT.size
 
+    def _begin(self, flags: FuseInit) -> None:
+        """Both sides have agreed on `flags`, a session of another worker's maybe."""
+        self.flags = flags
+        self.share.announces = bool(flags & FuseInit.FUSE_SUBMOUNTS)
+        self._attributes.setxattr_ext = bool(flags & FuseInit.FUSE_SETXATTR_EXT)
+        self.operations[:] = self._suspended or self._ready
+
     def _destroy(self, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:
         self._end()
         return 0
 
     def _end(self) -> None:
+        self.share.lasting.begun = False
         if self.locks is not None:
             self.locks.reset()
         self.share.reset()
+        self.share.journal.clear()
         self.flags = FuseInit(0)
         self.operations[:] = self._waiting
         self.on_reset()
@@ -254,13 +267,20 @@ class FuseServer:
             self.operations[:] = self._ready
 
     def _forget(self, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:
-        self.share.descriptors.forget(header[3], FUSE_FORGET_IN.unpack_from(mem, a)[0])
+        slot = self.share.journal.current
+        if slot.recall() is None:
+            slot.note(header[1])
+            self.share.descriptors.forget(header[3], FUSE_FORGET_IN.unpack_from(mem, a)[0])
         return NO_REPLY
 
     def _batch_forget(self, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:
         count = FUSE_BATCH_FORGET_IN.unpack_from(mem, a)[0]
         first, size = a + FUSE_BATCH_FORGET_IN.size, FUSE_FORGET_ONE.size
-        for index in range(min(count, (n - FUSE_BATCH_FORGET_IN.size) // size)):
+        slot = self.share.journal.current
+        begun, *_ = slot.recall() or (0,)
+        slot.note(header[1], begun)
+        for index in range(begun, min(count, (n - FUSE_BATCH_FORGET_IN.size) // size)):
+            slot.words[FACTS] = index + 1
             self.share.descriptors.forget(*FUSE_FORGET_ONE.unpack_from(mem, first + index * size))
         return NO_REPLY
 

@@ -19,6 +19,8 @@ from . import syscalls
 from .descriptors import PINNED, Descriptors
 from .handles import FileTable
 from .identity import Identity
+from .journal import COUNTED, GIVEN_FILE, LENT, LENT_MODE, NOTED, OPENING, RECORDED, Journal, Slot
+from .lasting import Lasting
 from .nodes import NAMELESS, NodeTable
 from .statistics import Statistics
 
@@ -48,6 +50,12 @@ _INODE_BITS = 52  # of an inode number that is shown; another file system's numb
 _U64 = (1 << 64) - 1
 
 
+Seen = tuple[int, int, int]
+"""What a name is: device, inode, mode."""
+
+NOTHING: Seen = 0, 0, 0
+
+
 def error(number: int) -> OSError:
     return OSError(number, os.strerror(number))
 
@@ -74,6 +82,14 @@ def name_after(mem: memoryview, a: int, n: int, size: int) -> bytes:
     return component(strings(mem, a + size, n - size, 1)[0])
 
 
+def look(directory: int, name: bytes) -> Seen:
+    """What `name` in the descriptor `directory` is; NOTHING where there is none, or it cannot be told."""
+    if syscalls.fstatat(directory, name, syscalls.status_pointer, syscalls.AT_SYMLINK_NOFOLLOW):
+        return NOTHING
+    device, ino, _links, mode = syscalls.STATUS.unpack_from(syscalls.status)[:4]
+    return device, ino, mode
+
+
 def privileges(mode: int) -> int:
     """What of a mode goes when somebody else writes or owns the file: suid, and sgid where the group may execute."""
     return mode & (stat.S_ISUID | stat.S_ISGID if mode & stat.S_IXGRP else stat.S_ISUID)
@@ -92,14 +108,23 @@ class Share:
         limit: int = 512,
         identity: Identity | None = None,
         statistics: Statistics | None = None,
+        lasting: Lasting | None = None,
     ) -> None:
-        root = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        """Where `lasting` has a session, this share goes on with it: `path` is not looked at."""
+        self.lasting = lasting = lasting or Lasting(shared=False)
+        self.recovered = lasting.begun
+        if self.recovered:
+            root = int(lasting.column("fds")[FUSE_ROOT_ID])
+        else:
+            root = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            lasting.clear()
         self.proc = os.open("/proc/self/fd", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self.path = os.path.abspath(path)
         self.identity = identity or Identity()
         self.statistics = statistics or Statistics()
-        self.nodes = NodeTable(os.fstat(root), self.statistics)
-        self.files = FileTable(self.statistics)
+        self.journal = Journal(lasting.column("journal"))
+        self.nodes = NodeTable(os.fstat(root), self.statistics, lasting)
+        self.files = FileTable(self.statistics, lasting, self.journal.given)
         self.descriptors = Descriptors(self.nodes, self.files, root, self.proc, limit)
         self.fd = self.descriptors.fd
         self.valid = valid
@@ -136,9 +161,24 @@ class Share:
         return False
 
     def close(self) -> None:
+        self.lasting.begun = False
         self.reset()
         self.descriptors.close()
         os.close(self.proc)
+
+    # --- requests that a worker died over
+
+    def begin(self, slot: Slot, header: Header) -> None:
+        """A request begins that may be a replay: what its first try has counted and opened is taken back."""
+        if slot.begin(header) != NOTED:
+            return
+        if header[1] in RECORDED and (nodeid := slot.words[COUNTED]):
+            self.unlearn(nodeid)
+        if header[1] in OPENING:
+            which, given = OPENING[header[1]], self.journal.given
+            with suppress(OSError):  # it was, before the last death
+                (self.files.remove if which == GIVEN_FILE else self.files.remove_directory)(given[which])
+            given[which] = 0
 
     # --- nodes
 
@@ -156,28 +196,50 @@ class Share:
     def find(self, parent: int, name: bytes) -> tuple[int, os.stat_result]:
         """The node of `name` in the node `parent`, counted as looked up, and its status."""
         status = os.stat(name, dir_fd=self.fd(parent), follow_symlinks=False)
-        return self.nodes.learn(parent, name, status.st_dev, status.st_ino, status.st_mode), status
+        return self.learn(parent, name, status), status
+
+    def learn(self, parent: int, name: bytes, status: os.stat_result) -> int:
+        """The node of what `status` is of, counted as looked up; the journal knows of that."""
+        nodeid = self.nodes.learn(parent, name, status.st_dev, status.st_ino, status.st_mode)
+        self.journal.current.words[COUNTED] = nodeid
+        return nodeid
+
+    def unlearn(self, nodeid: int) -> None:
+        """The guest is not told of it after all."""
+        self.journal.current.words[COUNTED] = 0
+        self.descriptors.forget(nodeid, 1)
 
     @contextmanager
-    def losing(self, parent: int, name: bytes) -> Iterator[None]:
-        """Within it, `name` in `parent` is removed or replaced: what it names stays reachable while the guest
-        knows it, if only by a descriptor."""
-        nodes, nodeid = self.nodes, 0
+    def losing(self, parent: int, name: bytes) -> Iterator[Seen]:
+        """Within it, `name` in `parent` is removed or replaced: what it names, which is yielded, stays reachable while
+        the guest knows it, if only by a descriptor."""
+        nodes, nodeid, seen = self.nodes, 0, NOTHING
         with suppress(OSError):  # whatever it is, the call that follows will say so
-            status = os.stat(name, dir_fd=self.fd(parent), follow_symlinks=False)
-            nodeid = nodes.find(status.st_dev, status.st_ino)
+            seen = look(self.fd(parent), name)
+            nodeid = nodes.find(*seen[:2]) if seen != NOTHING else 0
             if nodeid:
                 self.fd(nodeid)
         if not nodeid or not nodes.fds[nodeid]:
-            yield
+            yield seen
             return
         nodes.orphans[nodeid] = PINNED
         try:
-            yield
-            if nodes.parents[nodeid] == parent and nodes.names[nodeid] == name:
-                nodes.parents[nodeid] = NAMELESS
+            yield seen
+            self._unname(nodeid, parent, name)
         finally:
             nodes.orphans[nodeid] = os.fstat(nodes.fds[nodeid]).st_nlink == 0
+
+    def _unname(self, nodeid: int, parent: int, name: bytes) -> None:
+        nodes = self.nodes
+        if nodes.parents[nodeid] == parent and nodes.names[nodeid] == name:
+            nodes.parents[nodeid] = NAMELESS
+
+    def lost(self, parent: int, name: bytes, device: int, ino: int) -> None:
+        """What was left to do of `losing` the inode when a worker died."""
+        nodeid = self.nodes.find(device, ino)
+        if nodeid and self.nodes.fds[nodeid]:
+            self._unname(nodeid, parent, name)
+            self.nodes.orphans[nodeid] = os.fstat(self.nodes.fds[nodeid]).st_nlink == 0
 
     def moved(self, parent: int, name: bytes) -> None:
         """What is `name` in `parent` now came there by a rename: a node goes by its new name."""
@@ -266,6 +328,28 @@ class Share:
 
     def chmod(self, fd: int, mode: int) -> None:
         os.chmod(b"%d" % fd, stat.S_IMODE(mode), dir_fd=self.proc)
+
+    @contextmanager
+    def lent(self, fd: int) -> Iterator[None]:
+        """Within it, we may read and write a file or directory whose mode says no."""
+        before, words = os.fstat(fd), self.journal.current.words
+        words[LENT_MODE], words[LENT] = before.st_mode, before.st_ino
+        os.chmod(b"%d" % fd, stat.S_IMODE(before.st_mode) | 0o600, dir_fd=self.proc)
+        try:
+            yield
+        finally:
+            self._give_back(fd)
+
+    def _give_back(self, fd: int) -> None:
+        words = self.journal.current.words
+        os.chmod(b"%d" % fd, stat.S_IMODE(words[LENT_MODE]), dir_fd=self.proc)
+        words[LENT] = 0
+
+    def undo_lent(self, fd: int) -> None:
+        """Gives the node its mode back where a worker died with it lent, in an earlier try of this request."""
+        slot = self.journal.current
+        if slot.replaying and slot.words[LENT] == os.fstat(fd).st_ino:
+            self._give_back(fd)
 
     def chown(self, fd: int, uid: int, gid: int) -> None:
         """UNCHANGED leaves an id as it is. Raises EPERM for one that the share's maps refuse."""

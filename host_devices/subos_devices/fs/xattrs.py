@@ -115,17 +115,15 @@ class MappedXattrs(Xattrs):
     def _call(self, call: Callable[..., T], fd: int, *arguments: bytes | int) -> T:
         """Linux lets nobody but root at `user.` attributes of a file that its mode does not let them read or write;
         that is not so with those that are kept in them."""
+        self.share.undo_lent(fd)
         try:
             return call(_path(fd), *arguments)
         except PermissionError as refusal:
-            before = os.fstat(fd).st_mode
-            if refusal.errno != errno.EACCES or stat.S_IFMT(before) not in (stat.S_IFREG, stat.S_IFDIR):
+            kind = stat.S_IFMT(os.fstat(fd).st_mode)
+            if refusal.errno != errno.EACCES or kind not in (stat.S_IFREG, stat.S_IFDIR):
                 raise
-        os.chmod(_path(fd), stat.S_IMODE(before) | 0o600)
-        try:
+        with self.share.lent(fd):
             return call(_path(fd), *arguments)
-        finally:
-            os.chmod(_path(fd), stat.S_IMODE(before))
 
     def label(self, fd: int, name: bytes, value: bytes) -> None:
         """What is neither file nor directory on the host goes without: there is nothing to keep it in."""

@@ -31,6 +31,7 @@ class InputDevice(Device):
 
     device_id = DeviceId.INPUT
     num_queues = 2
+    standing = frozenset({0})  # events
     has_config = True
     capabilities: Capabilities
 

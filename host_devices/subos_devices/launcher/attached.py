@@ -14,6 +14,7 @@ from typing import Any
 from .. import runtime
 from ..errors import UserError
 from ..supervisor import control
+from ..supervisor.process_models import Models
 from ..supervisor.supervisor import Supervisor
 from ..supervisor.zygote import Zygote
 from ..vhost_user.device import Option
@@ -48,6 +49,8 @@ class Attachment:
     common: Mapping[str, Option] = field(default_factory=dict)
     clipboard: Sequence[str] = ()
     """Rules, as agent/clipboard/policy.py has them."""
+    models: Models = field(default_factory=Models)
+    """Which processes serve the devices."""
     agent: str = ""
     """The agent's channel: vsock, serial (which needs no shared memory), auto; or none."""
 
@@ -69,7 +72,7 @@ class Attachment:
             self._name = self.name or (await monitor.execute("query-name")).get("name") or "attached"
         with runtime.claim(self._name) as folder:
             async with (
-                Supervisor(zygote) as self._supervisor,
+                Supervisor(zygote, self.models) as self._supervisor,
                 guest_side(folder, self._name, self.clipboard) as guest,
                 contextlib.aclosing(AgentPort(guest.hub, folder, self._disconnected)) as self._port,
             ):
@@ -134,12 +137,14 @@ class Attachment:
 
     async def _status(self, _request: dict[str, Any]) -> dict[str, Any]:
         await self._hub.look()
+        devices, memory = await self._supervisor.status_and_memory()
         return {
             "name": self._name,
             "pid": os.getpid(),
             "how": f"attached to {self.qmp}",
             "agent": self._hub.status(),
-            "devices": self._hot_shares.mark_mounted(self._supervisor.status()),
+            "memory": memory,
+            "devices": self._hot_shares.mark_mounted(devices),
         }
 
     async def _detach(self, request: dict[str, Any]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import socket
@@ -14,6 +15,7 @@ from typing import Any
 from ..agent.worker_channels import WorkerChannels
 from ..errors import UserError
 from ..runtime import listen
+from ..supervisor.device_server import DeviceServer
 from ..supervisor.supervisor import Supervisor
 from ..vhost_user.device import DeviceSpec, Option
 from .qemu import VhostUserDevice
@@ -171,22 +173,36 @@ async def serve(
     channels: Mapping[str, WorkerChannels] = NO_CHANNELS,
 ) -> None:
     """Binds the devices' sockets in `folder` and serves them; `channels` to the guest's agent are there by what devices
-    call them. Raises UserError."""
-    for device in devices:
-        with contextlib.ExitStack() as undo:
-            fds: dict[str, int] = {}
-            sockets: dict[str, socket.socket] = {}
-            options = dict(device.options)
-            if device.driven:
-                path = driver_path(folder, device.name)
-                sockets["driver"] = undo.enter_context(listen(path, socket.SOCK_SEQPACKET))
-            if device.kind == "vsock":
-                sockets["listener"] = undo.enter_context(listen(vsock_path(folder)))
-                options["uds_path"] = str(vsock_path(folder))
-            if device.channel in channels:
-                fds[device.channel] = channels[device.channel].open(device.name)
-                undo.callback(os.close, fds[device.channel])
-            listener = undo.enter_context(listen(socket_path(folder, device)))
-            undo.pop_all()
-            fds |= {name: made.detach() for name, made in sockets.items()}
-            await supervisor.add(DeviceSpec(device.kind, device.name, options, fds), listener)
+    call them. Raises UserError; the others are served then."""
+    starting: list[asyncio.Task[DeviceServer]] = []
+    try:
+        for device in devices:
+            starting.append(asyncio.ensure_future(supervisor.add(*_bound(folder, device, channels))))
+    finally:  # all at once, so that the process of a group is started once
+        results = await asyncio.gather(*starting, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+
+
+def _bound(
+    folder: Path, device: PlannedDevice, channels: Mapping[str, WorkerChannels]
+) -> tuple[DeviceSpec, socket.socket]:
+    """What `Supervisor.add` takes. Raises UserError."""
+    with contextlib.ExitStack() as undo:
+        fds: dict[str, int] = {}
+        sockets: dict[str, socket.socket] = {}
+        options = dict(device.options)
+        if device.driven:
+            path = driver_path(folder, device.name)
+            sockets["driver"] = undo.enter_context(listen(path, socket.SOCK_SEQPACKET))
+        if device.kind == "vsock":
+            sockets["listener"] = undo.enter_context(listen(vsock_path(folder)))
+            options["uds_path"] = str(vsock_path(folder))
+        if device.channel in channels:
+            fds[device.channel] = channels[device.channel].open(device.name)
+            undo.callback(os.close, fds[device.channel])
+        listener = undo.enter_context(listen(socket_path(folder, device)))
+        undo.pop_all()
+    fds |= {name: made.detach() for name, made in sockets.items()}
+    return DeviceSpec(device.kind, device.name, options, fds), listener

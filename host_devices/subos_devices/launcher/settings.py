@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from ..config import Setting, add_flags
 from ..errors import UserError
 from ..fs.identity import mapping_options
 from ..input.gamepad import names
+from ..supervisor.process_models import Models
 from ..supervisor.sandbox.policies import FILTERS, MODES, Choice, parse_grants
 from ..supervisor.sandbox.report import WARNING, WARNING_HINT
 from ..vhost_user.device import Option
@@ -86,6 +88,16 @@ SANDBOX_SETTINGS = (
 )
 """How workers are jailed: flags of `run`, `attach` and `serve`."""
 
+PROCESS = Setting(
+    "process",
+    list,
+    "which process serves a device, by its name or kind: DEVICE=own (the default: each has one), DEVICE=group:NAME "
+    "(one for all of that group), DEVICE=own:COMMAND (another program), DEVICE=inline (the supervisor itself, without "
+    "a sandbox); may be repeated",
+    "DEVICE=MODEL",
+)
+"""A flag of `run` and `attach`; `serve` has one like it."""
+
 SETTINGS = (
     Setting("name", str, "what the VM is called, here and in the guest", "NAME"),
     Setting("image", Path, "boot this disk instead of this machine's own userland", "DISK"),
@@ -106,6 +118,7 @@ SETTINGS = (
     Setting("accel", str, "how the guest's processor runs", default="auto", choices=ACCELERATORS),
     *SHARE_SETTINGS,
     *SANDBOX_SETTINGS,
+    PROCESS,
     Setting(
         "clipboard",
         list,
@@ -136,6 +149,13 @@ def share_options(settings: argparse.Namespace) -> dict[str, Option]:
     chosen = {name: getattr(settings, name) for name in ("cache", "writeback", "locks", "security_label")}
     given = {name: value for name, value in chosen.items() if value is not None}
     return given | mapping_options(settings.map_uid, settings.map_gid, settings.map)
+
+
+def process_models(rules: Sequence[str], devices: Sequence[tuple[str, str]], sandbox: str) -> Models:
+    """From PROCESS, for devices by name and kind, and --sandbox. Raises UserError."""
+    models = Models(rules)
+    models.check(devices, sandbox)
+    return models
 
 
 def memory_mib(text: str) -> int:

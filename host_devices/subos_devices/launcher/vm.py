@@ -22,6 +22,7 @@ from ..agent.hub import Hub
 from ..agent.worker_channels import WorkerChannels
 from ..errors import UserError
 from ..supervisor import control as control_socket
+from ..supervisor.process_models import Models
 from ..supervisor.supervisor import Supervisor
 from ..supervisor.zygote import Zygote
 from ..vhost_user.device import Option
@@ -49,7 +50,7 @@ from .qemu import (
     probe_image,
     this_architecture,
 )
-from .settings import memory_mib, share_options, wanted_devices
+from .settings import memory_mib, process_models, share_options, wanted_devices
 from .shares import Share, parse_shares
 
 
@@ -68,6 +69,8 @@ class VmPlan:
     """Options of all shares, also of those that are added later."""
     clipboard: Sequence[str] = ()
     """Rules, as agent/clipboard/policy.py has them."""
+    models: Models = field(default_factory=Models)
+    """Which processes serve the devices."""
     kernel: Kernel | None = None
     image: DiskImage | None = None
     media: Mapping[str, bytes] = field(default_factory=dict)
@@ -103,7 +106,22 @@ class VmPlan:
             devices = [device_plan.root_device(), *devices]
         rules = list(settings.clipboard or ())
         Rules.parse(rules)
-        return cls(name, qemu, accelerator, settings.cpus, memory, shares, devices, common, rules, kernel, image, media)
+        models = process_models(settings.process, [(device.name, device.kind) for device in devices], settings.sandbox)
+        return cls(
+            name,
+            qemu,
+            accelerator,
+            settings.cpus,
+            memory,
+            shares,
+            devices,
+            common,
+            rules,
+            models,
+            kernel,
+            image,
+            media,
+        )
 
     def sharing(self, folder: str) -> VmPlan:
         """This plan with one more share. Raises UserError."""
@@ -142,7 +160,7 @@ async def start(
         config = _machine_config(plan, folder)
         check_room(config)
         async with contextlib.AsyncExitStack() as stack:
-            supervisor = await stack.enter_async_context(Supervisor(zygote))
+            supervisor = await stack.enter_async_context(Supervisor(zygote, plan.models))
             guest = await stack.enter_async_context(
                 guest_side(folder, plan.name, plan.clipboard, has_agent=plan.kernel is not None)
             )
@@ -242,6 +260,7 @@ def _status(vm: RunningVm, shares: HotShares) -> control_socket.Handler:
     async def status(_request: dict[str, Any]) -> dict[str, Any]:
         plan = vm.plan
         await vm.agent.look()
+        devices, memory = await vm.supervisor.status_and_memory()
         what = f"image {plan.image.path}" if plan.image else f"Linux {plan.kernel.version}" if plan.kernel else ""
         return {
             "name": plan.name,
@@ -250,7 +269,8 @@ def _status(vm: RunningVm, shares: HotShares) -> control_socket.Handler:
             "image": str(plan.image.path) if plan.image else None,
             "how": f"{what}, {plan.accelerator}, {plan.cpus} cpus, {plan.memory} MiB",
             "agent": vm.agent.status(),
-            "devices": shares.mark_mounted(vm.supervisor.status()),
+            "memory": memory,
+            "devices": shares.mark_mounted(devices),
         }
 
     return status

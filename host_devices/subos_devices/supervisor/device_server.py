@@ -11,16 +11,19 @@ import contextlib
 import logging
 import os
 import select
+import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from subos_protocol.vhost_user import HeaderFlag
 
 from .. import registry
 from ..errors import UserError
+from ..processes import waits_for_disk
 from ..text import printable
 from ..vhost_user.connection import Message, MessageStream
 from ..vhost_user.device import Device, DeviceSpec
@@ -37,14 +40,23 @@ from ..vhost_user.session import (
 )
 from ..vhost_user.worker import Counters
 from .desk import Desk
-from .link import WorkerLink
+from .keeper import Keeper
+from .link import Parent, WorkerLink
+from .nurseries import Nursery
+from .process_models import Model
+from .restarts import RETRY, Restarts
 from .sandbox.report import warning
 from .throttle import Throttle
+from .watchdog import Verdict, Watch
 from .zygote import Zygote
 
-BACKOFF = (0.0, 0.0, 0.05, 0.25, 1.0, 5.0)  # seconds before a respawn, by deaths in a row
-STEADY = 10.0  # seconds of life after which a worker's death begins a new row
 MESSAGES_AT_ONCE = 32  # of one front end, before the event loop looks at everything else
+PROGRAM_PATIENCE = 10.0  # seconds that another program has to say that it is ready
+SOON = 1.0  # seconds between two tries of a quiet device whose driver begins anew
+QUIET_HINT = (
+    f"its driver waits, and nothing else does; a worker is tried every {RETRY:.0f} s, and when the guest sets the "
+    "device up again (a reboot, say)"
+)
 
 log = logging.getLogger("subos")
 log.addFilter(Throttle())
@@ -62,25 +74,34 @@ class DeviceServer:
         listener: socket.socket,
         zygote: Zygote,
         on_disconnect: Callable[[], None] = lambda: None,
+        *,
+        model: Model,
+        nursery: Nursery,
     ) -> None:
         self.spec = spec
-        self.restarts = 0
+        self.model = model
         self.faults = 0
         self.worker: WorkerLink | None = None
         self.session = Session(registry.build(spec))
         self._listener = listener
         self._zygote = zygote
+        self._nursery = nursery
+        self._renewed = False
         self._on_disconnect = on_disconnect
         self._counters_fd = Counters.create()
         self.counters = Counters(self._counters_fd)
         self._stream: MessageStream | None = None
         self._loop = asyncio.get_running_loop()
         self._ready: asyncio.Future[None] = self._loop.create_future()
-        self._deaths = 0
+        self._restarts = Restarts()
+        self._keeper: Keeper | None = None
+        self._watch = Watch(self.session.device.limit)
         self._failure = ""
+        self._last_words = ""
+        """Why the last worker died, as far as that is known."""
+        self._quiet_since = 0.0
         self.sandbox: dict[str, Any] | None = None
         """What holds the worker, as it said itself before the guest could reach it."""
-        self._born = 0.0
         self._respawn: asyncio.TimerHandle | None = None
         self._readable = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -88,11 +109,20 @@ class DeviceServer:
 
     async def start(self) -> None:
         """Starts the worker and waits until its device is ready. Raises UserError where it cannot be."""
+        self._nursery.join(self)
         self._spawn(respawned=False)
+        if self.model.command:
+            await asyncio.wait([self._ready], timeout=PROGRAM_PATIENCE)
+            if not self._ready.done():
+                self._ready.set_exception(self._no_worker(f"is not ready after {PROGRAM_PATIENCE:g} s"))
         await self._ready
         self._listener.setblocking(False)
         self._task = self._loop.create_task(self._serve())
         self._task.add_done_callback(self._served)
+
+    def _no_worker(self, why: str) -> UserError:
+        hint = "a worker in another language: host_devices/README.md has what it hears and says"
+        return UserError(f"the worker of {self.spec.name} {why}", hint if self.model.command else "")
 
     async def close(self) -> None:
         if self._task is not None:
@@ -104,6 +134,9 @@ class DeviceServer:
         if self.worker is not None:
             self.worker.close()
             self.worker = None
+        if self._keeper is not None:
+            self._keeper.close()
+        self._nursery.leave(self)
         self._listener.close()
         self.session.close()
         os.close(self._counters_fd)
@@ -114,6 +147,11 @@ class DeviceServer:
     def connected(self) -> bool:
         return self._stream is not None
 
+    @property
+    def restarts(self) -> int:
+        """How many workers have died."""
+        return self._restarts.count
+
     def status(self) -> dict[str, Any]:
         """What `subos-devices status` shows of this device."""
         return {
@@ -123,6 +161,9 @@ class DeviceServer:
             "connected": self.connected,
             "driver": any(vring.started for vring in self.session.vrings),
             "pid": self.worker.pid if self.worker else None,
+            "process": str(self.model),
+            "keeper": self._keeper.pid if self._keeper else None,
+            "quiet": {"since": self._quiet_since, "reason": self._last_words} if self._restarts.quiet else None,
             "restarts": self.restarts,
             "faults": self.faults,
             "sandbox": self.sandbox,
@@ -136,14 +177,16 @@ class DeviceServer:
     def _spawn(self, *, respawned: bool) -> None:
         self._respawn = None
         self.sandbox = None
-        self._born = self._loop.time()
+        self._restarts.born(self._loop.time(), self.counters.requests)
+        self._watch = Watch(self.session.device.limit)
         self.worker = WorkerLink(
-            self._zygote,
+            self._parent(),
             self.spec,
             self._counters_fd,
             respawned=respawned,
             on_message=self._hear,
             on_death=self._died,
+            on_end=self._ended,
             desk=Desk(lambda: self.session.device) if self.session.device.asks else None,
         )
         if self.session.memory is not None:
@@ -155,13 +198,28 @@ class DeviceServer:
                 except TransportError as error:
                     self._fault(vring, error.message)  # a newer memory table has left it outside
 
+    def _parent(self) -> Parent:
+        """Who makes its next worker."""
+        if self.model != Model() or not self.session.device.keeps:
+            return self._nursery
+        if self._keeper is None or not self._keeper.hear():
+            self._keeper = Keeper(
+                self._zygote, self.spec, self._counters_fd, on_failure=self._hear, on_gone=self._lost_keeper
+            )
+        return self._keeper
+
+    def _lost_keeper(self) -> None:
+        if self.worker is not None:
+            self.worker.let_go()
+
     def _hear(self, message: dict[str, Any]) -> None:
         said = printable(str(message.get("message")))  # it may be in a hostile guest's hands
         match message["op"]:
+            case "jailed":  # from where another program is executed
+                self._is_jailed(message)
             case "ready":
-                if self.sandbox is None:  # what it says later may be the guest's words
-                    self.sandbox = _understood(message.get("sandbox"))
-                    self._zygote.tell_once(warning(self.sandbox))
+                self._restarts.ready()
+                self._is_jailed(message)
                 if not self._ready.done():
                     self._ready.set_result(None)
             case "failed":
@@ -171,12 +229,21 @@ class DeviceServer:
                 elif said != self._failure:
                     log.error("%s: the device cannot start again: %s", self.spec.name, said)
                     self._failure = said
+                self._last_words = said
             case "fault":
                 index = message.get("index")
                 if isinstance(index, int) and 0 <= index < len(self.session.vrings):
                     self._fault(self.session.vrings[index], said)
             case "log":
                 log.warning("%s: %s", self.spec.name, said)
+                self._last_words = said
+            case "pong":
+                self._watch.answered()
+
+    def _is_jailed(self, message: dict[str, Any]) -> None:
+        if self.sandbox is None:  # what it says later may be the guest's words
+            self.sandbox = _understood(message.get("sandbox"))
+            self._zygote.tell_once(warning(self.sandbox))
 
     def _fault(self, vring: Vring, reason: str) -> None:
         self.faults += 1
@@ -186,20 +253,100 @@ class DeviceServer:
             self._telling = threading.Thread(target=_signal, args=(os.dup(vring.err),), daemon=True)
             self._telling.start()
 
+    def _ended(self, status: int) -> None:
+        """The last worker's exit status; its socket has closed already, or does next."""
+        if status == -signal.SIGSYS:
+            log.error(
+                "%s: its worker was killed by its sandbox: it made a system call that a device of its kind does not "
+                "need (--seccomp log lets it, and the kernel's log then has the number: dmesg | grep type=1326)",
+                self.spec.name,
+            )
+        if status < 0 or not self._last_words:
+            self._last_words = f"ended by signal {-status}" if status < 0 else f"ended with status {status}"
+
     def _died(self) -> None:
+        if self._keeper is not None:
+            self._keeper.hear()  # what it has said before its socket closed
         self.worker = None
         if not self._ready.done():
-            self._ready.set_exception(UserError(f"the worker of {self.spec.name} died while it started"))
+            self._ready.set_exception(self._no_worker("died while it started"))
         if self._ready.exception() is not None:
             return  # it never served; `start` says why
-        now = self._loop.time()
-        self._deaths = 0 if now - self._born > STEADY else self._deaths + 1
-        delay = BACKOFF[min(self._deaths, len(BACKOFF) - 1)]
-        self.restarts += 1
-        log.warning("%s: its worker died; the next one starts %s", self.spec.name, f"in {delay} s" if delay else "now")
+        if self._renewed:
+            self._renewed = False
+            self._spawn(respawned=True)
+            return
+        was_quiet = self._restarts.quiet
+        delay = self._restarts.died(self._loop.time(), self.counters.requests, owing=self._is_owing())
+        if self._keeper is not None and self._restarts.poisoned:
+            self._keeper.close()  # what it keeps may be what they die of
+            self._keeper = None
+        if not self._restarts.quiet:
+            log.warning("%s: its worker died; the next one starts %s", self.spec.name, _when(delay))
+        elif not was_quiet:
+            self._quiet_since = time.time()
+            why = self._last_words or "nobody knows of what"
+            log.error("%s: its workers die again and again (%s): %s", self.spec.name, why, QUIET_HINT)
         if delay:
             self._respawn = self._loop.call_later(delay, lambda: self._spawn(respawned=True))
         else:
+            self._spawn(respawned=True)
+
+    def look(self) -> None:
+        """To be called every watchdog.PERIOD: a worker that hangs is killed; a device with one that lives is quiet no
+        longer."""
+        worker, now = self.worker, self._loop.time()
+        if worker is None:
+            return
+        owing = self._is_owing()
+        if self._restarts.quiet and self._restarts.lives(now, self.counters.requests, owing=owing):
+            self._restarts.recovered()
+            log.warning("%s: its worker lives, and serves again", self.spec.name)
+        counters = self.counters
+        words = [counters.requests, counters.wakeups, *(word for ring in self._running() for word in ring)]
+        match self._watch.look(now, words, busy=owing or bool(counters.busy)):
+            case Verdict.PING:
+                worker.ping()
+            case Verdict.HANGS if not waits_for_disk(worker.pid):
+                log.error("%s: its worker hangs, and is replaced", self.spec.name)
+                self._last_words = "it hung"
+                worker.kill()
+
+    def _is_owing(self) -> bool:
+        """Whether the driver waits for an answer that no chain of `vhost_user.deferred` stands for."""
+        standing = self.session.device.standing
+        return any(
+            (available - used - deferred) & 0xFFFF
+            for index, available, used, deferred in self._running()
+            if index not in standing
+        )
+
+    def _running(self) -> Iterator[tuple[int, int, int, int]]:
+        """Of each ring that can be served: its index, `avail.idx`, `used.idx`, and how many chains wait."""
+        for vring in self.session.vrings:
+            if not vring.started or not vring.enabled:
+                continue
+            try:
+                available = self.session.ring_index(vring, "avail")
+                used = self.session.ring_index(vring, "used")
+            except TransportError:
+                continue  # a newer memory table has left it outside
+            yield vring.index, available, used, len(self.counters.deferred(vring.index))
+
+    # --- what a group asks
+
+    @property
+    def is_served(self) -> bool:
+        return self.worker is not None
+
+    def renew(self) -> None:
+        if self.worker is not None:
+            self._renewed = True
+            self.worker.kill()
+
+    def hurry(self) -> None:
+        if self._respawn is not None:
+            self._respawn.cancel()
             self._spawn(respawned=True)
 
     # --- QEMU
@@ -286,6 +433,7 @@ class DeviceServer:
                     worker.memory(self.session)
             case RingStarted(index):
                 self._resume(vrings[index])
+                self._try_soon()
                 self._start_ring(vrings[index], base=vrings[index].base)
             case RingStopped(index):
                 await self._stop_ring(vrings[index])
@@ -296,6 +444,12 @@ class DeviceServer:
             case CallChanged(index):
                 if worker is not None:
                     worker.call(vrings[index])
+
+    def _try_soon(self) -> None:
+        """A driver begins anew: what the last workers have died of may be gone."""
+        if self._restarts.quiet and self._respawn is not None:
+            self._respawn.cancel()
+            self._respawn = self._loop.call_later(SOON, lambda: self._spawn(respawned=True))
 
     def _start_ring(self, vring: Vring, base: int) -> None:
         if self.worker is not None and self.session.memory is not None:
@@ -328,6 +482,10 @@ def _signal(fd: int) -> None:
         if poll.poll(0):
             os.write(fd, (1).to_bytes(8, sys.byteorder))
     os.close(fd)
+
+
+def _when(delay: float) -> str:
+    return f"in {delay} s" if delay else "now"
 
 
 def _understood(said: object) -> dict[str, Any]:

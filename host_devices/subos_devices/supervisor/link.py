@@ -6,61 +6,83 @@ import asyncio
 import contextlib
 import json
 import socket
+import struct
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from ..vhost_user.device import DeviceSpec
 from ..vhost_user.memory import GuestMemory
 from ..vhost_user.session import Session, Vring
 from ..vhost_user.worker import MAX_PACKET, QUESTIONS
 from .desk import Desk
-from .zygote import Zygote
+from .zygote import OnEnd, Wanted
 
+GRACE = 10.0  # seconds that a worker that is killed may take to die: one that waits for a disk does not at once
+_CREDENTIALS = struct.Struct("=iII")  # struct ucred
 PACKETS_AT_ONCE = 32  # of one worker, before the event loop looks at the others
 
 
+class Parent(Protocol):
+    """Who makes a worker and can kill it: a `Keeper`, a `Nursery`."""
+
+    def spawn(self, wanted: Wanted) -> None:
+        """Asks for a worker. What it is given stays the caller's. Raises OSError."""
+
+    def kill(self, pid: int) -> None:
+        """Ends the worker's process; its control socket closes then."""
+
+    def kill_all(self) -> None:
+        """What is left to do about a worker that `kill` has not ended."""
+
+
 class WorkerLink:
-    """One worker process. `on_message` gets what it says; `on_death` is called once, when its socket closes; what
-    it asks is answered at `desk`.
+    """One worker process of `parent`'s. `on_message` gets what it says; `on_end` its exit status, if that is known, and
+    `on_death` is called once, when its socket closes; what it asks is answered at `desk`.
 
     Sending never waits: a worker whose socket is full has not listened for thousands of messages, and is killed.
     """
 
     def __init__(
         self,
-        zygote: Zygote,
+        parent: Parent,
         spec: DeviceSpec,
         counters: int,
         *,
         respawned: bool,
         on_message: Callable[[dict[str, Any]], None],
         on_death: Callable[[], None],
+        on_end: OnEnd = lambda _status: None,
         desk: Desk | None = None,
     ) -> None:
-        self.pid = 0  # told by the zygote a little later
+        self.pid = 0
+        """As this process sees it, told by the zygote or the first packet. A worker that root has started, in no pid
+        namespace, could lie about it: nobody is killed by it but by the parent, who knows better."""
         self.alive = True
-        self._doomed = False
-        self._zygote = zygote
+        self._made = False
+        self._doomed: asyncio.TimerHandle | None = None
+        self._parent = parent
         self._on_message = on_message
         self._on_death = on_death
         self._stops: dict[int, asyncio.Future[None]] = {}
         self._next_stop = 0
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._socket.setblocking(False)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._socket, self._readable)
         self._desk = desk
         if desk is not None:
             spec = spec._replace(fds={**spec.fds, QUESTIONS: desk.theirs.fileno()})
         with theirs, contextlib.suppress(OSError):  # a zygote that has died: the socket closes, which is a death too
-            zygote.spawn(spec, theirs, counters, respawned=respawned, on_pid=self._born)
+            parent.spawn(Wanted(spec, theirs, counters, respawned, self._born, on_end))
         if desk is not None:
             desk.theirs.close()
 
     def _born(self, pid: int) -> None:
         self.pid = pid
-        if self._doomed:
-            self.kill()
+        self._made = True
+        if self._doomed is not None:
+            self._parent.kill(pid)
 
     # --- commands
 
@@ -99,13 +121,25 @@ class WorkerLink:
 
     def kill(self) -> None:
         """SIGKILL; `on_death` follows when the kernel has taken the process apart."""
-        self._doomed = True
-        if self.pid:
-            self._zygote.kill(self.pid)
+        if self._doomed is None:
+            self._doomed = self._loop.call_later(GRACE, self._parent.kill_all)
+        if self._made:
+            self._parent.kill(self.pid)
+
+    def ping(self) -> None:
+        """Asks whether it lives: {"op": "pong"} is heard, if it does."""
+        self._send({"op": "ping"})
+
+    def let_go(self) -> None:
+        """Lets the worker end by itself, as `close` does; `on_death` follows when it has."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
         """Lets the worker end by itself: it leaves its loop when the socket closes. No `on_death` comes."""
         self.alive = False
+        if self._doomed is not None:
+            self._doomed.cancel()
         self._loop.remove_reader(self._socket)
         self._socket.close()
         if self._desk is not None:
@@ -129,7 +163,7 @@ class WorkerLink:
             if not self.alive:
                 return
             try:
-                data = self._socket.recv(MAX_PACKET)
+                data = self._receive()
             except BlockingIOError:
                 return
             except ConnectionError:
@@ -151,6 +185,16 @@ class WorkerLink:
                     future.set_result(None)
             else:
                 self._on_message(message)
+
+    def _receive(self) -> bytes:
+        if self.pid:
+            return self._socket.recv(MAX_PACKET)
+        # No room for a descriptor: none is wanted.
+        data, ancillary, _, _ = self._socket.recvmsg(MAX_PACKET, socket.CMSG_SPACE(_CREDENTIALS.size))
+        for level, kind, body in ancillary:
+            if (level, kind, len(body)) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS, _CREDENTIALS.size) and data:
+                self.pid = _CREDENTIALS.unpack(body)[0]
+        return data
 
     def _resolve_stops(self) -> None:
         for future in self._stops.values():

@@ -15,8 +15,12 @@ from collections.abc import Callable
 from typing import Any
 
 from ..errors import SubosError, UserError
+from ..processes import pss
 from ..vhost_user.device import DeviceSpec
+from . import watchdog
 from .device_server import DeviceServer
+from .nurseries import Group, nursery
+from .process_models import Models
 from .zygote import Zygote
 
 log = logging.getLogger("subos")
@@ -25,17 +29,23 @@ log = logging.getLogger("subos")
 class Supervisor:
     """Serves devices until it is closed. Everything runs on the event loop that it is entered on."""
 
-    def __init__(self, zygote: Zygote) -> None:
+    def __init__(self, zygote: Zygote, models: Models | None = None) -> None:
         self._zygote = zygote
+        self._models = models or Models()
+        self._groups: dict[str, Group] = {}
         self.devices: dict[str, DeviceServer] = {}
         self.on_disconnect: Callable[[], None] = lambda: None
         """Called whenever a device's front end has gone."""
+        self._looking: asyncio.TimerHandle
 
     async def __aenter__(self) -> Supervisor:
-        asyncio.get_running_loop().add_reader(self._zygote.channel, self._zygote_says)
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self._zygote.channel, self._zygote_says)
+        self._looking = loop.call_later(watchdog.PERIOD, self._look)
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self._looking.cancel()
         for name in list(self.devices):
             await self.remove(name)
         asyncio.get_running_loop().remove_reader(self._zygote.channel)
@@ -49,7 +59,11 @@ class Supervisor:
         try:
             if spec.name in self.devices:
                 raise UserError(f"two devices are called {spec.name!r}")
-            server = DeviceServer(spec, listener, self._zygote, lambda: self.on_disconnect())
+            model = self._models.of(spec)
+            place = nursery(model, self._zygote, self._groups)
+            server = DeviceServer(
+                spec, listener, self._zygote, lambda: self.on_disconnect(), model=model, nursery=place
+            )
         except SubosError:
             listener.close()
             for fd in spec.fds.values():
@@ -69,6 +83,28 @@ class Supervisor:
     def status(self) -> list[dict[str, Any]]:
         """A line for each device, as `DeviceServer.status` describes it."""
         return [server.status() for server in self.devices.values()]
+
+    async def status_and_memory(self) -> tuple[list[dict[str, Any]], dict[str, int | None]]:
+        """`status`, with "pss" in each line, and what all processes cost: `workers`, each counted once, `zygote` and
+        `supervisor`. In bytes (see `pss`); None for what could not be seen. On a thread: a large guest's takes a while.
+        """
+        lines, zygote = self.status(), self._zygote.pid
+        pids = {int(line[which]) for line in lines for which in ("pid", "keeper") if line[which]} | {
+            zygote,
+            os.getpid(),
+        }
+        found = await asyncio.to_thread(lambda: {pid: pss(pid) for pid in pids})
+        for line in lines:
+            line["pss"] = found.get(line["pid"])
+        workers = [found[pid] for pid in pids - {zygote, os.getpid()}]
+        known = [cost for cost in workers if cost is not None]
+        together = sum(known) if len(known) == len(workers) else None
+        return lines, {"workers": together, "zygote": found[zygote], "supervisor": found[os.getpid()]}
+
+    def _look(self) -> None:
+        for server in self.devices.values():
+            server.look()
+        self._looking = asyncio.get_running_loop().call_later(watchdog.PERIOD, self._look)
 
     def _zygote_says(self) -> None:
         if not self._zygote.hear():

@@ -4,8 +4,9 @@ It is an interpreter of its own (`zygote_process.py`), small because it loads no
 shares most of its memory with it and with its siblings. It hears, over a SOCK_SEQPACKET socket, one JSON object a
 packet:
 
-    {"spec": …, "respawned": bool, "sandbox": …}   a worker is wanted, in a jail of this `Choice`; descriptors: its
-                                     control socket, its counters, the spec's own
+    {"devices": [[spec, respawned], …], "group": …, "command": […], "keeper": bool, "sandbox": …}
+                                     a worker is wanted for these, or a keeper, in a jail of this `Choice`; descriptors:
+                                     for each device its control socket, its counters, the spec's own
     {"kill": pid}                    a worker is to end
 
 and says {"pid": n} for each worker wanted, in order, and {"exited": pid, "status": n} when one has ended. Everybody
@@ -24,8 +25,10 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from ..vhost_user.device import DeviceSpec
+from .process_models import Model
 from .sandbox.policies import AUTO, Choice
 
 PROGRAM = f"from {__name__}_process import live; live()"  # -m would load runpy and all that it needs
@@ -34,6 +37,35 @@ KEPT, KEPT_PREFIXES = ("PATH", "LANG", "TMPDIR"), ("PYTHON", "SUBOS_", "LD_", "L
 PATIENCE = 1.0  # seconds that a zygote has to end once nobody wants it
 
 log = logging.getLogger("subos")
+
+
+OnPid = Callable[[int], None]
+OnEnd = Callable[[int], None]
+
+
+class Wanted(NamedTuple):
+    """A worker, or a part of one, that a device wants; and who hears its pid (0: there is none), and its exit status
+    (-n: signal n)."""
+
+    spec: DeviceSpec
+    control: socket.socket
+    counters: int
+    respawned: bool = False
+    on_pid: OnPid = lambda _pid: None
+    on_end: OnEnd = lambda _status: None
+
+    def dup(self) -> Wanted:
+        """Another, with descriptors of its own."""
+        fds = {name: os.dup(fd) for name, fd in self.spec.fds.items()}
+        return self._replace(
+            spec=self.spec._replace(fds=fds), control=self.control.dup(), counters=os.dup(self.counters)
+        )
+
+    def close(self) -> None:
+        """Its descriptors; once."""
+        self.control.close()
+        for fd in (self.counters, *self.spec.fds.values()):
+            os.close(fd)
 
 
 @dataclass
@@ -45,29 +77,26 @@ class Zygote:
     kinds: tuple[str, ...] = ()
     sandbox: Choice = AUTO
     """How the workers are jailed that are asked for from now on."""
-    _unborn: list[tuple[str, Callable[[int], None]]] = field(default_factory=list)
+    _unborn: list[Sequence[Wanted]] = field(default_factory=list)
     _told: set[str] = field(default_factory=set)
-    _names: dict[int, str] = field(default_factory=dict)
+    _children: dict[int, Sequence[Wanted]] = field(default_factory=dict)
 
     @classmethod
     def start(cls, *kinds: str) -> Zygote:
         """Starts the zygote, and has it load these kinds of devices at once; others it loads when one is asked for."""
         return cls(*_start(kinds), kinds)
 
-    def spawn(
-        self,
-        spec: DeviceSpec,
-        control: socket.socket,
-        counters: int,
-        *,
-        respawned: bool,
-        on_pid: Callable[[int], None],
-    ) -> None:
-        """Asks for a worker; `hear` calls `on_pid` a little later. Raises OSError when the zygote is gone."""
-        fields = {**spec._asdict(), "options": dict(spec.options), "fds": list(spec.fds)}
-        data = json.dumps({"spec": fields, "respawned": respawned, "sandbox": self.sandbox}).encode()
-        socket.send_fds(self.channel, [data], [control.fileno(), counters, *spec.fds.values()])
-        self._unborn.append((spec.name, on_pid))
+    def spawn(self, wanted: Sequence[Wanted], model: Model, *, keeper: bool = False) -> None:
+        """Asks for one worker for all of them, or for the `keeper` of one; `hear` calls `on_pid` a little later, and
+        `on_end`. What it is given stays the caller's. Raises OSError when the zygote is gone."""
+        said = [
+            [{**each.spec._asdict(), "options": dict(each.spec.options), "fds": list(each.spec.fds)}, each.respawned]
+            for each in wanted
+        ]
+        message = {"devices": said, "group": model.group, "command": model.command, "keeper": keeper}
+        fds = [fd for each in wanted for fd in (each.control.fileno(), each.counters, *each.spec.fds.values())]
+        socket.send_fds(self.channel, [json.dumps({**message, "sandbox": self.sandbox}).encode()], fds)
+        self._unborn.append(wanted)
 
     def tell_once(self, warning: str) -> None:
         """Logs what is the same for each worker, once."""
@@ -93,29 +122,25 @@ class Zygote:
                 return False
             message = json.loads(data)
             if "pid" in message:
-                name, on_pid = self._unborn.pop(0)
+                wanted = self._unborn.pop(0)
                 if message["pid"]:
-                    self._names[message["pid"]] = name
-                on_pid(message["pid"])
+                    self._children[message["pid"]] = wanted
+                for each in wanted:
+                    each.on_pid(message["pid"])
             else:
                 self._ended(message["exited"], message["status"])
 
     def _ended(self, pid: int, status: int) -> None:
-        name = self._names.pop(pid, "")
-        log.debug("worker %s of %s ended with status %s", pid, name, status)
-        if status == -signal.SIGSYS:
-            log.error(
-                "%s: its worker was killed by its sandbox: it made a system call that a device of its kind does not "
-                "need (--seccomp log lets it, and the kernel's log then has the number: dmesg | grep type=1326)",
-                name,
-            )
+        for wanted in self._children.pop(pid, ()):
+            log.debug("process %s of %s ended with status %s", pid, wanted.spec.name, status)
+            wanted.on_end(status)
 
     def restart(self) -> None:
         """Another zygote in the place of one that has died."""
         self.close()
         self.pid, self.channel = _start(self.kinds)
         self._unborn.clear()
-        self._names.clear()
+        self._children.clear()
 
     def close(self) -> None:
         """Ends the zygote, and with it every worker. One that does not end by itself within PATIENCE is killed."""

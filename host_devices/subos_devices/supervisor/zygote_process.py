@@ -10,24 +10,25 @@ import contextlib
 import gc
 import json
 import os
-import select
 import signal
 import socket
 import sys
-from collections.abc import Collection, Mapping
 from typing import Any
 
 from .. import registry
 from ..processes import die_with_parent, set_name
-from ..vhost_user import worker
 from ..vhost_user.connection import receive_fds
-from ..vhost_user.device import Device, DeviceSpec
-from .sandbox.jail import OFF, Cell, born, close_jail
-from .sandbox.policies import Choice
+from ..vhost_user.device import DeviceSpec
+from . import births
+from .births import Newborn
+from .keeper_process import keep
+from .parenting import attend, forget_children, heed_children, keep_only, live_and_end
+from .sandbox.jail import Cell, born
+from .sandbox.policies import Choice, joint_policy
 from .sandbox.privileges import die_with
 
 MAX_PACKET = 65536
-MAX_FDS = 64
+MAX_FDS = 253  # SCM_MAX_FD
 
 
 def live() -> None:
@@ -41,21 +42,10 @@ def live() -> None:
     _shed(control)
     for kind in kinds:
         _preload(kind)
-    wake, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-    signal.signal(signal.SIGCHLD, lambda *_: None)
-    signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
-    poll = select.poll()
-    poll.register(control, select.POLLIN)
-    poll.register(wake, select.POLLIN)
+    wake, _ = heed_children()
     workers: set[int] = set()
     myself = os.pidfd_open(os.getpid())
-    while True:
-        for fd, _events in poll.poll():
-            if fd == wake:
-                os.read(wake, 512)
-                _reap(control, workers)
-            elif not _obey(control, workers, myself):
-                return
+    attend(control, wake, lambda: _obey(control, workers, myself), lambda: _reap(control, workers))
 
 
 def _shed(control: socket.socket) -> None:
@@ -72,13 +62,6 @@ def _shed(control: socket.socket) -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
-def keep_only(fds: Collection[int]) -> None:
-    """Closes every descriptor but the standard ones and `fds`."""
-    kept = sorted({0, 1, 2, *fds})
-    for low, high in zip(kept, [*kept[1:], 1 << 20], strict=True):
-        os.closerange(low + 1, high)
-
-
 def _preload(kind: str) -> None:
     """Loads a kind of ours before the fork, so that its workers share it. Somebody else's is loaded by its worker:
     what it does then is its own affair."""
@@ -89,14 +72,14 @@ def _preload(kind: str) -> None:
         gc.freeze()
 
 
-def _reap(control: socket.socket, workers: set[int]) -> None:
+def _reap(control: socket.socket, workers: set[int]) -> bool:
     while True:
         try:
             pid, status = os.waitpid(-1, os.WNOHANG)
         except ChildProcessError:
-            return
+            return True
         if pid == 0:
-            return
+            return True
         workers.discard(pid)
         with contextlib.suppress(OSError):
             control.send(json.dumps({"exited": pid, "status": os.waitstatus_to_exitcode(status)}).encode())
@@ -118,16 +101,20 @@ def _obey(control: socket.socket, workers: set[int], myself: int) -> bool:
         if message["kill"] in workers:  # not reaped yet, so the number is still its own
             os.kill(message["kill"], signal.SIGKILL)
         return True
-    _preload(message["spec"]["kind"])
-    spec, choice = _spec(message, fds), Choice(*message["sandbox"])
+    newborns, choice, command = _newborns(message, fds), Choice(*message["sandbox"]), tuple(message["command"])
+    specs = [newborn.spec for newborn in newborns]
+    for spec in specs:
+        _preload(spec.kind)
     pid: int | None
     cell: Cell | None = None
     try:
-        pid, cell = born(spec, choice)
+        pid, cell = born(specs[0], choice, joint_policy(specs, choice), keeper=message["keeper"])
     except OSError:
         pid = None  # out of processes or memory: the worker's socket closes, and the supervisor tries again later
     if pid == 0:
-        _run_worker(spec, message["respawned"], fds, cell, myself)
+        if message["keeper"]:
+            live_and_end(lambda: keep(specs[0], fds, cell, myself))
+        live_and_end(lambda: _run_worker(newborns, message["group"], command, cell, myself))
     if pid is not None:
         workers.add(pid)
     for fd in fds:
@@ -137,36 +124,26 @@ def _obey(control: socket.socket, workers: set[int], myself: int) -> bool:
     return True
 
 
-def _spec(message: dict[str, Any], fds: list[int]) -> DeviceSpec:
-    said = message["spec"]
-    named = dict(zip(said["fds"], fds[2:], strict=True))
-    return DeviceSpec(said["kind"], said["name"], said["options"], named)
+def _newborns(message: dict[str, Any], fds: list[int]) -> list[Newborn]:
+    """The devices of the worker that is wanted."""
+    found, rest = [], iter(fds)
+    for said, respawned in message["devices"]:
+        control, counters = next(rest), next(rest)
+        named = dict(zip(said["fds"], rest, strict=False))
+        spec = DeviceSpec(said["kind"], said["name"], said["options"], named)
+        found.append(Newborn(spec, control, counters, respawned))
+    return found
 
 
-def _run_worker(spec: DeviceSpec, respawned: bool, fds: list[int], cell: Cell | None, zygote: int) -> None:
-    """In the new process: never returns. `zygote` is the parent's pidfd."""
-    status = 1
-    try:
-        die_with(zygote)
-        set_name(f"subos-{spec.kind}")
-        signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        keep_only({zygote, *fds})
-        control = socket.socket(fileno=fds[0])
-        counters = worker.Counters(fds[1])
-
-        def build() -> tuple[Device, Mapping[str, object]]:
-            registry.load(spec.kind).prepare(spec)  # what is to be loaded is loaded while there are files
-            if cell is None:
-                os.close(zygote)
-                return registry.build(spec), OFF.describe()
-            inside, sandbox = close_jail(spec, cell, zygote)
-            return registry.build(inside), sandbox.describe()
-
-        worker.main(build, control, counters, respawned)
-        status = 0
-    except BaseException as error:  # the zygote's loop must never run twice
-        with contextlib.suppress(OSError):
-            os.write(2, f"subos: {worker.where(error)}\n".encode())
-    finally:
-        os._exit(status)
+def _run_worker(newborns: list[Newborn], group: str, command: tuple[str, ...], cell: Cell | None, zygote: int) -> None:
+    """The life of the new process. `zygote` is the parent's pidfd."""
+    die_with(zygote)
+    set_name(f"subos-{group or newborns[0].spec.kind}")
+    forget_children()
+    keep_only({zygote, *(fd for newborn in newborns for fd in newborn.fds)})
+    if command:
+        births.execute(newborns[0], command, cell, zygote)
+    elif group:
+        births.run_group(newborns, cell, zygote)
+    else:
+        births.run_alone(newborns[0], cell, zygote)

@@ -10,13 +10,15 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from ..runtime import listen
+from ..supervisor.keeper_process import NAME as KEEPER
+from ..supervisor.process_models import Models
 from ..supervisor.sandbox.policies import AUTO, Choice
 from ..supervisor.supervisor import Supervisor
 from ..supervisor.zygote import Zygote
@@ -49,7 +51,7 @@ class Served:
 
     def workers(self) -> list[int]:
         """Pids of the processes that move data; one, but for the moment in which one has died."""
-        return [pid for zygote in self.zygotes() for pid in children(zygote)]
+        return [pid for zygote in self.zygotes() for child in children(zygote) for pid in _workers(child)]
 
     def worker(self) -> int:
         """The pid of the only worker. Raises TestingError where there is none, or another number."""
@@ -101,8 +103,9 @@ def end(process: subprocess.Popen[bytes]) -> int:
 class Supervised:
     """A supervisor on a thread of this process, and what it says of itself."""
 
-    def __init__(self, folder: Path, zygote: Zygote) -> None:
+    def __init__(self, folder: Path, zygote: Zygote, models: Models | None = None) -> None:
         self.folder = folder
+        self._models = models
         self._zygote = zygote
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
@@ -126,6 +129,14 @@ class Supervised:
         status: dict[str, Any] = self._do(self._status(name))
         return status
 
+    def status_and_memory(self) -> tuple[list[dict[str, Any]], dict[str, int | None]]:
+        """`Supervisor.status_and_memory`."""
+        found: tuple[list[dict[str, Any]], dict[str, int | None]] = self._do(self._supervisor.status_and_memory())
+        return found
+
+    def remove(self, name: str) -> None:
+        self._do(self._supervisor.remove(name))
+
     def close(self) -> None:
         try:
             self._do(self._supervisor.__aexit__())
@@ -138,24 +149,27 @@ class Supervised:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
     async def _enter(self) -> Supervisor:
-        return await Supervisor(self._zygote).__aenter__()
+        return await Supervisor(self._zygote, self._models).__aenter__()
 
     async def _status(self, name: str) -> dict[str, Any]:
         return self._supervisor.devices[name].status()
 
 
 @contextlib.contextmanager
-def supervise(sandbox: Choice = AUTO) -> Iterator[Supervised]:
-    """A supervisor of this process's own, its sockets in a temporary folder, its workers jailed by `sandbox`.
+def supervise(
+    sandbox: Choice = AUTO, *, process: Sequence[str] = (), kinds: Sequence[str] = ()
+) -> Iterator[Supervised]:
+    """A supervisor of this process's own, its sockets in a temporary folder, its workers jailed by `sandbox`, and as
+    `--process` has it (`["rng=inline"]`). The zygote loads `kinds` at once, as a VM's does.
 
     with supervise() as supervised, FrontEnd.connect(supervised.add("rng")) as vm:
         ...
         supervised.status()["restarts"]
     """
-    zygote = Zygote.start()
+    zygote = Zygote.start(*kinds)
     zygote.sandbox = sandbox
     with tempfile.TemporaryDirectory(prefix="subos-") as folder:
-        supervised = Supervised(Path(folder), zygote)
+        supervised = Supervised(Path(folder), zygote, Models(process))
         try:
             yield supervised
         finally:
@@ -170,6 +184,15 @@ def kind_of(device: str | type[Device]) -> str:
 def importable() -> dict[str, str]:
     """An environment in which a child can import what this process can."""
     return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+
+
+def _workers(pid: int) -> list[int]:
+    """A zygote's child is a worker, or the keeper of one."""
+    try:
+        name = Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:  # it has just ended
+        return []
+    return children(pid) if name == KEEPER else [pid]
 
 
 def children(pid: int) -> list[int]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import errno
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple, Protocol
 
@@ -84,13 +84,17 @@ class Device(ABC):
     patience: ClassVar[float] = 1.0
     """Seconds that one request may take. QEMU waits so long for a ring that it takes back, with the VM standing
     still, before the worker is killed."""
+    limit: ClassVar[float] = 5.0
+    """Seconds after which a worker hangs that does nothing it should, and does not say that it lives. It is killed."""
+    standing: ClassVar[frozenset[int]] = frozenset()
+    """Queues whose buffers wait until this host has something for the driver: no answer is owed for them."""
     asks: ClassVar[bool] = False
     """True where its worker asks questions (`Worker.ask`, `answer`)."""
     answers_slowly: ClassVar[bool] = False
     """True where an answer may have to wait for a disk: it is then given on a thread."""
     keeps: ClassVar[bool] = False
-    """True where its workers are made by a keeper: all descriptors that they open outlive them, under the same numbers,
-    and so does what `keep` returns."""
+    """True where its workers are made by a keeper: what `keep` returns outlives them, and so do the descriptors that
+    `kept_descriptors` names, under the same numbers."""
     has_config: ClassVar[bool] = False
     """True where the configuration space is ours (`config`, `set_config`), not QEMU's."""
 
@@ -129,6 +133,12 @@ class Device(ABC):
         """What outlives its workers, for `Worker.kept`: memory that a fork shares. Called once, in the keeper, in its
         jail; only where `keeps` says so. Raises OSError, UserError."""
         return None
+
+    @classmethod
+    def kept_descriptors(cls, kept: Any) -> Collection[int]:
+        """Which descriptors of the workers before it the next one still needs, by what they noted in `kept`: all others
+        but its own (spec.fds …) are closed before it is built, in its process. One that is not open is no error."""
+        return ()
 
     def start(self, worker: Worker) -> None:
         """Opens files and sockets. Called once, before any queue."""

@@ -6,6 +6,7 @@ It is told what to do over a SOCK_SEQPACKET socket, one JSON object a packet, de
     {"op": "start", "index", "size", "desc", "avail", "used", "base", "event_idx", "enabled"}   + kick [+ call]
     {"op": "enable", "index", "on"}
     {"op": "call", "index"}                                                            [+ call]
+    {"op": "ping"}                       answered by {"op": "pong"}
     {"op": "stop", "index", "id"}        answered by {"op": "stopped", "id"} once nothing touches the ring any more
 
 and says {"op": "ready", "sandbox"}, {"op": "failed", "message", "hint"}, {"op": "fault", "index", "message"} and
@@ -45,7 +46,7 @@ from .ring import Virtqueue
 
 MAX_PACKET = 16384  # bytes of one control packet
 STATISTICS = mmap.PAGESIZE  # its byte at which the device's own statistics begin, of STATISTICS_SIZE bytes
-COUNTERS_SIZE = STATISTICS + STATISTICS_SIZE  # of the memfd in which a worker counts: u64 requests served, u64 wake-ups
+COUNTERS_SIZE = STATISTICS + STATISTICS_SIZE  # of the memfd in which a worker counts: u64 requests, wake-ups, is busy
 TABLES = 64  # its byte at which the tables of deferred chains begin, one a ring
 QUESTIONS = "questions"  # of DeviceSpec.fds: where the worker asks
 DEFERRING_RINGS = 7  # so many have one; in the others nothing can wait
@@ -77,6 +78,15 @@ class Counters:
     def wakeups(self) -> int:
         """Times the worker woke to look at its descriptors."""
         return self._words[1]
+
+    @property
+    def busy(self) -> int:
+        """0 while the worker waits for something to happen."""
+        return self._words[2]
+
+    @busy.setter
+    def busy(self, busy: int) -> None:
+        self._words[2] = busy
 
     @property
     def statistics(self) -> memoryview:
@@ -137,7 +147,7 @@ class DeviceWorker:
         self._callbacks: dict[int, Callable[[], None]] = {}
         self._alarms: list[tuple[float, int, Callable[[], None]]] = []  # a heap; the number keeps their order
         self._alarms_set = 0
-        self._running = True
+        self.running = True
         self.watch(self.control.fileno(), self._obey)
 
     # --- what the device may use
@@ -175,31 +185,68 @@ class DeviceWorker:
 
     def run(self) -> None:
         """Starts the device, says so, and serves. Returns when the supervisor is gone."""
+        if self.begin():
+            while self.running:
+                self.turn(self.timeout)
+            self.end()
+
+    def begin(self) -> bool:
+        """Starts the device and says so; False where it cannot start, which is said, too."""
         try:
             self.device.start(self)
         except UserError as error:
             self.tell(op="failed", message=error.message, hint=error.hint)
-            return
+            return False
         except OSError as error:
             self.tell(op="failed", message=f"{self.device.spec.name}: {error}", hint="")
-            return
+            return False
+        self.counters.busy = 0
         self.tell(op="ready", sandbox=dict(self.sandbox))
-        callbacks, alarms, poll = self._callbacks, self._alarms, self._epoll.poll
-        while self._running:
-            unfinished = [ring for ring in self.rings.values() if ring.queue and ring.queue.more]
-            timeout = 0.0 if unfinished else max(0.0, alarms[0][0] - monotonic()) if alarms else -1.0
-            for fd, _events in poll(timeout):
-                callback = callbacks.get(fd)
-                if callback is not None:
-                    callback()
-            while alarms and alarms[0][0] <= monotonic():
-                heapq.heappop(alarms)[2]()
-            for ring in unfinished:
-                self._process(ring)
-            self._count(1)
+        return True
+
+    def fileno(self) -> int:
+        """A descriptor that is readable while there is something to do, but for what `timeout` is for."""
+        return self._epoll.fileno()
+
+    @property
+    def timeout(self) -> float:
+        """Seconds after which `turn` is due, whatever happens; -1 for ever."""
+        for ring in self.rings.values():
+            if ring.queue and ring.queue.more:
+                return 0.0
+        return max(0.0, self._alarms[0][0] - monotonic()) if self._alarms else -1.0
+
+    def turn(self, timeout: float) -> None:
+        """Waits `timeout` seconds for something to do, and does it."""
+        callbacks, alarms = self._callbacks, self._alarms
+        unfinished = [ring for ring in self.rings.values() if ring.queue and ring.queue.more]
+        events = self._epoll.poll(timeout)
+        self.counters.busy = 1
+        for fd, _events in events:
+            callback = callbacks.get(fd)
+            if callback is not None:
+                callback()
+        while alarms and alarms[0][0] <= monotonic():
+            heapq.heappop(alarms)[2]()
+        for ring in unfinished:
+            self._process(ring)
+        self._count(1)
+        self.counters.busy = 0
+
+    def end(self) -> None:
+        """The device ends in good order."""
         self.device.close()
         if self._questions is not None:
             self._questions.close()
+
+    def release(self) -> None:
+        """Lets go of rings, memory and descriptors, where no end of a process does."""
+        for index in list(self.rings):
+            self._drop(index)
+        self.memory = None
+        self._callbacks.clear()
+        self._epoll.close()
+        self.control.close()
 
     def _process(self, ring: Ring) -> None:
         """Lets the device serve the ring. A ring that its driver broke ends here, and nothing else does."""
@@ -230,7 +277,7 @@ class DeviceWorker:
 
     def _obey(self) -> None:
         """Does all that was said so far, so that a kick that came later finds it done."""
-        while self._running:
+        while self.running:
             try:
                 data, ancillary, _flags, _peer = self.control.recvmsg(
                     MAX_PACKET, socket.CMSG_SPACE(4 * MAX_MEM_REGIONS), socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
@@ -242,7 +289,7 @@ class DeviceWorker:
             if data:
                 self._perform(json.loads(data), receive_fds(ancillary))
             else:
-                self._running = False
+                self.running = False
 
     def _perform(self, message: dict[str, Any], fds: list[int]) -> None:
         operations: dict[str, Callable[[dict[str, Any], list[int]], None]] = {
@@ -251,6 +298,7 @@ class DeviceWorker:
             "enable": self._enable,
             "call": self._call,
             "stop": self._stop,
+            "ping": lambda _message, _fds: self.tell(op="pong"),
         }
         operations[message["op"]](message, fds)
 
@@ -361,7 +409,7 @@ def main(
     try:
         built, sandbox = device()
     except SubosError as error:
-        control.send(json.dumps({"op": "failed", "message": error.message, "hint": error.hint}).encode())
+        control.send(failed(error))
         return
     worker = DeviceWorker(built, control, counters, respawned, sandbox, kept)
     try:
@@ -369,6 +417,11 @@ def main(
     except Exception as error:
         worker.log(where(error))
         raise
+
+
+def failed(error: SubosError) -> bytes:
+    """What a worker says whose device cannot be."""
+    return json.dumps({"op": "failed", "message": error.message, "hint": error.hint}).encode()
 
 
 def where(error: BaseException) -> str:

@@ -37,6 +37,7 @@ class VsockDevice(Device):
 
     device_id = DeviceId.VSOCK
     num_queues = 2
+    standing = frozenset({0})  # what the driver receives into
     has_config = True
     asks = True  # a jailed worker connects to nothing
 

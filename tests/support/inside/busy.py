@@ -108,6 +108,8 @@ def call_host() -> Iterator[None]:
         except (ConnectionError, TimeoutError):
             counts["streams that ended early"] += 1
             time.sleep(0.05)
+            if ended.is_set():
+                return
 
 
 def receive(sock: socket.socket, size: int) -> bytes:

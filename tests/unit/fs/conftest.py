@@ -10,6 +10,7 @@ import pytest
 
 from subos_devices.fs import syscalls
 from subos_devices.fs.device import FsDevice
+from subos_devices.fs.lasting import Lasting
 from subos_devices.vhost_user.device import STATISTICS_SIZE, DeviceSpec, Worker
 from subos_devices.vhost_user.virtqueue import Virtqueue
 from support import fuse_requests
@@ -21,10 +22,11 @@ QUEUES = variants("subos_devices.vhost_user.virtqueue", "subos_devices.vhost_use
 
 
 class NoWorker(Worker):
-    respawned = False
     sees_host = True
 
-    def __init__(self) -> None:
+    def __init__(self, kept: Lasting | None = None, *, respawned: bool = False) -> None:
+        self.kept = kept
+        self.respawned = respawned
         self.statistics = memoryview(bytearray(STATISTICS_SIZE))
         self.device: FsDevice
 

@@ -213,7 +213,7 @@ def test_a_million_nodes_cost_what_is_said() -> None:
     count = 200_000
     for index in range(count):
         table.learn(1, b"%08d" % index, ROOT.st_dev, 1000 + index, stat.S_IFREG)
-    assert (_private_bytes() - before) / count < 150
+    assert (_private_bytes() - before) / count < 85
     table.start(ROOT)
     assert table.find(ROOT.st_dev, 1000) == 0
 

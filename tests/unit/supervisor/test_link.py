@@ -8,13 +8,14 @@ import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
 from subos_devices.rng import RngDevice
+from subos_devices.supervisor import link
 from subos_devices.supervisor.link import WorkerLink
-from subos_devices.supervisor.zygote import Zygote
+from subos_devices.supervisor.zygote import Wanted
 from subos_devices.vhost_user.device import DeviceSpec
 from subos_devices.vhost_user.session import Session, Vring
 from support.processes import descriptors
@@ -22,28 +23,34 @@ from support.processes import descriptors
 SPEC = DeviceSpec("rng", "rng0")
 
 
-class Nursery:
-    """In the zygote's place: its workers are sockets that the test holds."""
+class FakeNursery:
+    """Its workers are sockets that the test holds."""
 
     def __init__(self) -> None:
         self.workers: list[socket.socket] = []
         self.killed: list[int] = []
+        self.all_killed = 0
+        self.pid = 4242
 
-    def spawn(self, spec: DeviceSpec, control: socket.socket, counters: int, *, respawned: bool, on_pid: Any) -> None:
-        self.workers.append(control.dup())
-        on_pid(4242)
+    def spawn(self, wanted: Wanted) -> None:
+        self.workers.append(wanted.control.dup())
+        wanted.on_pid(self.pid)
 
     def kill(self, pid: int) -> None:
         self.killed.append(pid)
 
+    def kill_all(self) -> None:
+        self.all_killed += 1
+
 
 class Scene:
-    def __init__(self) -> None:
-        self.nursery = Nursery()
+    def __init__(self, pid: int) -> None:
+        self.nursery = FakeNursery()
+        self.nursery.pid = pid
         self.heard: list[dict[str, Any]] = []
         self.died = asyncio.Event()
         self.link = WorkerLink(
-            cast(Zygote, self.nursery),
+            self.nursery,
             SPEC,
             0,
             respawned=False,
@@ -54,8 +61,8 @@ class Scene:
 
 
 @asynccontextmanager
-async def scene() -> AsyncIterator[Scene]:
-    made = Scene()
+async def scene(pid: int) -> AsyncIterator[Scene]:
+    made = Scene(pid)
     try:
         yield made
     finally:
@@ -64,9 +71,9 @@ async def scene() -> AsyncIterator[Scene]:
         made.worker.close()
 
 
-def run(test: Callable[[Scene], Awaitable[None]]) -> None:
+def run(test: Callable[[Scene], Awaitable[None]], pid: int = 4242) -> None:
     async def whole() -> None:
-        async with asyncio.timeout(10), scene() as made:
+        async with asyncio.timeout(10), scene(pid) as made:
             await test(made)
 
     before = descriptors()
@@ -173,3 +180,52 @@ def test_what_it_says_is_passed_on() -> None:
         assert [message["op"] for message in scene.heard] == ["ready", "log"]
 
     run(test)
+
+
+def test_a_worker_that_does_not_die_is_killed_with_all_that_keeps_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link, "GRACE", 0.01)
+
+    async def test(scene: Scene) -> None:
+        scene.link.kill()
+        scene.link.kill()
+        while not scene.nursery.all_killed:
+            await asyncio.sleep(0.01)
+        assert scene.nursery.killed == [4242, 4242]
+
+    run(test)
+
+
+def test_a_worker_that_dies_in_time_takes_nobody_along(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link, "GRACE", 0.05)
+
+    async def test(scene: Scene) -> None:
+        scene.link.kill()
+        scene.worker.close()
+        await scene.died.wait()
+        await asyncio.sleep(0.1)
+        assert scene.nursery.all_killed == 0
+
+    run(test)
+
+
+def test_a_worker_that_is_let_go_hears_of_it_and_its_death_is_waited_for() -> None:
+    async def test(scene: Scene) -> None:
+        scene.link.let_go()
+        assert scene.worker.recv(10) == b""
+        assert scene.link.alive
+        scene.worker.close()
+        await scene.died.wait()
+
+    run(test)
+
+
+def test_a_pid_that_nobody_tells_comes_with_the_first_packet() -> None:
+    async def test(scene: Scene) -> None:
+        assert scene.link.pid == 0
+        with open(os.devnull) as unwanted:
+            socket.send_fds(scene.worker, [b'{"op": "ready"}'], [unwanted.fileno()])  # no descriptor is let in
+        while not scene.heard:
+            await asyncio.sleep(0)
+        assert scene.link.pid == os.getpid()
+
+    run(test, pid=0)

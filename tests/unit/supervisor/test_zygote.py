@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from subos_devices.supervisor.zygote import Zygote
+from subos_devices.supervisor.process_models import Model
+from subos_devices.supervisor.zygote import Wanted, Zygote
 from subos_devices.testing.serving import children, importable
 from subos_devices.vhost_user.device import DeviceSpec
 from subos_devices.vhost_user.worker import Counters
@@ -43,7 +44,7 @@ class Worker:
         counters = Counters.create()
         with theirs:
             spec = DeviceSpec(kind, name, {}, fds)
-            zygote.spawn(spec, theirs, counters, respawned=False, on_pid=self.born)
+            zygote.spawn([Wanted(spec, theirs, counters, on_pid=self.born)], Model())
         os.close(counters)
 
     def born(self, pid: int) -> None:

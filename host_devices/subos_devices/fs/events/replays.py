@@ -20,8 +20,10 @@ from subos_protocol.file_events import MAX_PACKET, NUMBERS, STARTED, Replay, pac
 from subos_protocol.fuse_opcodes import FUSE_ROOT_ID
 
 from ...vhost_user.device import Worker
+from ..lasting import CALM
 from ..nodes import NAMELESS
 from ..server import FuseServer
+from ..share import NS
 from ..statistics import MISSED, REPLAYED
 from . import fanotify
 from .changes import NOWHERE, Change, ChangeQueue, Place
@@ -63,17 +65,28 @@ class FileEvents:
         self._dropped: dict[Place, None] = {}
         """Of changes that nobody replays any more. The share knows already what they have moved, the guest does not: no
         comparison of the two would look at a name that something has left."""
-        self._calm = time()
-        """When the guest last knew of everything."""
+        self._session = self._share.lasting.session
+        if not self._share.recovered:
+            self._calm = time()
         self._missed = False
         self._number = monotonic_ns() % NUMBERS  # not those of the worker before
         self._awake = False
         self._own_reads = 0
         self._gather = Timer(worker, self._safely(self._changed))
         self._again = Timer(worker, self._safely(self._pump))
+        self._listening = True
         channel.setblocking(False)
         worker.watch(channel.fileno(), self._safely(self._hear))
         self._send(STARTED)
+
+    @property
+    def _calm(self) -> float:
+        """When the guest last knew of everything. The worker that comes after this one looks from then on."""
+        return self._session[CALM] / NS
+
+    @_calm.setter
+    def _calm(self, time: float) -> None:
+        self._session[CALM] = int(time * NS)
 
     def _safely(self, work: Callable[[], None]) -> Callable[[], None]:
         """What fails here must not end the worker, which has a share to serve: it is a change that was missed."""
@@ -116,9 +129,10 @@ class FileEvents:
         self._pump()
 
     def _hang_up(self) -> None:
-        if self._channel.fileno() >= 0:
+        """The channel stays open: its number is the next worker's, who must not find another file there."""
+        if self._listening:
+            self._listening = False
             self._worker.unwatch(self._channel.fileno())
-            self._channel.close()
 
     def _send(self, packet: bytes) -> bool:
         """False where it cannot be said now."""
@@ -199,6 +213,8 @@ class FileEvents:
             self._gather.start(PAUSE)
         elif not size:
             self._wake(True)
+            if not (len(self._queue) or self._rescan or self._missed):
+                self._calm = time()
 
     def _catch_up(self) -> None:
         """Reads what is told already: why something is not where it was, say."""
@@ -401,3 +417,4 @@ class FileEvents:
         self._gather.close()
         self._again.close()
         self._hang_up()
+        self._channel.close()

@@ -29,7 +29,7 @@ def differences(
 
 def _differences(share: Share, since: float, only: bytes) -> Iterator[Change | None]:
     nodes, looked, since_ns = share.nodes, 0, int(since * NS)
-    for nodeid in range(FUSE_ROOT_ID, len(nodes.names)):
+    for nodeid in range(FUSE_ROOT_ID, nodes.end):
         looked += 1
         if looked % _AT_ONCE == 0:
             yield None

@@ -16,6 +16,7 @@ import os
 import stat
 import struct
 from collections.abc import Callable
+from time import monotonic_ns
 from typing import TYPE_CHECKING
 
 from subos_protocol import file_events as kind
@@ -78,7 +79,7 @@ class Tokens:
         self._lookup, self._getattr = (server.rows[op][0] for op in (FuseOpcode.FUSE_LOOKUP, FuseOpcode.FUSE_GETATTR))
         self._scratch = memoryview(bytearray(1024))
         self._opened = int(server.cache.opened & ~FuseOpened.FOPEN_KEEP_CACHE | FuseOpened.FOPEN_NOFLUSH)
-        self._ghosts = 0
+        self._ghosts = monotonic_ns() & ~1  # not those of the worker before
         self.operations = self._table()
 
     def _table(self) -> list[Row]:

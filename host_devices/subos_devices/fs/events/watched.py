@@ -34,7 +34,7 @@ class Watched:
             self._group.close()
             raise
         self._nodes.on_directory = self.add
-        for nodeid in range(FUSE_ROOT_ID + 1, len(self._nodes.names)):
+        for nodeid in range(FUSE_ROOT_ID + 1, self._nodes.end):
             if self._nodes.lookups[nodeid] and self._nodes.kinds[nodeid] == _KIND:
                 self.add(nodeid)
 

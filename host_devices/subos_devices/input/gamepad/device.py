@@ -7,6 +7,7 @@ the guest's agent has the pad, its events go there, and what games do with effec
 
 from __future__ import annotations
 
+import os
 import socket
 from typing import Any
 
@@ -66,7 +67,7 @@ class GamepadDevice(InputDevice):
         self._statistics = worker.statistics
         self._statistics[0] = 0
         if "agent" in self.spec.fds and self.profile.force_feedback:
-            self._agent = AgentLink(socket.socket(fileno=self.spec.fds["agent"]), self.pad(), self, worker)
+            self._agent = AgentLink(socket.socket(fileno=os.dup(self.spec.fds["agent"])), self.pad(), self, worker)
 
     def queue_started(self, queue: Virtqueue) -> None:
         super().queue_started(queue)

@@ -1,4 +1,8 @@
-"""Closes the jail around a worker, before its device is built. Each step needs what the next ones take away."""
+"""Closes the jail around a worker, before its device is built. Each step needs what the next ones take away.
+
+A keeper's jail is closed around the keeper, in the same way, and `narrow` then takes from each worker what only the
+keeper needs.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +14,11 @@ from typing import NamedTuple
 from ...errors import UserError
 from ...vhost_user.device import DeviceSpec
 from . import landlock, namespaces, policies, privileges, seccomp
+from .bpf import Rule
 from .policies import Choice, Policy
+from .program import Program
 
+SECCOMP, SECCOMP_LOG = "seccomp", "seccomp (log)"  # among the layers of a sandbox
 HINT = "subos-devices doctor says what this host lacks; --sandbox auto goes without it"
 
 
@@ -41,24 +48,30 @@ class Cell(NamedTuple):
     made: tuple[str, ...] = ()
     """Namespaces."""
     why_not: str = ""
+    keeper: bool = False
 
 
-def born(spec: DeviceSpec, choice: Choice) -> tuple[int, Cell | None]:
-    """Forks a worker for `spec`: its pid (0 in the child), and there what `close_jail` needs; None where nothing is
-    asked for. Raises OSError."""
+def born(
+    spec: DeviceSpec, choice: Choice, row: Policy | None = None, *, keeper: bool = False
+) -> tuple[int, Cell | None]:
+    """Forks a worker for `spec`, or its `keeper`, by another `row` than its own if one is given: the pid (0 in the
+    child), and there what `close_jail` needs; None where nothing is asked for. Raises OSError."""
     if choice.mode == "off":
         return os.fork(), None
     user, group = os.geteuid(), os.getegid()
-    row = policies.policy(spec, choice, root=user == 0)
+    row = row or policies.policy(spec, choice, root=user == 0)
     pid, made, why_not = namespaces.fork_into(row.namespaces)
-    return pid, Cell(row, choice, user, group, made, why_not)
+    return pid, Cell(row, choice, user, group, made, why_not, keeper)
 
 
-def close_jail(spec: DeviceSpec, cell: Cell, parent: int) -> tuple[DeviceSpec, Sandbox]:
+def close_jail(
+    spec: DeviceSpec, cell: Cell, parent: int, program: Program | None = None, file: int = -1
+) -> tuple[DeviceSpec, Sandbox]:
     """Takes from this process what its row does not name. Returns the spec as the device finds it from here.
 
-    `parent` is a pidfd of the parent's. Raises UserError where something is missing and the choice is `require`, where
-    this process has threads already, and for a grant that is none.
+    `parent` is a pidfd of the parent's. With a `program` its `file`, a descriptor, can still be executed. Raises
+    UserError where something is missing and the choice is `require`, where this process has threads already, and for
+    a grant that is none.
     """
     if len(os.listdir("/proc/self/task")) > 1:
         raise UserError(f"{spec.kind} starts threads while it is loaded", "let it start them in Device.start")
@@ -74,31 +87,53 @@ def close_jail(spec: DeviceSpec, cell: Cell, parent: int) -> tuple[DeviceSpec, S
     moved = False
     if "mount" in row.namespaces:
         places = {place: (path, writable) for place, path, writable in row.places}
-        moved = "mount" in cell.made and steps.take("root", lambda: namespaces.enter_root(places, proc=row.proc))
+        moved = "mount" in cell.made and steps.take(
+            "root", lambda: namespaces.enter_root(places, proc=row.proc, programs=program.sees if program else ())
+        )
     paths = {place if moved else path: writable for place, path, writable in row.places}
     if root and row.nobody:
         steps.take("nobody", privileges.become_nobody)
-    steps.take("limits", lambda: privileges.limit(policies.limits(row, own_namespace="user" in cell.made)))
+    steps.take("limits", lambda: privileges.limit(_limits(row, cell)))
     kept = row.capabilities if root else ()
     steps.take("capabilities", lambda: privileges.keep_capabilities(kept))
     steps.take("no new privileges", privileges.take_no_new_privileges)
-    steps.take("undumpable", privileges.hide_memory)
+    if program is None:
+        steps.take("undumpable", privileges.hide_memory)
     privileges.die_with(parent)
     os.close(parent)
-    steps.take("Landlock", lambda: landlock.restrict(None if row.moved and moved else paths, network=row.network))
+    reach = None if row.moved and moved else paths
+    run: tuple[str | int, ...] = (file, *program.sees) if program else ()
+    steps.take("Landlock", lambda: landlock.restrict(reach, network=row.network, programs=run))
     os.environ.clear()
-    rules = seccomp.rules(policies.system_calls(row), pid=os.getpid())
-    if row.threads:
-        rules |= seccomp.threads()
+    rules = seccomp.keepers(_rules(row)) if cell.keeper else _rules(row)
+    if program is not None:
+        rules |= seccomp.execution(file, libraries=bool(program.sees))
     kill = cell.choice.seccomp == "kill"
-    steps.take("seccomp" if kill else "seccomp (log)", lambda: seccomp.install(rules, kill=kill))
-    sandbox = Sandbox(tuple(steps.on), tuple(steps.missing.items()), row.without)
+    steps.take(SECCOMP if kill else SECCOMP_LOG, lambda: seccomp.install(rules, kill=kill))
+    without = row.without + (program.without if program else ())
+    sandbox = Sandbox(tuple(steps.on), tuple(steps.missing.items()), without)
     if sandbox.missing and cell.choice.mode == "require":
         name, why = sandbox.missing[0]
         raise UserError(f"{spec.name}: no sandbox of all layers here: {name}: {why}", HINT)
     if moved:
         spec = spec._replace(options={**spec.options, **dict(row.moved)})
     return spec, sandbox
+
+
+def narrow(cell: Cell, sandbox: Sandbox) -> None:
+    """In a keeper's worker: the system calls of its row and no others, where its keeper is held to some. Raises
+    OSError."""
+    if {SECCOMP, SECCOMP_LOG} & set(sandbox.on):
+        seccomp.install(_rules(cell.row), kill=cell.choice.seccomp == "kill")
+
+
+def _limits(row: Policy, cell: Cell) -> dict[str, int]:
+    return policies.limits(row, own_namespace="user" in cell.made, keeper=cell.keeper)
+
+
+def _rules(row: Policy) -> dict[str, Rule]:
+    rules = seccomp.rules(policies.system_calls(row), pid=os.getpid())
+    return rules | seccomp.threads() if row.threads else rules
 
 
 def _close_streams() -> None:

@@ -9,7 +9,7 @@ import ctypes
 import os
 import stat
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from .system import call, must
 
@@ -35,9 +35,10 @@ def _rights(version: int) -> int:
     return max(rights for since, rights in _FILES.items() if since <= version)
 
 
-def restrict(paths: Mapping[str, bool] | None, *, network: bool) -> None:
-    """Leaves `paths`, the writable ones of which are True; None leaves all. No TCP without `network`, and nobody else's
-    abstract sockets and processes, where the kernel has rules for these. Takes no_new_privs. Raises OSError."""
+def restrict(paths: Mapping[str, bool] | None, *, network: bool, programs: Sequence[str | int] = ()) -> None:
+    """Leaves `paths`, the writable ones of which are True; None leaves all. What lies in `programs` (paths and
+    descriptors) may be executed. No TCP without `network`, and nobody else's abstract sockets and processes, where the
+    kernel has rules for these. Takes no_new_privs. Raises OSError."""
     version = abi()
     if not version:
         raise OSError(95, "the kernel has no Landlock, or starts without it (lsm=landlock,…)")
@@ -49,15 +50,15 @@ def restrict(paths: Mapping[str, bool] | None, *, network: bool) -> None:
         raise OSError(95, f"Landlock's ABI {version} has nothing but files, which this device must name anew")
     ruleset = must("landlock_create_ruleset", attributes, size, 0)
     try:
-        for path, writable in (paths or {}).items():
+        rules = [(path, every & ~_EXECUTE if writable else _READ) for path, writable in (paths or {}).items()]
+        for path, allowed in [*rules, *((path, _READ | _EXECUTE) for path in (() if paths is None else programs))]:
             try:
-                fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+                fd = os.dup(path) if isinstance(path, int) else os.open(path, os.O_PATH | os.O_CLOEXEC)
             except OSError:  # what cannot be opened is not let in; the device will say what it misses
                 continue
             try:
-                allowed = (every if writable else _READ) & ~_EXECUTE
                 if not stat.S_ISDIR(os.fstat(fd).st_mode):
-                    allowed &= _OF_FILES
+                    allowed &= _OF_FILES | _EXECUTE
                 rule = ctypes.create_string_buffer(_BENEATH.pack(allowed, fd))
                 must("landlock_add_rule", ruleset, _PATH_BENEATH, rule, 0)
             finally:

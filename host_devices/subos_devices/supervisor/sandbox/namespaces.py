@@ -11,7 +11,7 @@ import errno
 import os
 import signal
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 from ...mounts import attach, clone_tree
@@ -55,14 +55,16 @@ def fork_into(wanted: tuple[str, ...]) -> tuple[int, tuple[str, ...], str]:
 
 
 def _fork(names: tuple[str, ...]) -> int:
-    if not names:
-        return os.fork()
-    flags = sum({FLAGS[name] for name in names}) | signal.SIGCHLD
+    return fork_with(sum({FLAGS[name] for name in names})) if names else os.fork()
+
+
+def fork_with(flags: int) -> int:
+    """os.fork() with flags of clone(2), from a process of one thread. Raises OSError."""
     # What os.fork() does around its fork. The C library is not asked, so it keeps the parent's idea of the thread's id,
     # which only locks that know their owner look at.
     python = ctypes.pythonapi
     python.PyOS_BeforeFork()
-    pid = call("clone", flags, 0, 0, 0, 0)
+    pid = call("clone", flags | signal.SIGCHLD, 0, 0, 0, 0)
     if pid == 0:
         python.PyOS_AfterFork_Child()
         return 0
@@ -94,14 +96,16 @@ def map_user(uid: int, gid: int) -> None:
             os.close(fd)
 
 
-def enter_root(places: Mapping[str, tuple[str, bool]], *, proc: bool) -> None:
+def enter_root(places: Mapping[str, tuple[str, bool]], *, proc: bool, programs: Sequence[str] = ()) -> None:
     """Makes a root of nothing but `places` (where in it: what of the host, and whether it may be written) and, if asked
-    for, /proc with this process alone. No device node, program or set-user-ID bit works in it. Raises OSError.
+    for, /proc with this process alone. No device node, program or set-user-ID bit works in it, but what lies in
+    `programs`, whose places are those of the host, can be executed. Raises OSError.
 
     File systems that the host mounts below a place later appear there, too; what happens here never reaches the host.
     """
     _mount(b"none", "/", None, _MS_REC | _MS_SLAVE, None)
     trees = {place: clone_tree(path, writable=writable) for place, (path, writable) in places.items()}
+    trees |= {path: clone_tree(path, writable=False, executable=True) for path in programs}
     try:
         _mount(b"subos", STAGE, b"tmpfs", _BARE, b"mode=0755,size=64k,nr_inodes=64")
         for place, tree in trees.items():

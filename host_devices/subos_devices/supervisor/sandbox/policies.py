@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from ...errors import UserError
@@ -64,9 +65,29 @@ def policy(spec: DeviceSpec, choice: Choice, *, root: bool) -> Policy:
     row = Policy()
     if spec.kind == "vsock":
         row = Policy(descriptors=_most_descriptors())
-    elif ":" in spec.kind:
+    elif ":" in spec.kind or choice.grants:  # which a program in the place of a worker of ours may have, too
         row = _stranger(choice)
     return row._replace(namespaces=tuple(name for name in row.namespaces if name != "user")) if root else row
+
+
+def joint_policy(specs: Sequence[DeviceSpec], choice: Choice) -> Policy:
+    """The row of a process for all of them: what any of them needs, in the namespaces that each of them has."""
+    rows = [policy(spec, choice, root=os.geteuid() == 0) for spec in specs]
+    first = rows[0]
+    return Policy(
+        calls=tuple(dict.fromkeys(name for row in rows for name in row.calls)),
+        namespaces=tuple(name for name in first.namespaces if all(name in row.namespaces for row in rows)),
+        places=tuple(dict.fromkeys(place for row in rows for place in row.places)),
+        moved=tuple(dict.fromkeys(move for row in rows for move in row.moved)),
+        network=any(row.network for row in rows),
+        proc=any(row.proc for row in rows),
+        threads=sum(row.threads for row in rows),
+        nobody=all(row.nobody for row in rows),
+        capabilities=tuple(dict.fromkeys(name for row in rows for name in row.capabilities)),
+        memory=sum(row.memory for row in rows),
+        descriptors=min(sum(row.descriptors for row in rows), _most_descriptors()),
+        without=tuple(dict.fromkeys(layer for row in rows for layer in row.without)),
+    )
 
 
 def _share(spec: DeviceSpec, root: bool) -> Policy:
@@ -152,8 +173,9 @@ def system_calls(row: Policy) -> list[str]:
     return [*RUNTIME, *row.calls]
 
 
-def limits(row: Policy, *, own_namespace: bool) -> dict[str, int]:
-    """By the end of RLIMIT_*. The number of processes is counted for a user, unless it is in a namespace of its own."""
+def limits(row: Policy, *, own_namespace: bool, keeper: bool = False) -> dict[str, int]:
+    """By the end of RLIMIT_*. The number of processes is counted for a user, unless it is in a namespace of its own;
+    a `keeper` is one besides its worker."""
     found = {
         "CORE": 0,
         "DATA": row.memory * MIB,
@@ -163,7 +185,7 @@ def limits(row: Policy, *, own_namespace: bool) -> dict[str, int]:
         "RTPRIO": 0,
         "NICE": 0,
     }
-    return found | ({"NPROC": 1 + row.threads} if own_namespace else {})
+    return found | ({"NPROC": 1 + row.threads + keeper} if own_namespace else {})
 
 
 def _most_descriptors() -> int:

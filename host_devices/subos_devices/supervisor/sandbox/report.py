@@ -14,6 +14,8 @@ from .jail import born, close_jail
 from .policies import AUTO
 
 WARNING = "workers are not sandboxed (--sandbox off): each has all the rights of the user who starts it"
+INLINE = {"on": [], "missing": {}, "without": {"all": "inline: the supervisor's own process serves it"}}
+"""What holds a device that the supervisor serves itself."""
 WARNING_HINT = "with guests that you do not trust, leave the sandbox on"
 
 
@@ -22,7 +24,7 @@ def summary(described: Mapping[str, Any] | None) -> str:
     if described is None:
         return "-"
     if not described["on"]:
-        return "off"
+        return "none (inline)" if described == INLINE else "off"
     return f"on, but no {', '.join(described['missing'])}" if described["missing"] else "on"
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import signal
 from collections.abc import Iterable, Mapping
 
 from . import bpf, numbers
@@ -16,14 +17,16 @@ from .bpf import Rule, Where
 from .system import must
 
 _SET_MODE_FILTER, _FILTER_FLAG_TSYNC = 1, 1  # linux/seccomp.h
-_INT = 0xFFFF_FFFF
-_PROT_EXEC, _MAP_SHARED, _MAP_ANONYMOUS = 0x4, 0x1, 0x20  # asm-generic/mman-common.h
+_INT, _ALL = 0xFFFF_FFFF, 0xFFFF_FFFF_FFFF_FFFF
+_PROT_WRITE, _PROT_EXEC, _MAP_SHARED, _MAP_ANONYMOUS = 0x2, 0x4, 0x1, 0x20  # asm-generic/mman-common.h
 _AT_EMPTY_PATH = 0x1000
 _THREAD = 0x0001_0000 | 0x0000_0100  # CLONE_THREAD, CLONE_VM
 _NAMESPACES = 0x7E02_0080  # every CLONE_NEW*
+CLONE_FILES = 0x400
 _FCNTLS = (0, 1, 2, 3, 4, 5, 6, 7, 36, 37, 38, 1030)  # descriptors, flags, locks; no owner, signal, lease or seal
 _IOCTLS = (0x5421, 0x541B, 0x5450, 0x5451)  # FIONBIO, FIONREAD, FIONCLEX, FIOCLEX
 _PRCTLS = (15, 27)  # PR_SET_NAME, PR_GET_SECUREBITS
+_PDEATHSIG = 1  # PR_SET_PDEATHSIG
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -74,9 +77,26 @@ _QUIETLY = {
 }
 
 
+_NO_CODE = Where(2, _PROT_EXEC, 0)
+# Shared memory without a file would count against no limit.
+_MAPPED = Rule(((_NO_CODE, Where(3, _MAP_ANONYMOUS, 0)), (_NO_CODE, Where(3, _MAP_SHARED, 0))), errno.EPERM)
+
+
 def threads() -> dict[str, Rule]:
     """clone for a thread, and for nothing else."""
     return {"clone": Rule(((Where(0, _THREAD | _NAMESPACES, _THREAD),),), errno.EPERM)}
+
+
+def execution(file: int, *, libraries: bool) -> dict[str, Rule]:
+    """For another program: what its start takes, and that it is executed, as the descriptor `file`. One that is linked
+    dynamically may map code from files, such as there are."""
+    executed = Rule(((Where(0, _INT, file), Where(4, _INT, _AT_EMPTY_PATH)),))
+    found = {"execveat": executed, "arch_prctl": Rule(), "set_tid_address": Rule()}
+    if libraries:
+        private = Where(3, _MAP_SHARED | _MAP_ANONYMOUS, 0)
+        found |= {name: Rule() for name in FILES}
+        found["mmap"] = Rule((*(_MAPPED.either or ()), (Where(2, _PROT_WRITE, 0), private)), errno.EPERM)
+    return found
 
 
 def rules(names: Iterable[str], *, pid: int) -> dict[str, Rule]:
@@ -85,16 +105,31 @@ def rules(names: Iterable[str], *, pid: int) -> dict[str, Rule]:
     found = {name: Rule((), number) for name, number in _QUIETLY.items()}
     found["newfstatat"] = Rule(((Where(3, _AT_EMPTY_PATH, _AT_EMPTY_PATH),),), errno.EACCES)  # the C library's fstat
     found |= {name: Rule() for name in names}
-    no_code = Where(2, _PROT_EXEC, 0)
-    # Shared memory without a file would count against no limit.
-    found["mmap"] = Rule(((no_code, Where(3, _MAP_ANONYMOUS, 0)), (no_code, Where(3, _MAP_SHARED, 0))), errno.EPERM)
-    found["mprotect"] = Rule(((no_code,),), errno.EPERM)
+    found["mmap"] = _MAPPED
+    found["mprotect"] = Rule(((_NO_CODE,),), errno.EPERM)
     found["fcntl"] = Rule(tuple((Where(1, _INT, command),) for command in _FCNTLS), errno.EPERM)
     found["ioctl"] = Rule(tuple((Where(1, _INT, request),) for request in _IOCTLS), errno.ENOTTY)
     found["prctl"] = Rule(tuple((Where(0, _INT, option),) for option in _PRCTLS), errno.EPERM)
     found["prlimit64"] = Rule(((Where(0, _INT, 0),), *own), errno.EPERM)
     found["tgkill"] = Rule(own, errno.EPERM)
     return found
+
+
+def keepers(workers: Mapping[str, Rule]) -> dict[str, Rule]:
+    """The rules for the keeper of such workers. Each of them takes its own upon these, so they allow what those do, and
+    besides what it takes to make a worker, to end one, and to have shared memory."""
+    birth = (Where(0, _ALL, CLONE_FILES | signal.SIGCHLD),)
+    return {
+        **workers,
+        "clone": Rule((birth, *(workers["clone"].either or ())), workers["clone"].refused),
+        "wait4": Rule(),
+        "kill": Rule(((Where(1, _INT, signal.SIGKILL),),)),
+        "seccomp": Rule(((Where(0, _INT, _SET_MODE_FILTER),),)),
+        "prctl": Rule(tuple((Where(0, _INT, option),) for option in (*_PRCTLS, _PDEATHSIG)), errno.EPERM),
+        "mmap": Rule(((_NO_CODE,),), errno.EPERM),
+        "prlimit64": Rule(),
+        "tgkill": Rule(),
+    }
 
 
 def program(named: Mapping[str, Rule], machine: str, otherwise: int) -> bytes:

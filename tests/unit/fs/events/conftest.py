@@ -36,6 +36,7 @@ class PolledWorker(Worker):
 
     sees_host = True
     respawned = False
+    kept = None
 
     def __init__(self) -> None:
         self.statistics = memoryview(bytearray(STATISTICS_SIZE))

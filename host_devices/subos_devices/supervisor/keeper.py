@@ -1,0 +1,111 @@
+"""The supervisor's end of a keeper: the process that one device's workers are made by, so that what they hold outlives
+them. See keeper_process.py.
+
+A worker shares the keeper's descriptors, so what is heard here may be a hostile one's words, and what is said here may
+be heard by it alone. Therefore the zygote has the last word: it kills the keeper, and with it whatever it has made.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from ..vhost_user.device import DeviceSpec
+from ..vhost_user.worker import MAX_PACKET, QUESTIONS
+from .keeper_process import BIRTH, KILL, REBIRTH
+from .link import PACKETS_AT_ONCE
+from .process_models import Model
+from .zygote import OnEnd, Wanted, Zygote
+
+
+class Keeper:
+    """Asks `zygote` for one. `on_failure` gets what a keeper says that cannot make a worker; `on_gone` is called once,
+    when it has ended by itself."""
+
+    def __init__(
+        self,
+        zygote: Zygote,
+        spec: DeviceSpec,
+        counters: int,
+        *,
+        on_failure: Callable[[dict[str, Any]], None],
+        on_gone: Callable[[], None],
+    ) -> None:
+        self.pid = 0  # told by the zygote a little later
+        self._zygote = zygote
+        self._alive = True
+        self._doomed = False
+        self._on_failure = on_failure
+        self._on_gone = on_gone
+        self._on_end: OnEnd = lambda _status: None
+        self._loop = asyncio.get_running_loop()
+        self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._channel.setblocking(False)
+        self._loop.add_reader(self._channel, self.hear)
+        with theirs, contextlib.suppress(OSError):  # a zygote that has died: the channel closes
+            zygote.spawn([Wanted(spec, theirs, counters, on_pid=self._born)], Model(), keeper=True)
+
+    def _born(self, pid: int) -> None:
+        self.pid = pid
+        if self._doomed:
+            self.kill_all()
+
+    def spawn(self, wanted: Wanted) -> None:
+        """Asks for a worker. It has the keeper's counters, and of the spec's descriptors only that for its questions is
+        its own. `on_pid` hears of no number: the keeper knows it in its own namespace only. Raises OSError when the
+        keeper is gone."""
+        self._on_end = wanted.on_end
+        questions = [wanted.spec.fds[QUESTIONS]] if QUESTIONS in wanted.spec.fds else []
+        command = REBIRTH if wanted.respawned else BIRTH
+        socket.send_fds(self._channel, [command], [wanted.control.fileno(), *questions])
+        wanted.on_pid(0)
+
+    def kill(self, pid: int) -> None:
+        """Kills its worker, whatever the pid."""
+        with contextlib.suppress(OSError):
+            self._channel.send(KILL)
+
+    def kill_all(self) -> None:
+        """Ends the keeper and its worker. What it keeps is lost."""
+        self._doomed = True
+        if self.pid:
+            self._zygote.kill(self.pid)
+
+    def close(self) -> None:
+        """Lets it end, once its worker has."""
+        if self._alive:
+            self._alive = False
+            self._loop.remove_reader(self._channel)
+            self._channel.close()
+
+    def hear(self) -> bool:
+        """Takes in what it has said, without waiting. False once it is gone."""
+        for _ in range(PACKETS_AT_ONCE):
+            if not self._alive:
+                break
+            try:
+                data = self._channel.recv(MAX_PACKET)
+            except BlockingIOError:
+                break
+            except ConnectionError:
+                data = b""
+            if not data:
+                self.close()
+                self._on_gone()
+                break
+            try:
+                message = json.loads(data)
+                operation = message["op"]
+                status = int(message["status"]) if operation == "exited" else 0
+            except (ValueError, TypeError, KeyError, RecursionError, OverflowError):
+                self.kill_all()  # somebody else's words
+                break
+            if operation == "exited":
+                self._on_end(status)
+            elif operation == "failed":
+                self._on_failure(message)
+        return self._alive
