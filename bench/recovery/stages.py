@@ -11,8 +11,8 @@ from typing import Any
 STAGES = "SUBOS_BENCH_STAGES"  # names the page's file
 NAMES = (
     "noticed",  # the supervisor has seen that the worker's socket is closed
-    "asked",  # and asked the zygote for another one
-    "heard",  # which the zygote has read
+    "asked",  # and asked the zygote, or a share's keeper, for another one
+    "heard",  # which has read that
     "forked",  # the worker's first instruction
     "jailed",
     "built",  # the device
@@ -52,22 +52,23 @@ def make(path: str) -> Page:
 
 def watch_supervisor() -> None:
     from subos_devices.supervisor.device_server import DeviceServer
-    from subos_devices.supervisor.zygote import Zygote
 
     page = Page(os.environ[STAGES])
     _stamp(DeviceServer, "_died", page, before="noticed")
-    _stamp(Zygote, "spawn", page, after="asked")
+    _stamp(DeviceServer, "_spawn", page, after="asked")
 
 
 def watch_zygote() -> None:
-    """In the zygote, before it lives; its workers inherit it."""
-    from subos_devices.supervisor import zygote_process
+    """In the zygote, before it lives; its children inherit it, the keepers of shares among them."""
+    from subos_devices.supervisor import births, keeper_process, zygote_process
     from subos_devices.vhost_user.worker import DeviceWorker
 
     page = Page(os.environ[STAGES])
-    _stamp(zygote_process, "born", page, before="heard", after="forked")  # the child's return is the later one
-    _stamp(zygote_process, "close_jail", page, after="jailed")
-    _stamp(DeviceWorker, "run", page, before="built")
+    for owner, fork in ((zygote_process, "born"), (keeper_process, "fork_with")):
+        _stamp(owner, fork, page, before="heard", after="forked")
+    for owner, jail in ((births, "jailed"), (keeper_process, "narrow")):
+        _stamp(owner, jail, page, after="jailed")
+    _stamp(DeviceWorker, "begin", page, before="built")
     _stamp(DeviceWorker, "tell", page, before="ready")
     _stamp(DeviceWorker, "_activate", page, before="told")
 

@@ -17,6 +17,7 @@ CHECKS: tuple[Check, ...] = (
     ("fs", "the host writes, the guest reads", files.host_writes),
     ("fs", "the guest writes, the host reads", files.guest_writes),
     ("fs", "the host changes files, the guest's watcher is told", files.events),
+    ("fs", KILLED, recovery.share),
     ("mouse", "moves to a position", inputs.mouse_moves),
     ("mouse", "clicks and scrolls", inputs.mouse_clicks),
     ("mouse", KILLED, recovery.mouse),

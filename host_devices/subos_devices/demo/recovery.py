@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import secrets
 import sys
 import time
@@ -75,6 +76,43 @@ class Killed:
         """What the row says."""
         same(self._server.restarts, self._restarts + 1, "the number of restarts")
         return f"process {self._link.pid} killed, back after {after:.0f} ms"
+
+
+OPEN = """
+import hashlib, os, sys, time
+file = open(sys.argv[1], "r+b", buffering=0)
+os.unlink(sys.argv[1])
+print("open", flush=True)
+number = 0
+while not os.path.exists(sys.argv[2]):
+    number += 1
+    os.path.lexists(os.path.join(os.path.dirname(sys.argv[1]), f"no {number}"))
+data = b""
+while part := file.read(1 << 16):
+    data += part
+file.write(b"written by the guest")
+file.flush()
+print(hashlib.sha256(data).hexdigest(), os.fstat(file.fileno()).st_size, flush=True)
+"""
+
+
+async def share(scene: Scene) -> str:
+    """The guest has a file open that has no name any more, and looks for others all the while."""
+    path, seen, enough = scene.folder / "held", "/run/subos-demo-open", "/run/subos-demo-enough"
+    data = secrets.token_bytes(1 << 20)
+    path.write_bytes(data)
+    name = next(
+        device.name for device in scene.vm.plan.devices if device.options.get("shared_dir") == str(scene.folder)
+    )
+    shell = f'"$@" >{seen} 2>&1 </dev/null & until [ -s {seen} ]; do sleep 0.05; done'
+    await in_guest(scene, "sh", "-c", shell, "sh", sys.executable, "-S", "-c", OPEN, str(path), enough)
+    killed = Killed(scene, name)
+    back = killed.came_back(await killed.answered())
+    until = f"touch {enough}; until [ $(wc -l <{seen}) -gt 1 ]; do sleep 0.05; done; tail -n 1 {seen}"
+    digest, size = (await in_guest(scene, "sh", "-c", until)).split()
+    same(digest, hashlib.sha256(data).hexdigest(), "the hash of the open file")
+    same(int(size), len(data) + len(b"written by the guest"), "its size")
+    return f"{back}; a file that was open and removed is read and written on"
 
 
 async def mouse(scene: Scene) -> str:
