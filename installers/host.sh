@@ -5,7 +5,7 @@
 #   installers/host.sh --check COMPONENT...  only name the missing ones
 #   installers/host.sh --python              print the Python to use
 #
-# Components: python qemu busybox kmod compiler headers udev make git bootdisk debian xserver desktop sdl.
+# Components: python qemu busybox kmod compiler headers udev make git bootdisk debian xserver desktop sdl libinput.
 # Runs as root or by sudo, asks nothing, talks on stderr.
 # Exit status: 0 all there; 2 wrong usage; 3 something is missing that cannot be installed from here;
 # 4 the package manager failed.
@@ -29,6 +29,7 @@ make          make                  make                     make               
 git           git                   git                      git                  git
 bootdisk      syslinux,syslinux-common,mtools syslinux,mtools syslinux,mtools      syslinux,mtools
 sdl           libsdl2-2.0-0         SDL2                     sdl2                 libSDL2-2_0-0
+libinput      libinput10,udev       libinput,systemd-udev    libinput,systemd     libinput10,udev
 debian        mmdebstrap,uidmap,e2fsprogs,debian-archive-keyring
 xserver       xvfb,xclip            xorg-x11-server-Xvfb,xclip xorg-server-xvfb,xclip xorg-x11-server-Xvfb,xclip
 desktop       xsel,sway,wl-clipboard xsel,sway,wl-clipboard  xsel,sway,wl-clipboard xsel,sway,wl-clipboard
@@ -50,6 +51,7 @@ why() {
         xserver) echo "an X server without a screen, and xclip: the demo and the tests copy and paste there" ;;
         desktop) echo "a Wayland compositor without a screen, xsel and wl-clipboard: the tests copy and paste there" ;;
         sdl) echo "SDL 2: the tests play with a gamepad as games do" ;;
+        libinput) echo "libinput and udevd: the tests ask libinput, in the guest, what it makes of input devices" ;;
         debian) echo "mmdebstrap and mke2fs: the tests install the agent in a real Debian" ;;
         *) return 1 ;;
     esac
@@ -105,6 +107,9 @@ python_loads() {
     "$python" -c 'import ctypes, sys; ctypes.CDLL(sys.argv[1])' "$1" 2>/dev/null
 }
 
+# It is on nobody's PATH on Debian.
+has_udevd() { PATH=$PATH:/usr/lib/systemd:/lib/systemd command -v systemd-udevd && command -v udevadm; } >/dev/null
+
 # syslinux has it in a package of its own on Debian.
 has_boot_sector() {
     for folder in /usr/lib/syslinux/mbr /usr/share/syslinux /usr/lib/syslinux/bios; do
@@ -131,6 +136,7 @@ is_there() {
         # Only a PC boots such a disk.
         xserver) { command -v Xvfb && command -v xclip; } >/dev/null ;;
         sdl) PATH=$PATH:/usr/sbin:/sbin ldconfig -p | grep -q libSDL2-2.0.so.0 ;;
+        libinput) python_loads libinput.so.10 && has_udevd ;;
         desktop) { command -v xsel && command -v sway && command -v wl-copy; } >/dev/null ;;
         bootdisk) [ "$machine" != x86_64 ] || { command -v syslinux && command -v mformat && has_boot_sector; } >/dev/null ;;
         # Only apt makes such a system.

@@ -43,11 +43,11 @@ from subos_protocol.input_codes import (
     Syn,
     code_name,
 )
+from subos_protocol.input_event import INPUT_EVENT, pack_event
 from subos_protocol.virtio_input import unpack_bitmap
 
 INPUT_FOLDER = Path("/dev/input")
 
-_EVENT = struct.Struct("@llHHi")  # struct input_event: in the machine's own sizes, since it comes from its kernel
 _ID = struct.Struct("=HHHH")  # struct input_id
 _ABSINFO = struct.Struct("=6i")  # struct input_absinfo
 _STRING = 256  # bytes, more than any name
@@ -188,8 +188,7 @@ class EventDevice:
 
     def write(self, type_: int, code: int, value: int) -> None:
         """One event for the device (a light), and the end of its frame."""
-        end = _EVENT.pack(0, 0, Ev.EV_SYN, Syn.SYN_REPORT, 0)
-        os.write(self.fd, _EVENT.pack(0, 0, type_, code, value) + end)
+        os.write(self.fd, pack_event(type_, code, value) + pack_event(Ev.EV_SYN, Syn.SYN_REPORT, 0))
 
     def play(self, effect: Effect) -> None:
         """Has it rumble: until the effect has come to its end, another one is played, or the device is closed."""
@@ -208,12 +207,12 @@ class EventDevice:
             if not poll.poll(left):
                 return
             try:
-                data = os.read(self.fd, _BATCH * _EVENT.size)
+                data = os.read(self.fd, _BATCH * INPUT_EVENT.size)
             except BlockingIOError:
                 continue
             if not data:
                 return
-            for fields in _EVENT.iter_unpack(data):
+            for fields in INPUT_EVENT.iter_unpack(data):
                 yield input_event(*fields)
 
 

@@ -143,9 +143,11 @@ async def _serve(stream: Stream, run: _Run, process: _Process) -> Head:
         try:
             await asyncio.gather(feed, outputs, return_exceptions=True)
         finally:
-            if process.status is None:
-                await _end_session(process.pid)
-            process.transport.close()
+            try:
+                if process.status is None:
+                    await _end_session(process.pid)
+            finally:  # also where we are cancelled while we wait for its end
+                process.transport.close()
 
 
 def _why(command: Command, error: Exception) -> str:

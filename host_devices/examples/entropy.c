@@ -27,7 +27,7 @@ struct used { uint32_t id, length; };
 
 static struct region regions[MAX_FDS];
 static size_t count;
-static volatile uint64_t *counters; /* requests, wake-ups */
+static volatile uint64_t *counters; /* requests, wake-ups, busy */
 static bool respawned;
 
 static struct {
@@ -234,8 +234,6 @@ static void obey(const char *packet, int *fds, int given) {
             interrupt(); /* what was signalled to the old one meanwhile must not be lost */
     } else if (!strncmp(op, "\"ping\"", 6)) {
         say("{\"op\": \"pong\"}");
-    } else if (!strncmp(op, "\"ping\"", 6)) {
-        say("{\"op\": \"pong\"}");
     } else if (!strncmp(op, "\"stop\"", 6)) {
         char answer[64];
         drop_ring();
@@ -273,9 +271,11 @@ int main(void) {
         return 1;
     say("{\"op\": \"ready\"}");
     for (;;) {
+        counters[2] = 0;
         struct pollfd ready[2] = {{CONTROL, POLLIN, 0}, {ring.known ? ring.kick : -1, POLLIN, 0}};
         poll(ready, 2, -1);
         counters[1]++;
+        counters[2] = 1;
         if (ready[0].revents) { /* first, so that a kick that came later finds it done */
             if (!hear())
                 return 0;

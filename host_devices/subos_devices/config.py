@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .errors import UserError
+from .errors import UserError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -97,11 +97,7 @@ def _load(file: Path, settings: Sequence[Setting]) -> dict[str, Any]:
     for key, value in table.items():
         setting = known.get(key)
         if setting is None:
-            import difflib  # here, as workers are forked from this process and need none
-
-            nearest = difflib.get_close_matches(key, known, 1)
-            hint = f"did you mean {nearest[0]}?" if nearest else f"there are {', '.join(known)}"
-            raise UserError(f"{file}: there is no setting {key!r}", hint)
+            raise UserError(f"{file}: there is no setting {key!r}", did_you_mean(key, known))
         values[setting.attribute] = _check(file, setting, value)
     return values
 

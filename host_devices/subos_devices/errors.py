@@ -5,6 +5,10 @@ SubosError
 └── GuestLost        the VM ended before its command did (exit 125)
 """
 
+from __future__ import annotations
+
+from collections.abc import Collection
+
 
 class SubosError(Exception):
     """`message` says what is wrong, `hint` what to do about it; `exit_code` is the command's."""
@@ -27,3 +31,11 @@ class GuestLost(SubosError):
     """The VM ended before its command did: a panic, a killed QEMU, a closed console."""
 
     exit_code = 125
+
+
+def did_you_mean(name: str, known: Collection[str], otherwise: str = "") -> str:
+    """The hint where `name` is none of `known`: the nearest of them; where none is near `otherwise`, or all of them."""
+    import difflib  # here, as workers are forked from who imports this, and need none
+
+    near = difflib.get_close_matches(name, known, 1)
+    return f"did you mean {near[0]}?" if near else otherwise or f"there are {', '.join(known)}"

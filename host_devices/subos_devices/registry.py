@@ -16,6 +16,8 @@ KINDS = {
     "touch": "subos_devices.input.touch:TouchDevice",
     "pen": "subos_devices.input.pen:PenDevice",
     "gamepad": "subos_devices.input.gamepad.device:GamepadDevice",
+    "motion": "subos_devices.input.gamepad.device:MotionDevice",
+    "touchpad": "subos_devices.input.gamepad.device:TouchpadDevice",
     "rng": "subos_devices.rng:RngDevice",
     "vsock": "subos_devices.vsock.device:VsockDevice",
 }

@@ -24,7 +24,7 @@ from typing import Any, Dict, FrozenSet, List, Mapping, NamedTuple, Union
 
 from .effects import MAX_EFFECTS, Feedback, from_object, to_object
 from .errors import Malformed, Truncated
-from .input_codes import ABS_MAX, FF_MAX, INPUT_PROP_MAX, KEY_MAX, MSC_MAX, REL_MAX, Ev, Syn
+from .input_codes import ABS_MAX, FF_MAX, INPUT_PROP_MAX, KEY_MAX, MSC_MAX, REL_MAX, Abs, Ev, Syn
 from .virtio_input import (
     VIRTIO_INPUT_EVENT,
     virtio_input_absinfo,
@@ -42,6 +42,8 @@ MAX_NAME = 79  # bytes: linux/uinput.h, UINPUT_MAX_NAME_SIZE
 MAX_SERIAL = 128  # bytes: virtio-input's limit
 
 _MAX_CODE = {Ev.EV_KEY: KEY_MAX, Ev.EV_REL: REL_MAX, Ev.EV_MSC: MSC_MAX}
+_MAX_SLOTS = 64  # the most that any of the kernel's drivers has is 20
+_NO_TOUCH = -1
 _INT32 = range(-(1 << 31), 1 << 31)
 _SYN_REPORT = virtio_input_event(Ev.EV_SYN, Syn.SYN_REPORT, 0)
 
@@ -69,9 +71,19 @@ class Pad(NamedTuple):
     def neutral(self) -> List[virtio_input_event]:
         """The frame after which nothing of it is pressed or moved."""
         keys = sorted(self.codes.get(Ev.EV_KEY, ()))
+        slots = self.axes[Abs.ABS_MT_SLOT].info.max + 1 if Abs.ABS_MT_SLOT in self.axes else 0
         return [
             *(virtio_input_event(Ev.EV_KEY, key, 0) for key in keys),
-            *(virtio_input_event(Ev.EV_ABS, code, axis.neutral) for code, axis in self.axes.items()),
+            *(
+                virtio_input_event(Ev.EV_ABS, code, value)
+                for slot in range(slots)
+                for code, value in ((Abs.ABS_MT_SLOT, slot), (Abs.ABS_MT_TRACKING_ID, _NO_TOUCH))
+            ),
+            *(
+                virtio_input_event(Ev.EV_ABS, code, axis.neutral)
+                for code, axis in self.axes.items()
+                if code < Abs.ABS_MT_SLOT
+            ),
             _SYN_REPORT,
         ]
 
@@ -139,6 +151,8 @@ def _axes(said: Any) -> Dict[int, Axis]:
         numbers = _numbers(fields, 7, _INT32)
         if len(numbers) != 7 or not 0 <= numbers[0] <= ABS_MAX or not numbers[2] <= numbers[1] <= numbers[3]:
             raise Malformed("a pad's axis is none")
+        if numbers[0] == Abs.ABS_MT_SLOT and not 0 <= numbers[3] < _MAX_SLOTS:
+            raise Malformed("a pad of that many fingers")
         axes[numbers[0]] = Axis(numbers[1], virtio_input_absinfo(*numbers[2:]))
     return axes
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -142,6 +143,22 @@ async def test_a_layout_reaches_a_command(folder: Path, monkeypatch: pytest.Monk
             assert await monitors.layout("vm") == BESIDE
             for _ in range(2 * MAX_FOLLOWERS):  # none of them stays
                 assert await monitors.layout_if_told("vm", 10) == BESIDE
+
+
+@on_a_loop
+async def test_a_command_hears_of_changes_and_of_the_end(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with x_server(options=SCREEN) as (environment, server):
+        monkeypatch.setenv("DISPLAY", environment["DISPLAY"])
+        monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+        followed = contextlib.aclosing(monitors.layouts("vm"))
+        async with hub_with_agent(folder, Monitors("x11").handlers()), followed as told:
+            assert len((await first(told)).monitors) == 1
+            await set_monitors(environment["DISPLAY"], {"left": LEFT, "right": RIGHT})
+            await switch_off(environment["DISPLAY"])
+            assert await first(told) == BESIDE
+            server.kill()
+            with pytest.raises(SubosError):
+                await first(told)
 
 
 @on_a_loop

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
 
+from subos_devices.supervisor import restarts, watchdog
 from subos_devices.testing import FrontEnd, GuestRam, NoAnswer, Supervised, supervise
+from subos_devices.testing.driver_queue import Pending
 from subos_devices.vhost_user.worker import Counters
 from subos_protocol.vhost_user import FrontendRequest
 from support.processes import descriptors, is_alive, maps
-from support.strangers import Reverser, Sleeper
+from support.strangers import Reverser, Sleeper, Tired
 from support.waiting import eventually
 
 
@@ -140,6 +144,93 @@ def crash_until_backed_off(supervised: Supervised, vm: FrontEnd) -> None:
     vm.queues[0].add([b"crash"], [8])
     vm.queues[0].kick()
     eventually(lambda: supervised.status()["restarts"] >= 4)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of deaths take no time."""
+    monkeypatch.setattr(restarts, "BACKOFF", (0.0, 0.0, 0.01))
+    monkeypatch.setattr(watchdog, "PERIOD", 0.05)
+
+
+def crash_until_quiet(supervised: Supervised, vm: FrontEnd) -> Pending:
+    pending = vm.queues[0].add([b"crash"], [8])
+    vm.queues[0].kick()
+    eventually(lambda: supervised.status()["quiet"])
+    return pending
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_device_that_dies_again_and_again_is_held_quiet(caplog: pytest.LogCaptureFixture) -> None:
+    with (
+        caplog.at_level(logging.WARNING, logger="subos"),
+        supervise() as supervised,
+        FrontEnd.connect(supervised.add(Reverser)) as vm,
+    ):
+        queue = vm.queue(0)
+        began = time.time()
+        crash_until_quiet(supervised, vm)
+        status = supervised.status()
+        assert status["restarts"] == 3
+        assert status["pid"] is None
+        assert "RuntimeError: a bug in this device" in status["quiet"]["reason"]
+        assert began <= status["quiet"]["since"] <= time.time()
+        (said,) = (line for line in caplog.messages if "die again and again" in line)
+        assert "a worker is tried every 60 s" in said
+        # The control plane answers, whatever it is asked.
+        assert vm.config(0, 8) == b"reverser"
+        vm.set_memory()
+        vm.replace_call(queue)
+        vm.enable(queue, False)
+        vm.enable(queue, True)
+        assert supervised.status()["restarts"] == 3
+        # With the request gone all is well again, and the guest need not wait for a minute.
+        vm.reboot()
+        assert queue.request([b"abc"], [3]) == [b"cba"]
+        eventually(lambda: supervised.status()["quiet"] is None)
+        assert [line for line in caplog.messages if "its worker lives, and serves again" in line]
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_quiet_device_is_tried_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(restarts, "RETRY", 0.2)
+    with supervise() as supervised, FrontEnd.connect(supervised.add(Reverser)) as vm:
+        vm.queue(0)
+        pending = crash_until_quiet(supervised, vm)
+        count = supervised.status()["restarts"]
+        eventually(lambda: supervised.status()["restarts"] >= count + 3)
+        assert supervised.status()["quiet"]
+        ((address, _),) = pending.readable
+        vm.ram.write(address, b"brush")  # as if it was cured meanwhile
+        assert vm.queues[0].wait(pending).buffers == [b"hsurb"]
+        eventually(lambda: supervised.status()["quiet"] is None)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_quiet_device_may_go_and_its_front_end_be_followed_by_another() -> None:
+    with supervise() as supervised:
+        path = supervised.add(Reverser)
+        with FrontEnd.connect(path) as vm:
+            vm.queue(0)
+            crash_until_quiet(supervised, vm)
+        eventually(lambda: not supervised.status()["connected"])
+        with FrontEnd.connect(path) as vm:
+            assert vm.queue(0).request([b"abc"], [3]) == [b"cba"]
+
+
+def test_a_worker_that_is_out_of_memory_is_replaced(caplog: pytest.LogCaptureFixture) -> None:
+    with (
+        caplog.at_level(logging.WARNING, logger="subos"),
+        supervise() as supervised,
+        FrontEnd.connect(supervised.add(Tired)) as vm,
+    ):
+        queue = vm.queue(0)
+        queue.add([b"hog"], [4096])  # a gigabyte, of the 256 MiB that its row has
+        queue.kick()
+        eventually(lambda: supervised.status()["restarts"] >= 2)
+        assert "MemoryError" in caplog.text
+        vm.reboot()
+        assert queue.request([b"nothing"], [4096]) == [b"null"]
 
 
 def test_twenty_reconnections_leak_nothing() -> None:

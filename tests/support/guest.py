@@ -38,7 +38,7 @@ from .waiting import eventually
 
 BOOT_TIMEOUT = 120.0  # seconds; 6 under emulation on an idle machine
 MAX_BOOTS = 3  # in one session; a guest that is lost again and again would only take time
-GAMEPADS = ("xbox360", "dualsense:no-rumble")
+GAMEPADS = ("xbox360", "dualsense:no-rumble", "dualshock4", "switchpro:hotplug", "generic:hotplug:no-rumble")
 CACHES = ("always", "metadata", "never")
 INSIDE = Path(__file__).with_name("inside")
 
@@ -47,8 +47,8 @@ T = TypeVar("T")
 
 class Guest:
     """The guest, with a share that it may write (`share`), one that it may not (`read_only`), one in which locks hold
-    on the host (`locked`), one for each other cache mode (`caches`), a mouse and an rng, a touch screen, a pen, and two
-    gamepads, the first of which the agent has.
+    on the host (`locked`), one for each other cache mode (`caches`), a mouse and an rng, a touch screen, a pen, and
+    three gamepads, of which the agent has the first and the third; and two that come and go, of which it has the first.
 
     They lie under the same path on both sides. What goes wrong with the VM itself is raised as GuestLost, and from
     then on `lost` says why.

@@ -102,12 +102,36 @@ class Inquisitive(Device):
         return None
 
 
+class Tired(Inquisitive):
+    """Takes its time, or all time that there is: over a request, or after it."""
+
+    device_id = DeviceId.CONSOLE
+    limit = 0.3
+
+    def start(self, worker: Worker) -> None:
+        self.worker = worker
+
+    def find(self, what: str) -> object:
+        match what:
+            case "doze":
+                time.sleep(1)
+            case "fall asleep":
+                self.worker.alarm(0.0, sleep)
+            case "hog":
+                return len([bytearray(16 << 20) for _ in range(64)])
+        return super().find(what)
+
+
+def sleep() -> None:
+    while True:
+        time.sleep(1)
+
+
 class Keeping(Inquisitive):
     """Its workers share a counter, and the descriptor of an eventfd whose first value is 7; each opens one more, which
     nobody needs."""
 
     keeps = True
-    limit = 1.0
 
     @classmethod
     def keep(cls, spec: DeviceSpec) -> memoryview:
@@ -146,11 +170,6 @@ class Keeping(Inquisitive):
                 raise SystemExit
             case "close all":
                 os.closerange(3, 1 << 20)
-            case "hog":
-                return len([bytearray(16 << 20) for _ in range(64)])
-            case "hang":
-                while True:
-                    time.sleep(1)
         return super().find(what)
 
 

@@ -62,6 +62,11 @@ def test_one_device_may_be_named(vm: Vm, tmp_path: Path) -> None:
         Where("work/pen", None, "").targets("")()
 
 
+def test_who_has_no_vm_has_no_monitors(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no monitors are known"):
+        Where("", tmp_path / "socket", "").layouts()
+
+
 def test_a_vm_that_is_busy_has_what_it_had_and_one_that_changes_its_mouse_has_none_for_a_moment(
     vm: Vm, tmp_path: Path
 ) -> None:

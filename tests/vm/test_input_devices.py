@@ -17,10 +17,11 @@ from subos_devices.input.actions import Events, button, frame, touch
 from subos_devices.input.capabilities import Capabilities
 from subos_devices.input.client import DriverConnection
 from subos_devices.input.gamepad import profiles
+from subos_devices.input.mouse import MOUSE
 from subos_devices.input.pen import PEN
 from subos_devices.input.pointer import POINTER
 from subos_devices.input.touch import TOUCH
-from subos_devices.launcher import devices
+from subos_devices.launcher import devices, hotplug
 from subos_devices.launcher.control import agent_command
 from subos_protocol.input_codes import Abs, Ev, Key, code_name
 from support.command import subos
@@ -111,6 +112,34 @@ def test_the_guest_s_kernel_has_what_the_model_says(
     for code, axis in model.axes.items():
         found = device["axes"][code_name(Ev.EV_ABS, code)]
         assert found[1:] == [axis.min, axis.max, axis.fuzz, axis.flat, axis.res]
+
+
+def test_joydev_takes_the_mouse_for_what_it_takes_qemu_s(guest: Guest) -> None:
+    """A joystick, too, on Linux 6.12: the absolute mice that joydev leaves alone have three buttons and no more.
+
+    Only programs that know /dev/input/js* alone heed that; udev, and with it SDL and libinput, say that it is a mouse.
+    """
+
+    async def plug() -> None:
+        await hotplug.add_device(await guest.vm.machine.qmp(), {"driver": "virtio-tablet-pci", "id": "tablet"})
+
+    async def unplug() -> None:
+        await hotplug.delete_device(await guest.vm.machine.qmp(), "tablet", "")
+
+    def drivers(name: str) -> set[str]:
+        """The kernel's that have the device: event, mouse, js."""
+        for device in guest.check("cat", "/proc/bus/input/devices").split("\n\n"):
+            if f'N: Name="{name}"' in device:
+                (line,) = (line for line in device.splitlines() if line.startswith("H: Handlers="))
+                return {handler.rstrip("0123456789") for handler in line.partition("=")[2].split()}
+        return set()
+
+    guest.call(plug)
+    try:
+        eventually(lambda: drivers("QEMU Virtio Tablet"), timeout=60)
+        assert drivers(MOUSE.name) == drivers("QEMU Virtio Tablet") >= {"event", "mouse"}
+    finally:
+        guest.call(unplug)
 
 
 def test_a_pad_that_nobody_touches_is_in_the_middle(guest: Guest) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import subprocess
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from subos_devices.launcher.control import agent_command
 from subos_protocol.monitors import Area, Layout, Monitor, pack_layout
-from support.command import subos
+from support.command import running, subos
 from support.guest import Guest
 from support.waiting import eventually
 
@@ -66,6 +67,23 @@ def test_places_on_each_monitor(guest: Guest, desktop: None) -> None:
     refused = subos("input", name, "move 1 1 --monitor 3", check=2).stderr.decode()
     assert "no monitor 3" in refused
     assert "2: right, 2000x800 at 1000,0" in refused
+
+
+def test_who_attaches_to_a_monitor_that_nobody_tells_of_waits(guest: Guest) -> None:
+    guest.wait_for_agent()
+    attach = ("input", guest.vm.plan.name, "attach", "no such device")
+    for words, wrong in (
+        (("--monitor", "0"), "--monitor must be a number from 1 to 16, not 0"),
+        (("--to", "keyboard", "--monitor", "1"), "keyboard points at no monitor"),
+    ):
+        assert wrong in subos(*attach, *words, check=2).stderr.decode()
+    with running(*attach, "--monitor", "1", stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        said = [process.stderr.readline().decode() for _ in range(2)]
+        assert said[0] == "subos: no device no such device is here yet; it is taken when it comes\n"
+        assert said[1].startswith("subos: where the guest's monitors are is not known: ")
+        process.terminate()
+        assert process.wait(30) == 0
 
 
 def is_on(place: tuple[float, float], area: Area, part: float) -> bool:

@@ -7,8 +7,9 @@ held neutral meanwhile. An agent that is killed takes its devices along; the nex
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from time import monotonic
-from typing import Any, Callable, Coroutine, Dict, Optional, Set
+from typing import Any, AsyncIterator, Callable, Coroutine, Dict, Optional, Set
 
 from subos_protocol.agent.errors import RemoteError
 from subos_protocol.agent.frames import Head
@@ -26,7 +27,16 @@ GRACE = 6.0
 """Seconds that a pad is kept for a stream that goes on with it: a worker in trouble starts again after five."""
 TWIN_SECONDS = 5.0
 """How long its twin may take to appear: the guest's driver has just been started."""
-MAX_PADS = 16
+MAX_PADS = 32
+"""Event devices: a pad may have three."""
+
+
+class _Turns:
+    """Of those who do something with one pad; `wanted` counts them, who waits included."""
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.wanted = 0
 
 
 class Gamepads:
@@ -39,7 +49,7 @@ class Gamepads:
         self._make = make
         self._grace = grace
         self._pads: Dict[str, HeldPad] = {}
-        self._locks: Dict[str, asyncio.Lock] = {}
+        self._turns: Dict[str, _Turns] = {}
         self._orphans: Dict[str, str] = {}
         """Serial → virtio device, of an agent that was killed."""
         self._tasks: Set[asyncio.Future[Any]] = set()
@@ -55,7 +65,7 @@ class Gamepads:
 
     async def _adopt(self) -> None:
         for serial in list(self._orphans):
-            async with self._lock(serial):
+            async with self._alone(serial):
                 twin = self._orphans.pop(serial, None)
                 if twin is not None:
                     await in_thread(self._twins.give_back, twin)
@@ -63,7 +73,7 @@ class Gamepads:
     async def close(self) -> None:
         """Gives every pad back."""
         for held in list(self._pads.values()):
-            async with self._lock(held.pad.serial):
+            async with self._alone(held.pad.serial):
                 await self._drop(held)
         await self._adopt()
 
@@ -88,7 +98,7 @@ class Gamepads:
 
     async def _hold(self, pad: Pad) -> HeldPad:
         """The pad, made unless it is there already. It goes by itself unless a stream begins with it."""
-        async with self._lock(pad.serial):
+        async with self._alone(pad.serial):
             held = self._pads.get(pad.serial)
             if held is not None and held.pad != pad:
                 await self._drop(held)
@@ -100,11 +110,18 @@ class Gamepads:
             self._expire(held)
             return held
 
-    def _lock(self, serial: str) -> asyncio.Lock:
-        """Held by whoever makes that pad, or gives it back."""
-        if len(self._locks) > MAX_PADS:
-            self._locks = {serial: lock for serial, lock in self._locks.items() if lock.locked()}
-        return self._locks.setdefault(serial, asyncio.Lock())
+    @contextlib.asynccontextmanager
+    async def _alone(self, serial: str) -> AsyncIterator[None]:
+        """For whoever makes that pad, or gives it back: one after the other."""
+        turns = self._turns.setdefault(serial, _Turns())
+        turns.wanted += 1
+        try:
+            async with turns.lock:
+                yield
+        finally:
+            turns.wanted -= 1
+            if not turns.wanted:
+                del self._turns[serial]
 
     async def _take(self, pad: Pad) -> HeldPad:
         """Raises RemoteError."""
@@ -148,12 +165,12 @@ class Gamepads:
 
     async def _give_up(self, held: HeldPad, timer: Optional[asyncio.TimerHandle]) -> None:
         """The pad goes, unless somebody has asked for it since `timer` was what ends it."""
-        async with self._lock(held.pad.serial):
+        async with self._alone(held.pad.serial):
             if held.expiry is timer and not held.is_taken:
                 await self._drop(held)
 
     async def _drop(self, held: HeldPad) -> None:
-        """The pad goes, and its twin is back. For whoever has its lock."""
+        """The pad goes, and its twin is back. For whoever is alone with it."""
         if self._pads.get(held.pad.serial) is held:
             del self._pads[held.pad.serial]
             held.close()

@@ -11,7 +11,6 @@ import ctypes
 import errno
 import fcntl
 import os
-import struct
 from pathlib import Path
 from typing import Iterable, List, Set, Tuple
 
@@ -19,6 +18,7 @@ from subos_protocol.effects import MAX_EFFECTS, Erase, Feedback, Gain, Play, Sto
 from subos_protocol.ff_effect import ff_effect, from_kernel
 from subos_protocol.gamepad import Pad
 from subos_protocol.input_codes import Ev, Ff
+from subos_protocol.input_event import INPUT_EVENT, pack_event
 from subos_protocol.virtio_input import virtio_input_event
 
 DEVICE = Path("/dev/uinput")
@@ -26,7 +26,6 @@ EV_UINPUT = 0x0101
 UI_FF_UPLOAD, UI_FF_ERASE = 1, 2
 _REQUESTS = 16  # drivers/input/misc/uinput.c, UINPUT_NUM_REQUESTS: so many wait for an answer at most
 _READ = 64  # events, more than uinput keeps
-_EVENT = struct.Struct("@llHHi")  # struct input_event, in the machine's own sizes
 
 _u16, _u32, _s32 = ctypes.c_uint16, ctypes.c_uint32, ctypes.c_int32
 
@@ -131,13 +130,13 @@ class UinputPad:
 
     def write(self, events: Iterable[virtio_input_event]) -> None:
         """The kernel ignores what the device does not have."""
-        os.write(self.fd, b"".join(_EVENT.pack(0, 0, *event) for event in events))
+        os.write(self.fd, b"".join(pack_event(*event) for event in events))
 
     def feedback(self) -> List[Feedback]:
         """What programs have done with effects since the last time, each request answered."""
         said: List[Feedback] = []
         with contextlib.suppress(BlockingIOError):
-            for _sec, _usec, type_, code, value in _EVENT.iter_unpack(os.read(self.fd, _READ * _EVENT.size)):
+            for _sec, _usec, type_, code, value in INPUT_EVENT.iter_unpack(os.read(self.fd, _READ * INPUT_EVENT.size)):
                 if type_ == EV_UINPUT:
                     said += self._answer((code, value))
                 elif type_ == Ev.EV_FF and code == Ff.FF_GAIN:

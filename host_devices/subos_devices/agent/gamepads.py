@@ -10,10 +10,12 @@ import asyncio
 import contextlib
 import json
 import logging
+import socket
 from typing import Any
 
 from subos_protocol.agent.errors import ChannelError, RemoteError
 from subos_protocol.agent.peer import Peer
+from subos_protocol.agent.relay import both
 from subos_protocol.agent.stream import Stream
 from subos_protocol.gamepad import MAX_MESSAGE, MAX_PACKET, OPERATION, Lost, is_description, pack_message
 
@@ -35,6 +37,10 @@ class _Channel(WorkerChannel):
     _wanted = False
     """Whether the worker has said it since the last stream began."""
     _telling: asyncio.Task[None] | None = None
+
+    def __init__(self, name: str, sock: socket.socket) -> None:
+        super().__init__(name, sock)
+        self._let_go = asyncio.Event()
 
     async def _carry(self, peer: Peer) -> None:
         self._wanted = self._wanted or self._description is not None
@@ -75,17 +81,30 @@ class _Channel(WorkerChannel):
         return True
 
     async def _carry_once(self, peer: Peer) -> None:
+        self._let_go.clear()
         async with peer.call({"op": OPERATION, "pad": self._description}) as stream:
             try:
-                await self._both_ways(stream)
+                await both(self._both_ways(stream), self._is_let_go())
+                if self._let_go.is_set():
+                    await self._give_back(stream)
             except asyncio.CancelledError:
                 if self._closed:  # the pad is taken away: its twin need not wait for another stream
-                    stream.end()
-                    with contextlib.suppress(ChannelError, TimeoutError):
-                        await asyncio.wait_for(stream.result(), END_SECONDS)
+                    await self._give_back(stream)
                 raise
             finally:
                 self._tell_lost()
+
+    def let_go(self) -> None:
+        """The agent is not to keep the pad, until its worker wants it to have it again."""
+        self._let_go.set()
+
+    async def _is_let_go(self) -> None:
+        await self._let_go.wait()
+
+    async def _give_back(self, stream: Stream) -> None:
+        stream.end()
+        with contextlib.suppress(ChannelError, TimeoutError):
+            await asyncio.wait_for(stream.result(), END_SECONDS)
 
     def _tell_lost(self) -> None:
         """A worker hears of it before another agent has its pad, even one that does not listen at the moment."""
@@ -121,3 +140,9 @@ class Gamepads(WorkerChannels):
     """Of one VM."""
 
     channel = _Channel
+
+    def let_go(self, name: str) -> None:
+        """The pad is unplugged: the agent is not to keep it."""
+        channel = self._channels.get(name)
+        if isinstance(channel, _Channel):  # pads that the agent is to leave alone have none
+            channel.let_go()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import AsyncGenerator
 
-from subos_protocol.agent.peer import Peer
+from subos_protocol.agent.stream import Message
 from subos_protocol.errors import Malformed
 from subos_protocol.monitors import OPERATION, Layout, unpack_layout
 
@@ -16,12 +17,28 @@ from .caller import connected, told
 SECONDS = 10.0
 
 
+async def layouts(name: str) -> AsyncGenerator[Layout, None]:
+    """Of the VM `name`: now, and after each change. Raises UserError, SubosError where nobody says so (any more)."""
+    with told():
+        async with connected(name) as peer, peer.call({"op": OPERATION}) as stream:
+            while True:
+                yield _checked(await stream.receive())
+
+
+def _checked(message: Message | None) -> Layout:
+    """Raises SubosError."""
+    try:
+        said = unpack_layout(message.content if message is not None else None)
+    except Malformed as error:
+        raise SubosError(f"the guest's agent says of its monitors what means nothing: {error}") from error
+    return said._replace(monitors=tuple(monitor._replace(name=printable(monitor.name)) for monitor in said.monitors))
+
+
 async def layout(name: str, seconds: float = SECONDS) -> Layout:
     """Of the VM `name`, now. Raises UserError, SubosError."""
     try:
-        with told():
-            async with asyncio.timeout(seconds), connected(name) as peer:
-                return await _first(peer)
+        async with asyncio.timeout(seconds), contextlib.aclosing(layouts(name)) as said:
+            return await anext(said)
     except TimeoutError:
         raise SubosError(f"the guest does not say within {seconds:g} s where its monitors are") from None
 
@@ -31,14 +48,3 @@ async def layout_if_told(name: str, seconds: float) -> Layout | None:
     with contextlib.suppress(SubosError):
         return await layout(name, seconds)
     return None
-
-
-async def _first(peer: Peer) -> Layout:
-    """Raises ChannelError, SubosError."""
-    async with peer.call({"op": OPERATION}) as stream:
-        message = await stream.receive()
-        try:
-            said = unpack_layout(message.content if message is not None else None)
-        except Malformed as error:
-            raise SubosError(f"the guest's agent says of its monitors what means nothing: {error}") from error
-    return said._replace(monitors=tuple(monitor._replace(name=printable(monitor.name)) for monitor in said.monitors))

@@ -44,6 +44,7 @@ def run(args: argparse.Namespace) -> int:
     from ..launcher.shares import parse_shares
 
     planned = devices.plan(parse_shares(args.share), **wanted_devices(args))
+    devices.refuse_hot(planned)
     if not planned:
         flags = ", ".join(f"--{kind}" for kind in ("share", *DEVICES, "gamepad"))
         raise UserError("nothing to print arguments for", f"name at least one of {flags}")

@@ -65,6 +65,7 @@ def run(args: argparse.Namespace) -> int:
     shares = parse_shares(args.share)
     common = share_options(config.resolve(args, SHARE_SETTINGS, None))
     planned = devices.plan(shares, **wanted_devices(args), common=common)
+    devices.refuse_hot(planned)
     if not planned and not args.agent:
         flags = ", ".join(f"--{kind}" for kind in ("share", *DEVICES, "gamepad", "agent"))
         raise UserError("nothing to attach", f"name at least one of {flags}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from ..errors import UserError
 
 if TYPE_CHECKING:
     from ..input.drivers.forwarding import Target
+    from ..input.drivers.monitors import Layouts
     from ..vhost_user.device import Option
 
 ASK_SECONDS = 2.0
@@ -28,12 +30,13 @@ both Ctrl keys together give all devices back to the host, and to the guest agai
 too. Ctrl-C (or SIGTERM) ends it; so does the VM's end.
 
 A device that is unplugged is waited for, and drives the same device of the guest again. Meanwhile the guest's keys
-are up and its axes centred.
+are up and its axes centred. Likewise for a device that points at a monitor, until the guest has said where that is.
 
 examples:
   subos-devices input work attach "*Keyboard*" --grab    the keyboard is the guest's until both Ctrl keys are pressed
   subos-devices input work attach next-pad next-pad      the first pad that is pressed, and the second
   subos-devices input work attach id:046d:c52b --to mouse
+  subos-devices input work attach "*Touch*" --grab --monitor 2
   subos-devices input work attach --config vm.toml       the [[input]] rules of a settings file, mappings included
 """
 
@@ -69,6 +72,15 @@ class Where(NamedTuple):
             raise UserError(f"{kind!r} is no input device", "--to KIND: keyboard, mouse, … as it was served")
         return lambda: [target]
 
+    def layouts(self) -> Layouts:
+        """Tells where the guest's monitors are. Raises UserError where nobody could."""
+        from ..agent import monitors
+        from ..input.script import no_monitors
+
+        if self.socket is not None:
+            no_monitors()
+        return functools.partial(monitors.layouts, self.name.partition("/")[0])
+
 
 def _say(message: str) -> None:
     print(f"subos: {message}", file=sys.stderr, flush=True)
@@ -99,7 +111,7 @@ def devices(words: Sequence[str]) -> int:
 def attach(where: Where, words: Sequence[str]) -> int:
     from .. import signals
     from ..input.drivers.driver import EvdevDriver
-    from ..input.drivers.rules import FORMS, Rule, parse_device
+    from ..input.drivers.rules import FORMS, Rule, check_targets, parse_device, parse_monitor
 
     parser = argparse.ArgumentParser(
         prog=f"subos-devices input {where.said} attach",
@@ -115,19 +127,21 @@ def attach(where: Where, words: Sequence[str]) -> int:
     parser.add_argument(
         "--config", type=Path, metavar="FILE", help="a settings file whose [[input]] rules are taken, too"
     )
+    parser.add_argument(
+        "--monitor", type=int, metavar="N", help="on that monitor of the guest, as its desktop's session tells them"
+    )
     parser.add_argument("--quiet", action="store_true", help="say only what is wrong")
     args = parser.parse_args(words)
-    rules = [Rule(*parse_device(text), args.to, args.grab) for text in args.devices]
+    monitor = 0 if args.monitor is None else parse_monitor(args.monitor, "--monitor")
+    rules = [Rule(*parse_device(text), args.to, args.grab, monitor=monitor) for text in args.devices]
     if args.config is not None:
         rules += [rule._replace(to=rule.to or args.to) for rule in _rules_of(args.config)]
     if not rules:
         raise UserError("which device?", "subos-devices input devices lists them; --help says how to name them")
     targets = where.targets(args.to)
-    there = {word for target in targets() for word in (target.name, target.kind)}
-    for rule in rules:
-        if rule.to and rule.to not in there:
-            raise UserError(f"the guest has no input device {rule.to!r}", f"there is {', '.join(sorted(there))}")
-    driver = EvdevDriver(rules, targets, say=_keep_quiet if args.quiet else _say, warn=_say)
+    check_targets(rules, [(target.name, target.kind) for target in targets()])
+    layouts = where.layouts() if any(rule.monitor for rule in rules) else None
+    driver = EvdevDriver(rules, targets, _keep_quiet if args.quiet else _say, _say, layouts)
     return signals.run(_until_ended(driver.run()))
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from subos_protocol.monitors import Layout
 
-    from ..input.capabilities import Capabilities
+    from ..input.gamepad.profiles import Profile
 
 ACTIONS = """\
 actions, several separated by commas:
@@ -29,6 +29,10 @@ actions, several separated by commas:
   pad BUTTON [press|release]         a, b, x, y, lb, rb, start …, or up, down, left, right of the cross
   stick left|right X Y               from -100% to 100%; at the end sticks are in the middle again
   trigger left|right N               from 0% to 100%
+  gyro X Y Z                         how fast a pad with sensors turns, in degrees a second; at the end it lies still
+  accel X Y Z                        what it feels, in g
+  touchpad X Y [--finger N]          on a pad's touch pad, from 0% to 100%; what still touches at the end is lifted
+  touchpad lift [--finger N], touchpad press|release|click
   wait SECONDS
 
   move, click --at, touch and tap take --monitor N: X and Y are then on that monitor of the guest, where its agent
@@ -54,6 +58,7 @@ examples:
   subos-devices input work "touch 40% 50%, touch 60% 50% --finger 2, wait 0.1, lift, lift --finger 2"
   subos-devices input work "stick left 100% 0%, wait 1, pad a"
   subos-devices input work/gamepad2 pad start
+  subos-devices input work/gamepad2 "gyro 0 90 0, wait 1, touchpad 50% 50%, touchpad click"
   subos-devices input work mouse relative
   subos-devices input work attach "*Xbox*" --grab
   subos-devices input --socket mouse.driver.sock click right --at 100 200
@@ -97,13 +102,16 @@ def run(args: argparse.Namespace) -> int:
     if args.words[1:2] == ["mouse"]:
         return _switch_mouse(args.words[0], args.words[2:])
     name, device, sockets = _find(args.words)
-    actions = script.parse(args.words[1:], lambda: _pad_of(name, device or script.GAMEPAD), lambda: _monitors_of(name))
+    pad = device.partition("-")[0] or script.GAMEPAD  # of gamepad1-motion, too
+    actions = script.parse(args.words[1:], lambda: _pad_of(name, pad), lambda: _monitors_of(name), pad)
     if "mouse" not in sockets and "pointer" in sockets:
         sockets["mouse"] = sockets["pointer"]  # it clicks and scrolls as well
-    wanted = {device} if device else {kind for action in actions if (kind := device_of(action))}
-    for kind in sorted(wanted - sockets.keys()):
+    wanted = {kind for action in actions if (kind := device_of(action))}
+    # A device that is named gets all, but for what its sensors have devices of their own for.
+    routes = {kind: kind if not device or kind.startswith(f"{device}-") else device for kind in wanted}
+    for kind in sorted({*routes.values(), *filter(None, [device])} - sockets.keys()):
         _refuse(name, kind, sockets)
-    script.play(sockets[device] if device else sockets, actions)
+    script.play({kind: sockets[leads] for kind, leads in routes.items()}, actions)
     return 0
 
 
@@ -131,7 +139,7 @@ def _find(words: list[str]) -> tuple[str, str, dict[str, Path]]:
     return name, device, {path.name.removesuffix(DRIVER_SUFFIX): path for path in folder.glob(f"*{DRIVER_SUFFIX}")}
 
 
-def _pad_of(name: str, device: str) -> Capabilities:
+def _pad_of(name: str, device: str) -> Profile:
     """What the VM's gamepad `device` is. Raises UserError where it has none."""
     from ..errors import UserError
     from ..supervisor import control
@@ -151,10 +159,10 @@ def _monitors_of(name: str) -> Layout:
     return asyncio.run(monitors.layout(name))
 
 
-def _profile(name: str) -> Capabilities:
+def _profile(name: str) -> Profile:
     from ..input.gamepad import profiles
 
-    return profiles.load(name).capabilities
+    return profiles.load(name)
 
 
 def _refuse(name: str, device: str, sockets: dict[str, Path]) -> None:

@@ -23,7 +23,7 @@ CHECKS: tuple[Check, ...] = (
     ("mouse", KILLED, recovery.mouse),
     ("pointer", "moves by steps, presses its eighth button", inputs.pointer_moves),
     ("pointer", KILLED, recovery.pointer),
-    ("keyboard", "types a word", inputs.keyboard_types),
+    ("keyboard", "a line is typed at the guest's console", inputs.keyboard_types),
     ("keyboard", "the guest lights Caps Lock, the host is told", inputs.keyboard_lights),
     ("keyboard", KILLED, recovery.keyboard),
     ("touch", "two fingers come, move apart and go", inputs.touch),

@@ -130,6 +130,7 @@ async def keyboard(scene: Scene) -> str:
     """A driver of the host holds a key at the time: it comes up, and can be pressed again."""
     down: list[object] = ["EV_KEY", "KEY_K", 1]
     up: list[object] = ["EV_KEY", "KEY_K", 0]
+    await inputs.play(scene, [], "keyboard")  # the guest watches from here on
     with DriverConnection(driver_path(scene.vm.folder, "keyboard")) as driver:
         driver.send(actions.button(Key.KEY_K, 1))
         await inputs.until_seen(scene, down, device="keyboard")

@@ -17,7 +17,7 @@ from typing import Any
 
 from subos_protocol.virtio import DeviceId
 
-from ..errors import UserError
+from ..errors import UserError, did_you_mean
 from ..mounts import clone_tree
 from ..vhost_user.device import Device, DeviceSpec, Option, Worker
 from ..vhost_user.virtqueue import Virtqueue, Words
@@ -67,13 +67,7 @@ class FsDevice(Device):
         super().__init__(spec)
         for name in spec.options:
             if name not in OPTIONS:
-                import difflib  # a worker needs none
-
-                near = difflib.get_close_matches(name, OPTIONS, 1)
-                raise UserError(
-                    f"{spec.name}: fs has no option {name!r}",
-                    f"did you mean {near[0]!r}?" if near else f"there are {', '.join(OPTIONS)}",
-                )
+                raise UserError(f"{spec.name}: fs has no option {name!r}", did_you_mean(name, OPTIONS))
         path = spec.options.get("shared_dir")
         if not isinstance(path, str) or not path:
             raise UserError(f"{spec.name}: fs needs a directory to share", "give it as shared_dir")

@@ -28,6 +28,8 @@ Frame = Sequence[virtio_input_event]
 
 RELEASED, PRESSED = 0, 1
 NO_TOUCH = -1
+MAX_NAME = 63
+"""Bytes. drivers/virtio/virtio_input.c keeps 64, and reads on into the serial where no zero is among them."""
 TOUCH_ENDS = (Abs.ABS_MT_TRACKING_ID, NO_TOUCH)  # outside the axis' range, which is that of numbers of touches
 _DRIVABLE = (Ev.EV_KEY, Ev.EV_REL, Ev.EV_ABS, Ev.EV_MSC)  # the other types are the guest's to send
 
@@ -54,7 +56,7 @@ class Capabilities(NamedTuple):
         if subsel:  # the others are asked with 0
             return b""
         if select == ConfigSelect.VIRTIO_INPUT_CFG_ID_NAME:
-            return self.name.encode()[:MAX_U]
+            return self.name.encode()[:MAX_NAME]
         if select == ConfigSelect.VIRTIO_INPUT_CFG_ID_SERIAL:
             return serial.encode()[:MAX_U]
         if select == ConfigSelect.VIRTIO_INPUT_CFG_ID_DEVIDS:

@@ -43,6 +43,9 @@ class Model(Protocol):
     def withdraw(self, source: Hashable) -> None:
         """`source` is gone: what it alone held is released."""
 
+    def driven(self, by_anybody: bool) -> None:
+        """The first driver has come, or the last one has gone."""
+
 
 class _Untold:
     """What one driver has not been told: kinds of state, and what was done with effects."""
@@ -138,6 +141,8 @@ class DriverSocket:
             return
         driver.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         self._drivers[driver] = _Untold(set(self._told), self._effects.all(monotonic()))
+        if len(self._drivers) == 1:
+            self._model.driven(True)
         if not self._paused:
             self._watch(driver)
         self._send(driver)
@@ -203,6 +208,8 @@ class DriverSocket:
             self._worker.unwatch(driver.fileno())
         self._model.withdraw(driver)
         driver.close()
+        if not self._drivers:
+            self._model.driven(False)
 
 
 def _refuse(driver: socket.socket, reason: str) -> None:

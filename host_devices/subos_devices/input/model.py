@@ -50,11 +50,16 @@ class InputDevice(Device):
         """Nothing pressed, nothing moved."""
         return State(self.capabilities)
 
+    @property
+    def serial(self) -> str:
+        """What the guest knows it by (`uniq`)."""
+        return self.spec.name
+
     # --- control plane
 
     def config(self) -> bytes:
         select, subsel = self._selected
-        return pack_config(select, subsel, self.capabilities.answer(select, subsel, self.spec.name))
+        return pack_config(select, subsel, self.capabilities.answer(select, subsel, self.serial))
 
     def set_config(self, offset: int, data: bytes) -> None:
         """Keeps `select` and `subsel`; the rest is read-only, and QEMU writes it back as it was."""
@@ -106,6 +111,9 @@ class InputDevice(Device):
         """`source` is gone: what nobody else holds is released."""
         self._put(self._state.leave(source))
         self._send_to_running_guest()
+
+    def driven(self, by_anybody: bool) -> None:
+        """The first driver has come, or the last one has gone."""
 
     # --- inside
 

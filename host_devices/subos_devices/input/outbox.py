@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from subos_protocol.input_codes import Abs, Ev, Rel
+from subos_protocol.input_codes import Abs, Ev, Msc, Rel
 from subos_protocol.virtio_input import virtio_input_event
 
 from .capabilities import SYN_REPORT, Frame
@@ -66,7 +66,7 @@ def _merge(first: Frame, second: Frame) -> Frame | None:
     kinds = {_kind(event) for event in (*first, *second)}
     if len(kinds) != 1 or None in kinds:
         return None
-    values: dict[tuple[int, int], int] = {}  # by slot and code
+    values: dict[tuple[int, int, int], int] = {}  # by slot, type and code
     for frame in (first, second):
         slot = NO_SLOT
         for type_, code, value in frame:
@@ -76,11 +76,11 @@ def _merge(first: Frame, second: Frame) -> Frame | None:
             of_touch = type_ == Ev.EV_ABS and code > Abs.ABS_MT_SLOT
             if of_touch and slot == NO_SLOT:  # of which touch, only the frames before can say
                 return None
-            key = (slot if of_touch else NO_SLOT, code)
+            key = (slot if of_touch else NO_SLOT, type_, code)
             if type_ == Ev.EV_REL:
                 value = max(_INT32_MIN, min(_INT32_MAX, value + values.get(key, 0)))
             values[key] = value
-    return _frame(Ev.EV_REL if second[0].type == Ev.EV_REL else Ev.EV_ABS, values)
+    return _frame(values)
 
 
 def _kind(event: virtio_input_event) -> str | None:
@@ -88,17 +88,19 @@ def _kind(event: virtio_input_event) -> str | None:
     type_, code, _ = event
     if type_ == Ev.EV_REL:
         return "wheels" if code in _WHEELS else "motion"
+    if (type_, code) == (Ev.EV_MSC, Msc.MSC_TIMESTAMP):  # of sensors: when it was measured
+        return "position"
     if type_ != Ev.EV_ABS or code in _STEPS:
         return None
     return "position"
 
 
-def _frame(type_: int, values: dict[tuple[int, int], int]) -> Frame:
+def _frame(values: dict[tuple[int, int, int], int]) -> Frame:
     """Touches in the order of their slots, then what is of no touch."""
     frame, last = [], NO_SLOT
-    for slot, code in sorted(values, key=lambda key: key[0]):
+    for slot, type_, code in sorted(values, key=lambda key: key[0]):
         if slot not in (last, NO_SLOT):
             frame.append(virtio_input_event(Ev.EV_ABS, Abs.ABS_MT_SLOT, slot))
         last = slot
-        frame.append(virtio_input_event(type_, code, values[slot, code]))
+        frame.append(virtio_input_event(type_, code, values[slot, type_, code]))
     return frame

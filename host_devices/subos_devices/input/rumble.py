@@ -14,7 +14,6 @@ import contextlib
 import errno
 import fcntl
 import os
-import struct
 import threading
 from pathlib import Path
 from typing import Any
@@ -36,8 +35,7 @@ from subos_protocol.errors import Malformed
 from subos_protocol.feedback import Pending
 from subos_protocol.ff_effect import EVIOCRMFF, EVIOCSFF, to_kernel
 from subos_protocol.input_codes import Ev, Ff
-
-_EVENT = struct.Struct("@llHHi")  # struct input_event, in the machine's own sizes
+from subos_protocol.input_event import pack_event
 
 
 class PadRumble:
@@ -134,7 +132,7 @@ class PadRumble:
         return force
 
     def _write(self, code: int, value: int) -> None:
-        os.write(self._fd, _EVENT.pack(0, 0, Ev.EV_FF, code, value))
+        os.write(self._fd, pack_event(Ev.EV_FF, code, value))
 
 
 def _rumble(strength: int) -> Rumble:

@@ -13,6 +13,9 @@
     pad BUTTON [press|release]           a, b, x, y, lb, rb, start …, or up, down, left, right of the cross
     stick left|right X Y                 from -100% to 100%; down and right are positive
     trigger left|right N                 from 0% to 100%
+    gyro X Y Z, accel X Y Z              of a pad with sensors: degrees a second; g
+    touchpad X Y [--finger N]            of a pad with a touch pad, from 0% to 100%
+    touchpad lift [--finger N], touchpad press|release|click
     wait SECONDS
 
 move, click --at, touch and tap take --monitor N: X and Y are then a place on that monitor of the guest, which its agent
@@ -49,9 +52,10 @@ from .actions import (
     touch,
     type_text,
 )
-from .capabilities import PRESSED, RELEASED, Capabilities
+from .capabilities import PRESSED, RELEASED
 from .client import DriverConnection
 from .gamepad import words as pad_words
+from .gamepad.profiles import Profile
 from .keymap import key_named
 from .monitors import places, reach
 from .mouse import AXIS_MAX
@@ -69,7 +73,7 @@ MAX_WAIT = 86400  # seconds of one action
 FINGERS = 10
 GAMEPAD = "gamepad1"
 
-Pad = Callable[[], Capabilities]
+Pad = Callable[[], Profile]
 """What the gamepad is that the words are for. It is asked when there is such a word. Raises UserError for none."""
 
 
@@ -77,7 +81,7 @@ Monitors = Callable[[], Layout]
 """Where the guest's monitors are. It is asked when there is a --monitor. Raises UserError where nobody knows."""
 
 
-def no_pad() -> Capabilities:
+def no_pad() -> Profile:
     raise UserError("no gamepad is known here", "name the VM, or the --profile of a --socket")
 
 
@@ -85,12 +89,15 @@ def no_monitors() -> Layout:
     raise UserError("no monitors are known here", "--monitor is for the devices of a VM whose agent runs: name the VM")
 
 
-def parse(words: Sequence[str], pad: Pad = no_pad, monitors: Monitors = no_monitors) -> list[Action]:
-    """The actions that `words` spell. Raises UserError for what is none, before anything is sent."""
+def parse(
+    words: Sequence[str], pad: Pad = no_pad, monitors: Monitors = no_monitors, gamepad: str = GAMEPAD
+) -> list[Action]:
+    """The actions that `words` spell; `gamepad` is the pad that they are for. Raises UserError for what is none, before
+    anything is sent."""
     script = " ".join(words)
     sentences = [script] if script.startswith("type ") else script.split(",")
     monitors = functools.cache(monitors)
-    actions = [action for sentence in sentences for action in _sentence(sentence, pad, monitors)]
+    actions = [action for sentence in sentences for action in _sentence(sentence, pad, monitors, gamepad)]
     if not actions:
         raise UserError("no action", f"there are {_ALL}; see subos-devices input --help")
     return actions
@@ -115,7 +122,7 @@ def play(where: Path | Mapping[str, Path], actions: Iterable[Action]) -> None:
 # --- words
 
 
-def _sentence(sentence: str, pad: Pad, monitors: Monitors) -> list[Action]:
+def _sentence(sentence: str, pad: Pad, monitors: Monitors, gamepad: str) -> list[Action]:
     verb, _, rest = sentence.lstrip().partition(" ")
     if verb == "type":
         return _type(rest)
@@ -123,7 +130,10 @@ def _sentence(sentence: str, pad: Pad, monitors: Monitors) -> list[Action]:
     if not words:
         return []
     if words[0] in pad_words.VERBS:
-        return [Events(GAMEPAD, pad_words.VERBS[words[0]](words[1:], pad()))]
+        return [Events(gamepad, pad_words.VERBS[words[0]](words[1:], pad().capabilities))]
+    if words[0] in pad_words.PART_VERBS:
+        part, spell = pad_words.PART_VERBS[words[0]]
+        return [Events(f"{gamepad}-{part}", spell(words[1:], pad().part(part).capabilities))]
     if words[0] not in _VERBS:
         raise UserError(f"{words[0]!r} is no action", f"there are {_ALL}")
     number, words = _monitor(words)
@@ -275,4 +285,4 @@ _VERBS: dict[str, Callable[[list[str]], Action]] = {
     "tap": _tap,
     "wait": _wait,
 }
-_ALL = ", ".join([*_VERBS, "type", *pad_words.VERBS])
+_ALL = ", ".join([*_VERBS, "type", *pad_words.VERBS, *pad_words.PART_VERBS])

@@ -1,13 +1,13 @@
-"""The touch screen: ten fingers, each in a slot (the kernel's multi-touch protocol B).
+"""The touch screen: ten fingers, each in a slot (the kernel's multi-touch protocol B). Touch pads have the same state.
 
 Host drivers number their fingers as they like; here each gets a slot and an id that no other driver's finger has.
-BTN_TOUCH, ABS_X, ABS_Y and ABS_PRESSURE follow the oldest finger, as the kernel's own drivers have it, for programs
-that know only one; what a driver sends of them is ignored.
+BTN_TOUCH, BTN_TOOL_FINGER and its kin, ABS_X, ABS_Y and ABS_PRESSURE follow from the fingers, as the kernel's own
+drivers have it (drivers/input/input-mt.c), for programs that know only one; what a driver sends of them is ignored.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 
 from subos_protocol.input_codes import Abs, Bus, Ev, Key, Prop
 from subos_protocol.virtio_input import virtio_input_absinfo, virtio_input_devids, virtio_input_event
@@ -64,21 +64,35 @@ class Finger:
         return self.number & MAX_ID
 
 
-class TouchState(State):
-    """The fingers on the screen, by slot."""
+_COUNTED: dict[int, Callable[[int], bool]] = {
+    Key.BTN_TOUCH: lambda fingers: fingers > 0,
+    Key.BTN_TOOL_FINGER: lambda fingers: fingers == 1,
+    Key.BTN_TOOL_DOUBLETAP: lambda fingers: fingers == 2,
+}
+"""Buttons that say how many fingers there are."""
 
-    def __init__(self) -> None:
-        super().__init__(TOUCH)
+
+class TouchState(State):
+    """The fingers on a device that can do `capabilities`, by slot, and who holds which of its buttons."""
+
+    def __init__(self, capabilities: Capabilities) -> None:
+        super().__init__(capabilities)
+        self._slots_there = capabilities.axes[Abs.ABS_MT_SLOT].max + 1
+        self._counted = {code: False for code in _COUNTED if code in self._keys}  # as the guest knows them
+        self._buttons = self._keys - self._counted.keys()
         self._fingers: dict[int, Finger] = {}
         self._slots: dict[Hashable, int] = {}  # the slot of its own that each driver speaks of
         self._number = 0
         self._single: dict[int, int] = {}  # what the guest knows of the oldest finger
-        self._touching = False
         self._guest_is_known = False
 
     def take(self, source: Hashable, frame: Frame) -> Frame:
         report = _Report()
-        for type_, code, value in frame:
+        buttons = []
+        for event in frame:
+            type_, code, value = event
+            if type_ == Ev.EV_KEY and code in self._buttons and self._note(source, event):
+                buttons.append(event)
             if type_ != Ev.EV_ABS:
                 continue
             if code == Abs.ABS_MT_SLOT:
@@ -88,18 +102,19 @@ class TouchState(State):
             elif code > Abs.ABS_MT_SLOT and (slot := self._find(source)) is not None:
                 self._fingers[slot].values[code] = value
                 report.add(slot, code, value)
-        return [*report.events, *self._oldest()]
+        return [*report.events, *self._oldest(), *buttons]
 
     def leave(self, source: Hashable) -> Frame:
+        released = super().leave(source)
         report = _Report()
         for slot in [slot for slot, finger in sorted(self._fingers.items()) if finger.source == source]:
             self._end(report, slot)
         self._slots.pop(source, None)
-        return [*report.events, *self._oldest()]
+        return [*report.events, *self._oldest(), *released]
 
     def whole(self, *, guest_is_new: bool) -> Frame:
         report = _Report()
-        for slot in range(SLOTS):
+        for slot in range(self._slots_there):
             finger = self._fingers.get(slot)
             # What an earlier worker has told the guest may have had the same number.
             if not guest_is_new and (finger is None or not self._guest_is_known):
@@ -109,9 +124,10 @@ class TouchState(State):
                 for code, value in finger.values.items():
                     report.add(slot, code, value)
         self._guest_is_known = True
-        touch = [] if guest_is_new and not self._touching else [_button(self._touching)]
+        down = {**self._counted, **{code: code in self._holders for code in self._buttons}}
+        keys = [_button(code, value) for code, value in down.items() if value or not guest_is_new]
         single = [virtio_input_event(Ev.EV_ABS, code, value) for code, value in self._single.items()]
-        return [*report.events, *touch, *single]
+        return [*report.events, *keys, *single]
 
     # --- inside
 
@@ -131,7 +147,7 @@ class TouchState(State):
             self._end(report, slot)
         if id == NO_TOUCH:
             return
-        free = next((slot for slot in range(SLOTS) if slot not in self._fingers), None)
+        free = next((slot for slot in range(self._slots_there) if slot not in self._fingers), None)
         if free is None:  # drivers together have more fingers than the screen takes
             return
         self._number += 1
@@ -144,10 +160,12 @@ class TouchState(State):
 
     def _oldest(self) -> Frame:
         """What has changed for programs that know one finger."""
-        touching = bool(self._fingers)
-        events = [_button(touching)] if touching != self._touching else []
-        self._touching = touching
-        if touching:
+        events = []
+        for code, is_down in self._counted.items():
+            if _COUNTED[code](len(self._fingers)) != is_down:
+                self._counted[code] = not is_down
+                events.append(_button(code, not is_down))
+        if self._fingers:
             oldest = min(self._fingers.values(), key=lambda finger: finger.number)
             known = {_SINGLE[code]: value for code, value in oldest.values.items() if code in _SINGLE}
         else:
@@ -173,8 +191,8 @@ class _Report:
         self.events.append(virtio_input_event(Ev.EV_ABS, code, value))
 
 
-def _button(touching: bool) -> virtio_input_event:
-    return virtio_input_event(Ev.EV_KEY, Key.BTN_TOUCH, PRESSED if touching else RELEASED)
+def _button(code: int, is_down: bool) -> virtio_input_event:
+    return virtio_input_event(Ev.EV_KEY, code, PRESSED if is_down else RELEASED)
 
 
 class TouchDevice(InputDevice):
@@ -183,4 +201,4 @@ class TouchDevice(InputDevice):
     capabilities = TOUCH
 
     def new_state(self) -> State:
-        return TouchState()
+        return TouchState(self.capabilities)

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -19,17 +19,19 @@ from ..supervisor.device_server import DeviceServer
 from ..supervisor.supervisor import Supervisor
 from ..vhost_user.device import DeviceSpec, Option
 from .qemu import VhostUserDevice
-from .settings import MAX_GAMEPADS, NO_RUMBLE
+from .settings import GAMEPAD_OPTIONS, HOTPLUG, MAX_GAMEPADS, NO_RUMBLE, NO_SENSORS
 from .shares import ROOT_TAG, Share
 
+INPUT_KINDS = ("mouse", "pointer", "keyboard", "touch", "pen", "gamepad", "motion", "touchpad")
 QEMU_DRIVERS = {
     "fs": "vhost-user-fs-pci",
-    **dict.fromkeys(("mouse", "pointer", "keyboard", "touch", "pen", "gamepad"), "vhost-user-input-pci"),
+    **dict.fromkeys(INPUT_KINDS, "vhost-user-input-pci"),
     "rng": "vhost-user-rng-pci",
     "vsock": "vhost-user-vsock-pci",
 }
 MICE = ("mouse", "pointer")  # absolute and relative: while the VM runs, either can be had instead of the other
 FILE_EVENTS, GAMEPAD = "events", "agent"  # channels of workers: their names in a device's descriptors
+PRESENCE = "presence"  # an eventfd: a gamepad's worker has news of its drivers
 FS_QUEUE_SIZE = 1024  # descriptors; Linux sizes its requests by it, so a small one means small reads
 NO_CHANNELS: Mapping[str, WorkerChannels] = MappingProxyType({})
 
@@ -37,7 +39,9 @@ NO_CHANNELS: Mapping[str, WorkerChannels] = MappingProxyType({})
 @dataclass(frozen=True)
 class PlannedDevice:
     """One device of a VM, before anything of it exists. `driven` ones have a driver socket; `removable` ones can be
-    taken out while the VM runs; `channel` is the name of the worker's channel to the guest's agent, if it has one."""
+    taken out while the VM runs; `channel` is the name of the worker's channel to the guest's agent, if it has one.
+    `beside` is the device whose PCI slot it shares where nothing is plugged while the VM runs. A `hot` one is not there
+    before something drives it, or the gamepad that it is beside."""
 
     name: str
     kind: str
@@ -46,6 +50,8 @@ class PlannedDevice:
     driven: bool = False
     removable: bool = False
     channel: str = ""
+    beside: str = ""
+    hot: bool = False
 
 
 def share_device(share: Share, common: Mapping[str, Option] | None = None) -> PlannedDevice:
@@ -81,19 +87,36 @@ def input_device(kind: str) -> PlannedDevice:
 
 
 def gamepads(wanted: Sequence[str]) -> list[PlannedDevice]:
-    """`gamepad1` and so on, each by its profile, with NO_RUMBLE after it where the guest's agent is to leave it alone.
-    Raises UserError for what is no profile, or too many."""
+    """`gamepad1` and so on, each by its profile and GAMEPAD_OPTIONS, with `gamepad1-motion` and `gamepad1-touchpad`
+    where the real one has such. Raises UserError for what is no profile or option, or too many."""
     if len(wanted) > MAX_GAMEPADS:
         raise UserError(f"{len(wanted)} gamepads are too many", f"a VM has at most {MAX_GAMEPADS}")
-    devices = []
-    for number, text in enumerate(wanted, 1):
-        from ..input.gamepad.profiles import load  # which takes the time that loading the kernel's codes takes
+    return [device for number, text in enumerate(wanted, 1) for device in _gamepad(f"gamepad{number}", text)]
 
-        profile = text.removesuffix(NO_RUMBLE)
-        load(profile)
-        channel = GAMEPAD if profile == text else ""
-        devices.append(PlannedDevice(f"gamepad{number}", "gamepad", {"profile": profile}, driven=True, channel=channel))
-    return devices
+
+def _gamepad(name: str, text: str) -> list[PlannedDevice]:
+    from ..input.gamepad.profiles import load  # which takes the time that loading the kernel's codes takes
+
+    profile, *options = text.split(":")
+    parts = load(profile).parts
+    for option in options:
+        if option not in GAMEPAD_OPTIONS:
+            raise UserError(f"{text}: {option!r} is no option of a gamepad", f"there are {', '.join(GAMEPAD_OPTIONS)}")
+    pad = PlannedDevice(
+        name,
+        "gamepad",
+        {"profile": profile},
+        driven=True,
+        channel="" if NO_RUMBLE in options else GAMEPAD,
+        hot=HOTPLUG in options,
+    )
+    # uinput knows no serials: where the agent makes them, its twins need ones that differ.
+    serial: dict[str, Option] = {} if pad.channel else {"serial": name}
+    return [pad] + [
+        replace(pad, name=f"{name}-{part}", kind=part, options={**pad.options, **serial}, beside=name)
+        for part in parts
+        if NO_SENSORS not in options
+    ]
 
 
 def plan(
@@ -129,6 +152,16 @@ def plan(
     return devices
 
 
+def refuse_hot(planned: Sequence[PlannedDevice]) -> None:
+    """For a VM that somebody else starts. Raises UserError for devices that come and go by themselves."""
+    for device in planned:
+        if device.hot:
+            raise UserError(
+                f"{device.name}: :{HOTPLUG} is for subos-devices run, which plugs and unplugs",
+                f"leave :{HOTPLUG} out: the guest keeps a gamepad that nothing drives, with nothing pressed",
+            )
+
+
 def socket_path(folder: Path, device: PlannedDevice) -> Path:
     """Where QEMU finds the device."""
     return folder / f"{device.name}.vhost.sock"  # a share's tag may be any word, "control" and "qmp" too
@@ -138,7 +171,8 @@ def vhost_user_device(folder: Path, device: PlannedDevice) -> VhostUserDevice:
     """How QEMU is told of a device that is served in `folder`."""
     driver = QEMU_DRIVERS[device.kind]
     path = socket_path(folder, device)
-    return VhostUserDevice(f"subos-{device.name}", driver, path, device.properties, device.removable)
+    beside = f"subos-{device.beside}" if device.beside else ""
+    return VhostUserDevice(f"subos-{device.name}", driver, path, device.properties, device.removable, beside)
 
 
 def driver_path(folder: Path, name: str) -> Path:
@@ -159,8 +193,8 @@ def serve_command(folder: Path, device: PlannedDevice) -> list[str]:
         command += ["--readonly"] if device.options["readonly"] else []
     if device.driven:
         command += ["--driver-socket", str(driver_path(folder, device.name))]
-    if device.kind == "gamepad":
-        command += ["--option", f"profile={device.options['profile']}"]
+    if "profile" in device.options:
+        command += [word for key, value in device.options.items() for word in ("--option", f"{key}={value}")]
     if device.kind == "vsock":
         command += ["--uds-path", str(vsock_path(folder))]
     return command
@@ -171,13 +205,15 @@ async def serve(
     folder: Path,
     devices: Sequence[PlannedDevice],
     channels: Mapping[str, WorkerChannels] = NO_CHANNELS,
+    presence: Callable[[str], int] | None = None,
 ) -> None:
     """Binds the devices' sockets in `folder` and serves them; `channels` to the guest's agent are there by what devices
-    call them. Raises UserError; the others are served then."""
+    call them, `presence` makes what a hot gamepad tells of its drivers by. Raises UserError; the others are served
+    then."""
     starting: list[asyncio.Task[DeviceServer]] = []
     try:
         for device in devices:
-            starting.append(asyncio.ensure_future(supervisor.add(*_bound(folder, device, channels))))
+            starting.append(asyncio.ensure_future(supervisor.add(*_bound(folder, device, channels, presence))))
     finally:  # all at once, so that the process of a group is started once
         results = await asyncio.gather(*starting, return_exceptions=True)
     for result in results:
@@ -186,7 +222,10 @@ async def serve(
 
 
 def _bound(
-    folder: Path, device: PlannedDevice, channels: Mapping[str, WorkerChannels]
+    folder: Path,
+    device: PlannedDevice,
+    channels: Mapping[str, WorkerChannels],
+    presence: Callable[[str], int] | None,
 ) -> tuple[DeviceSpec, socket.socket]:
     """What `Supervisor.add` takes. Raises UserError."""
     with contextlib.ExitStack() as undo:
@@ -202,6 +241,9 @@ def _bound(
         if device.channel in channels:
             fds[device.channel] = channels[device.channel].open(device.name)
             undo.callback(os.close, fds[device.channel])
+        if device.hot and device.kind == "gamepad" and presence is not None:
+            fds[PRESENCE] = presence(device.name)
+            undo.callback(os.close, fds[PRESENCE])
         listener = undo.enter_context(listen(socket_path(folder, device)))
         undo.pop_all()
     fds |= {name: made.detach() for name, made in sockets.items()}

@@ -22,6 +22,8 @@ class GuestSide:
     hub: Hub
     channels: Mapping[str, WorkerChannels]
     """Of workers, by what devices call them."""
+    gamepads: Gamepads
+    """One of them."""
 
     def serves(self, shares: HotShares) -> None:
         """Every agent that comes gets the time, the shares, and what happens in them; and the gamepads."""
@@ -35,11 +37,12 @@ async def guest_side(
 ) -> AsyncIterator[GuestSide]:
     """For the VM `name`, in its folder; `clipboard` are its rules. `has_agent`: the guest starts one by itself."""
     async with contextlib.AsyncExitStack() as stack:
-        channels: dict[str, WorkerChannels] = {FILE_EVENTS: FileEvents(), GAMEPAD: Gamepads()}
+        gamepads = Gamepads()
+        channels: dict[str, WorkerChannels] = {FILE_EVENTS: FileEvents(), GAMEPAD: gamepads}
         for each in channels.values():
             stack.callback(each.close_all)
         hub = await stack.enter_async_context(Hub(folder, patience=BOOT_PATIENCE if has_agent else PATIENCE))
         driver = ClipboardDriver(hub, name, clipboard)
         driver.join()
         stack.push_async_callback(driver.close)
-        yield GuestSide(hub, channels)
+        yield GuestSide(hub, channels, gamepads)

@@ -10,9 +10,8 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
 from ..input.drivers.host import evdev_module
-from ..input.drivers.rules import parse_rules
+from ..input.drivers.rules import check_targets, parse_rules
 from ..processes import die_with_parent
 from .devices import PlannedDevice
 
@@ -22,12 +21,7 @@ END_SECONDS = 2.0
 def check(tables: list[dict[str, Any]], devices: Sequence[PlannedDevice]) -> None:
     """Raises UserError for rules that cannot work on a VM with `devices`."""
     rules = parse_rules(tables)
-    known = {device.name for device in devices if device.driven} | {device.kind for device in devices if device.driven}
-    for number, rule in enumerate(rules, 1):
-        if rule.to and rule.to not in known:
-            raise UserError(
-                f"input[{number}]: the guest has no input device {rule.to!r}", f"there is {', '.join(sorted(known))}"
-            )
+    check_targets(rules, [(device.name, device.kind) for device in devices if device.driven], "input")
     if rules:
         evdev_module()
 
@@ -53,5 +47,6 @@ async def input_driver(name: str, config: Path | None) -> AsyncIterator[None]:
         try:
             await asyncio.wait_for(process.wait(), END_SECONDS)
         except TimeoutError:
-            process.kill()
+            with contextlib.suppress(ProcessLookupError):  # it has ended since
+                process.kill()
             await process.wait()

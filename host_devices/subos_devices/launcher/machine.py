@@ -187,7 +187,8 @@ class Machine:
         try:
             await asyncio.wait_for(process.wait(), QUIT_SECONDS)
         except TimeoutError:
-            process.kill()
+            with suppress(ProcessLookupError):
+                process.kill()
             await process.wait()
 
     async def exit_status(self) -> int:

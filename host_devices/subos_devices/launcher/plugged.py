@@ -42,19 +42,32 @@ class Plugged:
             if name in self._supervisor.devices:
                 raise UserError(f"the VM has a device {name!r} already", "give the share another tag: PATH:TAG")
         plugs = {device.name: device_plan.vhost_user_device(self._folder, device) for device in planned}
-        # Loaded only when wanted: a command that just runs should not wait for QMP's library, nor need it.
-        from . import hotplug, qmp
-
         try:
             await device_plan.serve(self._supervisor, self._folder, planned, self._channels)
-            async with qmp.connected(self.qmp) as monitor:
-                await hotplug.plug(monitor, list(plugs.values()))
-                self.devices |= plugs
+            await self.plug(planned)
         except BaseException:
             for name in names:
                 if name not in self.devices and name in self._supervisor.devices:
                     await self._end(name, plugs[name])
             raise
+
+    async def plug(self, planned: Sequence[PlannedDevice]) -> None:
+        """Plugs what is served, all or none. Raises UserError."""
+        # Loaded only when wanted: a command that just runs should not wait for QMP's library, nor need it.
+        from . import hotplug, qmp
+
+        plugs = {device.name: device_plan.vhost_user_device(self._folder, device) for device in planned}
+        async with qmp.connected(self.qmp) as monitor:
+            await hotplug.plug(monitor, list(plugs.values()))
+            self.devices |= plugs
+
+    async def unplug(self, name: str) -> None:
+        """Unplugs a device, which goes on being served. Raises UserError."""
+        from . import hotplug, qmp
+
+        async with qmp.connected(self.qmp) as monitor:
+            await hotplug.unplug(monitor, self.devices[name])
+            del self.devices[name]
 
     async def remove(self, names: Iterable[str]) -> None:
         """Unplugs devices one after the other, and ends them. Raises UserError; those before are gone then."""

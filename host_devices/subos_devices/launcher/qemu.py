@@ -17,11 +17,11 @@ from subos_devices.errors import UserError
 MINIMUM_VERSION = (8, 2)
 """7.2 knows `reconnect` in seconds only, has no vhost-user-snd, and its vhost-user-input fails under TCG."""
 
-LAST_SLOT = 30
-"""Of both machines' PCI Express bus: slot 0 is the bridge to it, and a PC's slot 31 is the chip set's."""
-FUNCTIONS = 8  # of one slot
-
 ACCELERATORS = ("auto", "kvm", "tcg")
+
+FUNCTIONS = 8  # of a slot
+LAST_SLOT = 0x1E
+"""Of a root bus: slot 0 is the bridge to it, and what is behind this one, 0x1f, is q35's own."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,8 @@ class VhostUserDevice:
     """A device behind a vhost-user socket on which its back end already listens.
 
     `driver` is QEMU's name of the device (vhost-user-fs-pci), `properties` are the rest of its options. One that is
-    there when QEMU starts can be taken out later only where it is `removable`.
+    there when QEMU starts can be taken out later only where it is `removable`. `beside` is the id of the device in
+    whose PCI slot it is a further function.
     """
 
     id: str
@@ -127,6 +128,7 @@ class VhostUserDevice:
     socket: Path
     properties: Mapping[str, object] = field(default_factory=dict)
     removable: bool = False
+    beside: str = ""
 
     @property
     def chardev(self) -> str:
@@ -181,6 +183,8 @@ class MachineConfig:
     serial_fd: int | None = None
     qmp_fd: int | None = None
     hotplug_slots: int = 8
+    spare_ports: int = 0
+    """Further places for devices that are plugged later."""
 
 
 def kernel_arguments(architecture: Architecture) -> str:
@@ -209,17 +213,34 @@ def qemu_arguments(config: MachineConfig) -> list[str]:
     if config.qmp_fd is not None:
         arguments += ["-chardev", f"socket,id=qmp,fd={config.qmp_fd},server=on,wait=off"]
         arguments += ["-mon", "chardev=qmp,mode=control"]
-    numbers = itertools.count()
+    numbers, shared = itertools.count(), _shared_slots(config.devices)
+    last = LAST_SLOT - len({device.beside for device in config.devices if device.beside})
     for device in config.devices:
         if device.removable:
-            arguments += _root_port(f"{device.id}-slot", next(numbers))
+            arguments += _root_port(f"{device.id}-slot", next(numbers), last)
             arguments += device.arguments(bus=f"{device.id}-slot")
         else:
-            arguments += device.arguments()
+            arguments += device.arguments(**shared.get(device.id, {}))
     arguments += _consoles(config)
     for slot in range(config.hotplug_slots):
-        arguments += _root_port(f"slot{slot}", next(numbers))
+        arguments += _root_port(f"slot{slot}", next(numbers), last)
+    for spare in range(config.spare_ports):
+        arguments += _root_port(f"spare{spare}", next(numbers), last)
     return arguments
+
+
+def _shared_slots(devices: Sequence[VhostUserDevice]) -> dict[str, dict[str, object]]:
+    """Where the devices go that share a slot, by id: a slot each group, from the last one down, as QEMU gives all
+    others the first that are free."""
+    groups: dict[str, list[str]] = {}
+    for device in devices:
+        if device.beside:
+            groups.setdefault(device.beside, [device.beside]).append(device.id)
+    places: dict[str, dict[str, object]] = {}
+    for slot, group in zip(range(LAST_SLOT, 0, -1), groups.values(), strict=False):
+        for function, name in enumerate(group):
+            places[name] = {"addr": f"{slot:#x}.{function}", **({} if function else {"multifunction": "on"})}
+    return places
 
 
 def _emulated_processor(config: MachineConfig) -> str:
@@ -228,10 +249,10 @@ def _emulated_processor(config: MachineConfig) -> str:
     return "max,-erms,-fsrm,-fzrm,-fsrs,-fsrc" if config.architecture.qemu == "x86_64" else "max"
 
 
-def _root_port(name: str, number: int) -> list[str]:
+def _root_port(name: str, number: int, last: int) -> list[str]:
     """On PCI Express a device comes and goes only at a root port that was there from the start. Eight of them are one
-    slot's functions, from the last slot down; everything else takes slots from the first one up."""
-    slot, function = LAST_SLOT - number // FUNCTIONS, number % FUNCTIONS
+    slot's functions, from `last` down; what has no place of its own takes slots from the first one up."""
+    slot, function = last - number // FUNCTIONS, number % FUNCTIONS
     place = f"bus=pcie.0,addr={slot:#x}.{function}" + (",multifunction=on" if function == 0 else "")
     return ["-device", f"pcie-root-port,id={name},chassis={number + 1},{place}"]
 
@@ -239,8 +260,8 @@ def _root_port(name: str, number: int) -> list[str]:
 def check_room(config: MachineConfig) -> None:
     """Raises UserError where the machine has no room for all devices: QEMU would say so in terms of its own."""
     removable = sum(device.removable for device in config.devices)
-    root_ports = removable + config.hotplug_slots
-    ours = len(config.devices) - removable + len(config.media)
+    root_ports = removable + config.hotplug_slots + config.spare_ports
+    ours = sum(not device.removable and not device.beside for device in config.devices) + len(config.media)
     of_the_machine = 3  # the serial ports, and either a disk with its graphics or a terminal
     slots = ours + of_the_machine + -(-root_ports // FUNCTIONS)
     if slots > LAST_SLOT:

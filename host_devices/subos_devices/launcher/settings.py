@@ -48,7 +48,8 @@ SHARE_SETTINGS = (
 """How shares are served: flags of `run`, `attach` and `serve fs`."""
 
 MAX_GAMEPADS = 8
-NO_RUMBLE = ":no-rumble"
+NO_RUMBLE, NO_SENSORS, HOTPLUG = GAMEPAD_OPTIONS = ("no-rumble", "no-sensors", "hotplug")
+"""What may follow a gamepad's profile, each after a colon."""
 DEVICES = {
     "mouse": "an absolute mouse",
     "pointer": "a relative mouse, for games",
@@ -64,9 +65,10 @@ DEFAULT_DEVICES = {"mouse", "keyboard", "rng", "vsock"}
 GAMEPAD = Setting(
     "gamepad",
     list,
-    f"a gamepad: {', '.join(names())}; it rumbles where the guest's agent runs, unless {NO_RUMBLE} follows, which is "
-    f"quicker; may be repeated, at most {MAX_GAMEPADS} times: gamepad1, gamepad2 …",
-    "PROFILE",
+    f"a gamepad: {', '.join(names())}; it rumbles where the guest's agent runs, unless :{NO_RUMBLE} follows, which is "
+    f"quicker; :{NO_SENSORS} leaves out its gyroscope, accelerometer and touch pad; with :{HOTPLUG} the guest sees it "
+    f"only while something drives it; may be repeated, at most {MAX_GAMEPADS} times: gamepad1, gamepad2 …",
+    "PROFILE[:OPTION…]",
 )
 
 SANDBOX_SETTINGS = (

@@ -33,6 +33,7 @@ from .guest_run import GuestRun, Mode, guest_environment, write_boot_files
 from .guest_side import guest_side
 from .hot_disks import HotDisks
 from .hot_mouse import HotMouse
+from .hot_pads import HotPads
 from .hot_shares import HotShares
 from .kernel import Kernel, find_kernel
 from .machine import Machine
@@ -164,7 +165,8 @@ async def start(
             guest = await stack.enter_async_context(
                 guest_side(folder, plan.name, plan.clipboard, has_agent=plan.kernel is not None)
             )
-            await device_plan.serve(supervisor, folder, plan.devices, guest.channels)
+            pads = stack.enter_context(HotPads(plan.devices))
+            await device_plan.serve(supervisor, folder, plan.devices, guest.channels, pads.open)
             ports: tuple[str, ...] = ("agent",)
             if plan.kernel is not None:
                 run = GuestRun(
@@ -200,6 +202,7 @@ async def start(
             disks = HotDisks(folder / "qmp.sock", shares.lock)
             handlers = {"status": _status(vm, shares), **shares.handlers(), **disks.handlers()}
             handlers |= HotMouse(plugged).handlers()
+            await stack.enter_async_context(pads.plugging(plugged, supervisor, guest.gamepads))
             await stack.enter_async_context(control_socket.serve(folder, handlers))
             yield vm
 
@@ -248,7 +251,8 @@ def _machine_config(plan: VmPlan, folder: Path) -> MachineConfig:
         memory=plan.memory,
         image=plan.image,
         media=media,
-        devices=[device_plan.vhost_user_device(folder, device) for device in plan.devices],
+        devices=[device_plan.vhost_user_device(folder, device) for device in plan.devices if not device.hot],
+        spare_ports=sum(device.hot for device in plan.devices),
     )
 
 

@@ -285,7 +285,7 @@ class DeviceServer:
             log.warning("%s: its worker died; the next one starts %s", self.spec.name, _when(delay))
         elif not was_quiet:
             self._quiet_since = time.time()
-            why = self._last_words or "nobody knows of what"
+            why = self._last_words.partition(" (at ")[0] or "nobody knows of what"
             log.error("%s: its workers die again and again (%s): %s", self.spec.name, why, QUIET_HINT)
         if delay:
             self._respawn = self._loop.call_later(delay, lambda: self._spawn(respawned=True))

@@ -21,6 +21,7 @@ class InlineWorker:
     def __init__(self, wanted: Wanted) -> None:
         self._loop = asyncio.get_running_loop()
         self._wanted = wanted
+        self._closed = False
         self._alarm: asyncio.Handle | None = None
         self._worker: DeviceWorker | None = None
         spec, control = wanted.spec, wanted.control
@@ -39,7 +40,9 @@ class InlineWorker:
         self.close()
 
     def close(self) -> None:
-        """Not again, once it is closed."""
+        if self._closed:
+            return
+        self._closed = True
         worker, self._worker = self._worker, None
         if self._alarm is not None:
             self._alarm.cancel()

@@ -64,9 +64,9 @@ TABLE = {
     ),
     "keyboard": Row("passwords are typed on it, which no other worker is to see"),
     **dict.fromkeys(("mouse", "pointer", "touch", "pen", "gamepad"), Row(_FLOOD)),
-    "rng": Row("a memory of its own is the least that keys are made of"),
+    "rng": Row("keys are made of it: no other worker is to have it in its memory"),
 }
-"""By kind. A process of one's own costs some 2 MiB and 10 ms, so that none has to share."""
+"""By kind. A process of its own costs a device some 3 MiB, so none has to share."""
 OTHERS = Row("it is somebody else's code")
 
 

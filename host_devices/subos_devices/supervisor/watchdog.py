@@ -29,11 +29,13 @@ class Watch:
         self._limit = limit
         self._seen: Sequence[int] = ()
         self._since = self._pinged = 0.0
-        self._asked = self._answered = False
+        self._asked = self._answered = self._has_just_answered = False
 
     def look(self, now: float, words: Sequence[int], *, busy: bool) -> Verdict:
         """`words` are all that moves; `busy` says that it owes an answer, or is not in its loop."""
-        if words != self._seen:
+        if self._has_just_answered:
+            self._seen, self._has_just_answered = words, False  # to answer was to move
+        elif words != self._seen:
             self._seen, self._since = words, now
             self._asked = self._answered = False
         elif busy and not self._asked:
@@ -44,4 +46,4 @@ class Watch:
         return Verdict.NOTHING
 
     def answered(self) -> None:
-        self._answered = True
+        self._answered = self._has_just_answered = True

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -10,7 +13,8 @@ import socket
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import evdev
@@ -20,6 +24,9 @@ from evdev import ecodes as codes
 from uinput_pad import PAD, STEPS, Host
 
 from subos_agent.gamepad.uinput import UinputPad
+from subos_devices.input.drivers.driver import EvdevDriver
+from subos_devices.input.drivers.forwarding import Target
+from subos_devices.input.drivers.rules import Rule
 from subos_devices.input.gamepad import profiles
 from subos_devices.runtime import listen
 from subos_devices.testing import FrontEnd, Served, serve
@@ -128,6 +135,49 @@ def plug_pad(profile: str) -> UInput:
         version=ids.version,
         bustype=ids.bustype,
     )
+
+
+def plug_part(profile: str, name: str) -> UInput:
+    """Sensors, or a touch pad, of the same pad: python-evdev says the same plug of all its devices."""
+    pad = profiles.load(profile)
+    can, ids = pad.part(name).capabilities, pad.capabilities.ids
+    axes = [
+        (code, AbsInfo(pad.part(name).rest[code], axis.min, axis.max, axis.fuzz, axis.flat, axis.res))
+        for code, axis in can.axes.items()
+    ]
+    listed = {code: sorted(can.of(code)) for code in (codes.EV_KEY, codes.EV_MSC) if can.of(code)}
+    return UInput(
+        {**listed, codes.EV_ABS: axes},
+        can.name,
+        vendor=ids.vendor,
+        product=ids.product,
+        version=ids.version,
+        bustype=ids.bustype,
+        input_props=sorted(can.props),
+    )
+
+
+@contextlib.contextmanager
+def driving(rule: Rule, targets: Sequence[Target]) -> Iterator[list[str]]:
+    """The driver in this process, for several of the guest's devices; what it says."""
+    said: list[str] = []
+    began: concurrent.futures.Future[tuple[asyncio.AbstractEventLoop, asyncio.Task[None]]] = concurrent.futures.Future()
+
+    async def run() -> None:
+        driver = EvdevDriver([rule], lambda: targets, said.append, said.append)
+        task = asyncio.ensure_future(driver.run())
+        began.set_result((asyncio.get_running_loop(), task))
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+    thread = threading.Thread(target=asyncio.run, args=[run()])
+    thread.start()
+    loop, task = began.result(PATIENCE)
+    try:
+        yield said
+    finally:
+        loop.call_soon_threadsafe(task.cancel)
+        thread.join(PATIENCE)
 
 
 def move(device: UInput, axis: int, value: int) -> None:
@@ -326,6 +376,43 @@ def test_a_pad_that_is_pressed_drives_one_of_another_make_and_comes_back(tmp_pat
             pad.hears(codes.EV_ABS, codes.ABS_Y, 32767)
 
 
+def test_sensors_and_the_touch_pad_go_with_their_pad(tmp_path: Path) -> None:
+    """Those of a DualShock 4 drive a DualSense's, whose touch pad is higher."""
+    kinds = ("gamepad", *profiles.PARTS)
+    with contextlib.ExitStack() as stack:
+        for kind in kinds:
+            (tmp_path / kind).mkdir()
+        guests = {kind: stack.enter_context(bench(kind, tmp_path / kind, "dualsense")) for kind in kinds}
+        dualsense = profiles.load("dualsense")
+        abilities = [dualsense.capabilities, *(dualsense.part(kind).capabilities for kind in profiles.PARTS)]
+        names = ("gamepad1", "gamepad1-motion", "gamepad1-touchpad")
+        targets = [Target(*each) for each in zip(names, kinds, (guests[k].path for k in kinds), abilities, strict=True)]
+        sensors, touchpad = (stack.enter_context(plug_part("dualshock4", part)) for part in profiles.PARTS)
+        pad = plug_pad("dualshock4")
+        said = stack.enter_context(driving(Rule("name", pad.name), targets))
+        eventually(lambda: sum(" drives " in line for line in said) == 3, PATIENCE)
+        for axis, value in ((codes.ABS_Y, -20000), (codes.ABS_RZ, 1_000_000)):
+            sensors.write(codes.EV_ABS, axis, value)
+        sensors.write(codes.EV_MSC, codes.MSC_TIMESTAMP, 123456789)
+        sensors.syn()
+        guests["motion"].hears(codes.EV_MSC, codes.MSC_TIMESTAMP, 123456789)
+        heard = guests["motion"].guest
+        assert (heard.last(codes.EV_ABS, codes.ABS_Y), heard.last(codes.EV_ABS, codes.ABS_RZ)) == (-20000, 1_000_000)
+        for axis, value in ((codes.ABS_MT_SLOT, 1), (codes.ABS_MT_TRACKING_ID, 5), (codes.ABS_MT_POSITION_Y, 941)):
+            touchpad.write(codes.EV_ABS, axis, value)
+        touchpad.write(codes.EV_KEY, codes.BTN_LEFT, 1)
+        touchpad.syn()
+        guests["touchpad"].hears(codes.EV_KEY, codes.BTN_LEFT, 1)
+        guests["touchpad"].hears(codes.EV_ABS, codes.ABS_MT_POSITION_Y, 1079)
+        press(pad, codes.BTN_SOUTH)
+        guests["gamepad"].hears(codes.EV_KEY, codes.BTN_SOUTH, 1)
+        pad.close()
+        guests["gamepad"].hears(codes.EV_KEY, codes.BTN_SOUTH, 0)
+        touchpad.close()
+        guests["touchpad"].hears(codes.EV_KEY, codes.BTN_LEFT, 0)
+        guests["touchpad"].hears(codes.EV_ABS, codes.ABS_MT_TRACKING_ID, -1)
+
+
 def test_rules_of_a_file_make_a_pad_of_a_keyboard(tmp_path: Path) -> None:
     rules = tmp_path / "vm.toml"
     rules.write_text(
@@ -391,6 +478,23 @@ def test_fingers_whose_events_the_kernel_has_dropped(tmp_path: Path) -> None:
         screen.hears(codes.EV_ABS, codes.ABS_MT_POSITION_X, 16384)
         touch(2, -1)
         screen.hears(codes.EV_KEY, codes.BTN_TOUCH, 0)
+
+
+def test_a_finger_where_the_last_one_was_before_the_driver_came(tmp_path: Path) -> None:
+    """The kernel does not tell again where that is."""
+
+    def tap() -> None:
+        for finger in (next(fingers), -1):
+            real.write(codes.EV_ABS, codes.ABS_MT_TRACKING_ID, finger)
+            real.write(codes.EV_ABS, codes.ABS_MT_POSITION_X, 500)
+            real.syn()
+
+    fingers = itertools.count()
+    with bench("touch", tmp_path) as screen, plug_touchscreen() as real:
+        tap()
+        screen.attach("test touch*").wait_for("drives touch")
+        tap()
+        screen.hears(codes.EV_ABS, codes.ABS_MT_POSITION_X, 16384)
 
 
 def test_what_was_recorded_is_played(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from subos_agent import evdev
 from subos_protocol.effects import Erase, Gain, Play, Stop, Upload, from_object
 from subos_protocol.ff_effect import EVIOCRMFF, EVIOCSFF, to_kernel
 from subos_protocol.input_codes import Ev, Ff, code_name
+from subos_protocol.input_event import pack_event
 
 EVIOCGEFFECTS = 2 << 30 | 4 << 16 | ord("E") << 8 | 0x84
 PATIENCE = 120  # seconds
@@ -88,7 +89,7 @@ class Game:
             self.write(Ff.FF_GAIN, message.value)
 
     def write(self, code: int, value: int) -> None:
-        os.write(self.fd, struct.pack("@llHHi", 0, 0, Ev.EV_FF, code, value))
+        os.write(self.fd, pack_event(Ev.EV_FF, code, value))
 
 
 def wait(condition: Callable[[], bool], what: str) -> None:

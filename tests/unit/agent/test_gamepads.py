@@ -153,6 +153,27 @@ async def test_a_pad_that_is_taken_away_ends_in_order() -> None:
 
 
 @on_a_loop
+async def test_a_pad_that_is_unplugged_ends_in_order_and_comes_back() -> None:
+    pads = Gamepads()
+    with a_worker(pads) as worker:
+        async with an_agent(pads) as agent:
+            pads.let_go("pad1")  # it has not begun
+            pads.let_go("another")
+            worker.send(PAD)
+            assert await agent.hears() == (0, {"serial": "pad1"})
+            assert await said(worker) == pack_message(Opened())
+            pads.let_go("pad1")
+            assert await agent.hears() == (0, "end")
+            assert await said(worker) == pack_message(Lost())
+            worker.send(EVENTS)  # for nobody
+            worker.send(PAD)
+            assert await agent.hears() == (1, {"serial": "pad1"})
+            assert await said(worker) == pack_message(Opened())
+            worker.send(EVENTS)
+            assert await agent.hears() == (1, EVENTS)
+
+
+@on_a_loop
 async def test_a_twin_that_is_not_there_yet_is_no_refusal() -> None:
     pads = Gamepads()
     with a_worker(pads) as worker:

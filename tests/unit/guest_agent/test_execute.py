@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from subos_agent import execute
 from subos_agent.configuration import Configuration
 from subos_agent.execute import Command, session
 from subos_agent.service import handlers
@@ -140,6 +141,37 @@ async def test_cancelling_ends_the_whole_session() -> None:
 async def test_cancelling_ends_a_terminals_session() -> None:
     async with cancelled_in_the_middle(terminal=TERMINAL):
         pass
+
+
+@on_a_loop
+async def test_who_is_cancelled_while_a_commands_end_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the command had of us is closed then, not when it is collected: the loop that could do it may be gone."""
+    made: list[execute._Process] = []
+    begun = asyncio.Event()
+    end_session = execute._end_session
+
+    class Noted(execute._Process):
+        def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+            super().__init__(loop)
+            made.append(self)
+
+    async def end(leader: int) -> None:
+        begun.set()
+        await end_session(leader)
+
+    async def ask() -> None:
+        script = "trap '' HUP; echo started; sleep 1000; sleep 1001"
+        async with asking() as peer, peer.call({"op": "exec", "argv": ["sh", "-c", script]}) as stream:
+            await stream.receive()
+
+    monkeypatch.setattr(execute, "_Process", Noted)
+    monkeypatch.setattr(execute, "_end_session", end)
+    asked = asyncio.ensure_future(ask())
+    await begun.wait()
+    asked.cancel()
+    await asyncio.gather(asked, return_exceptions=True)
+    (process,) = made
+    assert process.transport.is_closing()
 
 
 @on_a_loop

@@ -155,6 +155,7 @@ async def host(sysfs: Sysfs, grace: float = GRACE, twins: Twins | None = None) -
             yield peer, gamepads
     finally:
         await gamepads.close()
+    assert not gamepads._turns, "whoever waits for a pad is forgotten with it"
 
 
 def opening(peer: Peer, pad: Pad = PAD) -> Stream:

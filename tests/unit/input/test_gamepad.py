@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -92,3 +94,29 @@ def test_quick_steps_of_the_cross_all_arrive_while_the_guest_is_slow(bench):
         (3, X, 99),
         REPORT,
     ]
+
+
+def test_a_worker_tells_when_the_first_driver_comes_and_the_last_one_goes(tmp_path):
+    news = os.eventfd(0, os.EFD_NONBLOCK)
+    bench = Bench(GamepadDevice, tmp_path, respawned=True, fds={"presence": news})
+
+    def told() -> bool | None:
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(news)
+            return bench.device.describe(bench.worker.statistics)["gamepad"]["driven"]
+        return None
+
+    assert told() is False, "the worker before may have died with drivers"
+    first = bench.connect()
+    assert told() is True
+    second = bench.connect()
+    first.close()
+    bench.worker.turn()
+    assert told() is None
+    bench.send(second, (3, 0x7F, 1))  # is refused, and hung up on
+    assert told() is False
+    bench.connect().close()
+    bench.worker.turn()
+    assert told() is False, "who comes and goes at once is news, too"
+    bench.close()
+    os.close(news)

@@ -14,7 +14,7 @@ import pytest
 
 from subos_devices.errors import UserError
 from subos_devices.input.gamepad import names, profiles
-from subos_devices.input.gamepad.device import GamepadDevice
+from subos_devices.input.gamepad.device import GamepadDevice, TouchpadDevice
 from subos_devices.vhost_user.device import DeviceSpec
 
 A, B, X, Y = 0x130, 0x131, 0x133, 0x134  # BTN_A, BTN_B, BTN_X, BTN_Y
@@ -84,6 +84,49 @@ REAL = {
 }
 
 
+class RegisteredPart(NamedTuple):
+    """`axes`: min, max, fuzz, flat, resolution. `timestamps`: EV_MSC, MSC_TIMESTAMP."""
+
+    name: str
+    ids: tuple[int, int, int, int]
+    props: set[int]
+    keys: set[int]
+    axes: dict[int, tuple[int, int, int, int, int]]
+    timestamps: bool
+
+
+POINTER, BUTTONPAD, ACCELEROMETER = 0, 2, 6  # INPUT_PROP_*
+LEFT, FINGER, TOUCH, DOUBLETAP = 0x110, 0x145, 0x14A, 0x14D  # BTN_LEFT, BTN_TOOL_FINGER, BTN_TOUCH, BTN_TOOL_DOUBLETAP
+
+
+def sensors(name, ids, acceleration, turn):
+    """ABS_X to ABS_Z, ABS_RX to ABS_RZ."""
+    axes = dict.fromkeys(range(3), acceleration) | dict.fromkeys(range(3, 6), turn)
+    return RegisteredPart(name, ids, {ACCELEROMETER}, set(), axes, timestamps=True)
+
+
+def touchpad(name, ids, width, height):
+    """ps_touchpad_create; input_mt_init_slots with two slots and INPUT_MT_POINTER."""
+    x, y = (0, width - 1, 0, 0, 0), (0, height - 1, 0, 0, 0)
+    # ABS_X, ABS_Y, ABS_MT_SLOT, ABS_MT_POSITION_X, ABS_MT_POSITION_Y, ABS_MT_TRACKING_ID
+    axes = {0x00: x, 0x01: y, 0x2F: (0, 1, 0, 0, 0), 0x35: x, 0x36: y, 0x39: (0, 0xFFFF, 0, 0, 0)}
+    return RegisteredPart(name, ids, {POINTER, BUTTONPAD}, {LEFT, FINGER, TOUCH, DOUBLETAP}, axes, timestamps=False)
+
+
+# ps_sensors_create; DS_ACC_RANGE, DS_ACC_RES_PER_G, DS_GYRO_RANGE, DS_GYRO_RES_PER_DEG_S, and DS4_ likewise
+PLAYSTATION_SENSORS = (-4 * 8192, 4 * 8192, 16, 0, 8192), (-2048 * 1024, 2048 * 1024, 16, 0, 1024)
+# JC_IMU_MAX_ACCEL_MAG, JC_IMU_ACCEL_FUZZ, JC_IMU_ACCEL_FLAT, JC_IMU_ACCEL_RES_PER_G, and JC_IMU_ of GYRO likewise
+IMU = (-32767, 32767, 10, 0, 4096), (-32767000, 32767000, 10, 0, 14247)
+DUALSHOCK4, DUALSENSE, PROCON = REAL["dualshock4"], REAL["dualsense"], REAL["switchpro"]
+REAL_PARTS = {
+    ("dualshock4", "motion"): sensors(DUALSHOCK4.name + " Motion Sensors", DUALSHOCK4.ids, *PLAYSTATION_SENSORS),
+    ("dualshock4", "touchpad"): touchpad(DUALSHOCK4.name + " Touchpad", DUALSHOCK4.ids, 1920, 942),
+    ("dualsense", "motion"): sensors(DUALSENSE.name + " Motion Sensors", DUALSENSE.ids, *PLAYSTATION_SENSORS),
+    ("dualsense", "touchpad"): touchpad(DUALSENSE.name + " Touchpad", DUALSENSE.ids, 1920, 1080),
+    ("switchpro", "motion"): sensors(PROCON.name + " (IMU)", PROCON.ids, *IMU),
+}
+
+
 def bits(bitmap: bytes) -> set[int]:
     return {n for n in range(8 * len(bitmap)) if bitmap[n // 8] >> n % 8 & 1}
 
@@ -101,6 +144,42 @@ def test_a_profile_is_what_the_kernel_registers(name):
     for axis, (low, high, fuzz, flat) in real.axes.items():
         assert struct.unpack("<5i", answer(0x12, axis)) == (low, high, fuzz, flat, 0)
     assert profiles.load(name).force_feedback == real.effects
+
+
+@pytest.mark.parametrize(("name", "part"), REAL_PARTS)
+def test_a_further_device_is_what_the_kernel_registers(name, part):
+    """By the answers that a guest gets, whose driver keeps less of the name than uinput does."""
+    real, described = REAL_PARTS[name, part], profiles.load(name).part(part)
+    answer = described.capabilities.answer
+    assert described.capabilities.name == real.name
+    assert answer(0x01, 0) == real.name.encode()[:63]
+    assert struct.unpack("<4H", answer(0x03, 0)) == real.ids
+    assert bits(answer(0x10, 0)) == real.props
+    assert bits(answer(0x11, 1)) == real.keys
+    assert bits(answer(0x11, 3)) == real.axes.keys()
+    assert bits(answer(0x11, 4)) == ({5} if real.timestamps else set())
+    assert {type_ for type_ in range(1, 0x20) if answer(0x11, type_)} <= {1, 3, 4}
+    for axis, expected in real.axes.items():
+        assert struct.unpack("<5i", answer(0x12, axis)) == expected
+    assert described.rest.keys() == real.axes.keys()
+    assert all(re.match(r"drivers/[\w/.-]+\.c", source) for source in described.source)
+
+
+def test_all_further_devices_are_compared():
+    assert {(name, part) for name in names() for part in profiles.load(name).parts} == REAL_PARTS.keys()
+
+
+def test_a_pad_that_lies_still_feels_its_weight():
+    for name, axis in (("dualshock4", 1), ("dualsense", 1), ("switchpro", 2)):
+        part = profiles.load(name).part("motion")
+        felt = {code: place for code, place in part.rest.items() if place}
+        assert felt == {axis: part.capabilities.axes[axis].res}
+
+
+def test_a_device_that_the_pad_does_not_have_is_refused():
+    with pytest.raises(UserError, match="the gamepad switchpro has no touchpad") as caught:
+        TouchpadDevice(DeviceSpec("touchpad", "t", {"profile": "switchpro"}))
+    assert caught.value.hint == "dualsense, dualshock4 have one"
 
 
 def test_all_profiles_are_compared_but_the_one_that_is_no_real_pad():
@@ -147,6 +226,50 @@ ABS_X = { min = -1, max = 1, fuzz = 0, flat = 0, resolution = 0, rest = 0 }
 """
 
 
+PART = """
+[motion]
+name = "Pad Sensors"
+source = ["drivers/x.c: probe"]
+properties = ["INPUT_PROP_ACCELEROMETER"]
+buttons = []
+misc = ["MSC_TIMESTAMP"]
+[motion.axes]
+ABS_X = { min = -9, max = 9, fuzz = 1, flat = 2, resolution = 3, rest = 4 }
+"""
+
+
+def test_a_good_file_with_a_further_device():
+    part = profiles.parse("pad", GOOD + PART).part("motion")
+    assert part.capabilities.name == "Pad Sensors"
+    assert part.capabilities.ids == (3, 1, 2, 0xFFFF)
+    assert (part.capabilities.codes, part.capabilities.axes) == ({4: {5}}, {0: (-9, 9, 1, 2, 3)})
+    assert (part.capabilities.props, part.rest) == ({6}, {0: 4})
+
+
+@pytest.mark.parametrize(
+    ("good", "bad", "message"),
+    [
+        ("[motion]", "[motion]\nmotto = 1", "pad: motion: motto is no key of a profile"),
+        ("misc = ", "music = ", "pad: motion: misc is missing"),
+        ('["INPUT_PROP_ACCELEROMETER"]', '"six"', "pad: motion: properties must be of the kind list"),
+        ("ACCELEROMETER", "ACCELERATOR", "pad: motion: INPUT_PROP_ACCELERATOR is no Prop"),
+        ("MSC_TIMESTAMP", "MSC_TIME", "pad: motion: MSC_TIME is no Msc"),
+        ('"Pad Sensors"', '""', "pad: motion: name has 1 to 79 bytes"),
+        ('"drivers/x.c: probe"', "", "pad: motion: it has a source"),
+        ("rest = 4", "rest = 10", "pad: motion: ABS_X: min < max"),
+    ],
+)
+def test_a_bad_further_device_is_refused_with_what_is_wrong(good, bad, message):
+    assert good in PART
+    with pytest.raises(profiles.BadProfile, match=re.escape(message)):
+        profiles.parse("pad", GOOD + PART.replace(good, bad, 1))
+
+
+def test_a_further_device_is_a_table():
+    with pytest.raises(profiles.BadProfile, match="pad: motion must be a table"):
+        profiles.parse("pad", f"motion = 3\n{GOOD}")
+
+
 def test_a_good_file():
     profile = profiles.parse("pad", GOOD)
     assert profile.capabilities.ids == (3, 1, 2, 0xFFFF)
@@ -163,8 +286,8 @@ def test_a_good_file():
         ("vendor = 1", 'vendor = "1"', "pad: vendor must be of the kind int"),
         ("vendor = 1", "vendor = true", "pad: vendor must be of the kind int"),
         ("vendor = 1", "vendor = 65536", "pad: vendor is 65536, which is not within 0 to 65535"),
-        ('name = "Pad"', 'name = ""', "pad: name has 1 to 128 bytes"),
-        ('name = "Pad"', f'name = "{"x" * 129}"', "pad: name has 1 to 128 bytes"),
+        ('name = "Pad"', 'name = ""', "pad: name has 1 to 79 bytes"),
+        ('name = "Pad"', f'name = "{"x" * 80}"', "pad: name has 1 to 79 bytes"),
         ("BUS_USB", "USB", "pad: USB is no Bus"),
         ("BTN_EAST", "BTN_WETS", "pad: BTN_WETS is no Key"),
         ("BTN_EAST", "BTN_A", "pad: two names of one Key"),

@@ -18,7 +18,6 @@ from subos_devices.commands import input as command
 from subos_devices.errors import UserError
 from subos_devices.input import client, script
 from subos_devices.input.actions import device_of
-from subos_devices.input.capabilities import Capabilities
 from subos_devices.input.gamepad import profiles
 from subos_devices.input.mouse import MouseDevice
 from subos_devices.vhost_user.device import DeviceSpec
@@ -139,8 +138,8 @@ def test_places_on_a_monitor():
         script.parse(["move 1 1 --monitor 3"], monitors=monitors)
 
 
-def pad(name: str) -> Callable[[], Capabilities]:
-    return lambda: profiles.load(name).capabilities
+def pad(name: str) -> Callable[[], profiles.Profile]:
+    return lambda: profiles.load(name)
 
 
 @pytest.mark.parametrize(
@@ -189,6 +188,64 @@ def test_words_that_a_gamepad_does_not_understand(words, message):
     with pytest.raises(UserError, match=message) as caught:
         script.parse([words], pad("switchpro"))
     assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("words", "name", "part", "events"),
+    [
+        ("gyro 0 90.5 -2048", "dualsense", "motion", [(3, 3, 0), (3, 4, 92672), (3, 5, -2097152), REPORT]),
+        ("gyro 1 0 0", "switchpro", "motion", [(3, 3, 14247), (3, 4, 0), (3, 5, 0), REPORT]),
+        ("accel -4 1 0.5", "dualshock4", "motion", [(3, 0, -32768), (3, 1, 8192), (3, 2, 4096), REPORT]),
+        (
+            "touchpad 100% 0%",
+            "dualshock4",
+            "touchpad",
+            [(3, 0x2F, 0), (3, 0x39, 0), (3, 0x35, 1919), (3, 0x36, 0), REPORT],
+        ),
+        (
+            "touchpad 50% 100% --finger 2",
+            "dualsense",
+            "touchpad",
+            [(3, 0x2F, 1), (3, 0x39, 1), (3, 0x35, 960), (3, 0x36, 1079), REPORT],
+        ),
+        ("touchpad lift --finger 2", "dualsense", "touchpad", [(3, 0x2F, 1), (3, 0x39, -1), REPORT]),
+        ("touchpad click", "dualsense", "touchpad", [(1, 0x110, 1), REPORT, (1, 0x110, 0), REPORT]),
+        ("touchpad press", "dualsense", "touchpad", [(1, 0x110, 1), REPORT]),
+    ],
+)
+def test_words_of_sensors_are_for_a_device_beside_the_pad(words, name, part, events):
+    [action] = script.parse([words], pad(name), gamepad="gamepad3")
+    assert action == events
+    assert device_of(action) == f"gamepad3-{part}"
+    for event in events:
+        if event != REPORT:
+            profiles.load(name).part(part).capabilities.check(virtio_input_event(*event))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("gyro", "gyro takes X, Y and Z, not 'nothing'"),
+        ("gyro 1 2", "gyro takes X, Y and Z"),
+        ("accel a b c", "accel takes X, Y and Z"),
+        ("accel 0 1e9 0", "accel takes X, Y and Z"),
+        ("accel 0 4.1 0", "4.1 is more than .* can tell"),
+        ("touchpad", "touchpad takes X and Y"),
+        ("touchpad 5 5", "'5' is not how far"),
+        ("touchpad 101% 0%", "'101%' is not how far"),
+        ("touchpad 1% 1% --finger 3", "--finger takes a number from 1 to 2"),
+    ],
+)
+def test_words_that_sensors_do_not_understand(words, message):
+    with pytest.raises(UserError, match=message) as caught:
+        script.parse([words], pad("dualsense"))
+    assert caught.value.hint
+
+
+def test_words_of_sensors_that_a_pad_does_not_have():
+    with pytest.raises(UserError, match="the gamepad xbox360 has no motion") as caught:
+        script.parse(["gyro 0 0 0"], pad("xbox360"))
+    assert caught.value.hint == "dualsense, dualshock4, switchpro have one"
 
 
 def test_a_trigger_is_never_pushed_out():

@@ -45,7 +45,9 @@ def test_shares_and_mice_can_be_taken_out_again_and_the_root_cannot(tmp_path: Pa
 
 def test_gamepads_are_numbered(tmp_path: Path) -> None:
     planned = devices.plan([], touch=True, gamepad=["xbox360", "dualsense", "xbox360"])
-    assert [device.name for device in planned] == ["touch", "gamepad1", "gamepad2", "gamepad3"]
+    pads = ["gamepad1", "gamepad2", "gamepad2-motion", "gamepad2-touchpad", "gamepad3"]
+    assert [device.name for device in planned] == ["touch", *pads]
+    assert [device.kind for device in planned[2:5]] == ["gamepad", "motion", "touchpad"]
     assert all(devices.vhost_user_device(tmp_path, device).driver == "vhost-user-input-pci" for device in planned)
     command = devices.serve_command(tmp_path, planned[2])
     assert command[command.index("--option") + 1] == "profile=dualsense"
@@ -58,9 +60,42 @@ def test_a_gamepad_that_the_agent_is_to_leave_alone() -> None:
     assert rumbles.options == quick.options == {"profile": "xbox360"}
 
 
+def test_sensors_have_the_agent_or_the_pad_s_own_serial() -> None:
+    """uinput knows no serials, and by virtio-input SDL knows by it which sensors are which pad's."""
+    _, motion, touchpad = devices.plan([], gamepad=["dualshock4"])
+    assert (motion.channel, touchpad.channel) == (devices.GAMEPAD, devices.GAMEPAD)
+    assert motion.options == {"profile": "dualshock4"}
+    _, motion, touchpad = devices.plan([], gamepad=["dualshock4:no-rumble"])
+    assert (motion.channel, touchpad.channel) == ("", "")
+    assert motion.options == touchpad.options == {"profile": "dualshock4", "serial": "gamepad1"}
+    command = devices.serve_command(Path("/a"), touchpad)
+    assert command[2] == "touchpad"
+    assert command[-4:] == ["--option", "profile=dualshock4", "--option", "serial=gamepad1"]
+
+
+def test_a_gamepad_without_its_sensors() -> None:
+    assert [device.name for device in devices.plan([], gamepad=["switchpro"])] == ["gamepad1", "gamepad1-motion"]
+    (pad,) = devices.plan([], gamepad=["switchpro:no-sensors:no-rumble"])
+    assert (pad.channel, pad.options) == ("", {"profile": "switchpro"})
+
+
+def test_gamepads_that_come_and_go_are_for_run() -> None:
+    planned = devices.plan([], gamepad=["xbox360", "switchpro:hotplug"])
+    assert [(device.name, device.hot) for device in planned] == [
+        ("gamepad1", False),
+        ("gamepad2", True),
+        ("gamepad2-motion", True),
+    ]
+    devices.refuse_hot(planned[:1])
+    with pytest.raises(UserError, match="gamepad2: :hotplug is for subos-devices run") as caught:
+        devices.refuse_hot(planned)
+    assert "leave :hotplug out" in caught.value.hint
+
+
 def test_gamepads_that_there_cannot_be() -> None:
-    with pytest.raises(UserError, match="no gamepad is called 'xbox360:rumble'"):
+    with pytest.raises(UserError, match="xbox360:rumble: 'rumble' is no option of a gamepad") as caught:
         devices.plan([], gamepad=["xbox360:rumble"])
+    assert caught.value.hint == "there are no-rumble, no-sensors, hotplug"
     with pytest.raises(UserError, match="no gamepad is called 'atari'"):
         devices.plan([], gamepad=["xbox360", "atari"])
     with pytest.raises(UserError, match="9 gamepads are too many") as caught:

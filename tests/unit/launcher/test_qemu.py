@@ -114,6 +114,37 @@ def test_more_devices_than_there_is_room_for() -> None:
         assert "shares" in caught.value.hint
 
 
+def test_devices_beside_each_other_share_a_slot() -> None:
+    driver = "vhost-user-input-pci"
+    pads = [
+        VhostUserDevice("pad1", driver, Path("/run/1")),
+        VhostUserDevice("pad1-motion", driver, Path("/run/2"), beside="pad1"),
+        VhostUserDevice("pad1-touchpad", driver, Path("/run/3"), beside="pad1"),
+        VhostUserDevice("pad2", driver, Path("/run/4")),
+        VhostUserDevice("pad3", driver, Path("/run/5")),
+        VhostUserDevice("pad3-motion", driver, Path("/run/6"), beside="pad3"),
+    ]
+    arguments = qemu_arguments(replace(default_guest(), devices=pads))
+    assert {
+        ("-device", f"{driver},id=pad1,chardev=pad1-socket,addr=0x1e.0,multifunction=on"),
+        ("-device", f"{driver},id=pad1-motion,chardev=pad1-motion-socket,addr=0x1e.1"),
+        ("-device", f"{driver},id=pad1-touchpad,chardev=pad1-touchpad-socket,addr=0x1e.2"),
+        ("-device", f"{driver},id=pad2,chardev=pad2-socket"),
+        ("-device", f"{driver},id=pad3,chardev=pad3-socket,addr=0x1d.0,multifunction=on"),
+        ("-device", f"{driver},id=pad3-motion,chardev=pad3-motion-socket,addr=0x1d.1"),
+    } <= pairs(arguments)
+
+
+def test_places_for_what_is_plugged_later_share_slots_too() -> None:
+    pad = VhostUserDevice("pad1", "vhost-user-input-pci", Path("/run/1"))
+    config = replace(default_guest(), devices=[pad, replace(pad, id="pad1-motion", beside="pad1")], spare_ports=9)
+    found = pairs(qemu_arguments(config))
+    ports = [(0x1D, function) for function in range(2, 8)] + [(0x1C, function) for function in range(3)]
+    for number, (slot, function) in enumerate(ports):
+        place = f"addr={slot:#x}.{function}" + ",multifunction=on" * (not function)
+        assert ("-device", f"pcie-root-port,id=spare{number},chassis={3 + number},bus=pcie.0,{place}") in found
+
+
 def test_the_order_of_devices_is_kept() -> None:
     arguments = " ".join(qemu_arguments(default_guest()))
     assert arguments.index("id=root,") < arguments.index("id=mouse,") < arguments.index("virtserialport")

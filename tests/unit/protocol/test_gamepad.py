@@ -60,6 +60,7 @@ def test_a_description_s_bytes() -> None:
 
 def test_the_largest_pad_fits_a_packet() -> None:
     axes = {code: Axis(-(1 << 31), virtio_input_absinfo(*[-(1 << 31)] * 5)) for code in range(64)}
+    axes[Abs.ABS_MT_SLOT] = Axis(63, virtio_input_absinfo(-(1 << 31), 63, *[-(1 << 31)] * 3))
     codes = {Ev.EV_KEY: frozenset(range(0x300)), Ev.EV_REL: frozenset(range(16)), Ev.EV_MSC: frozenset(range(8))}
     largest = Pad("s" * 128, "é" * 39, PAD.ids, codes, axes, frozenset(range(32)), frozenset(range(128)), 96)
     assert len(pack_description(largest)) <= MAX_PACKET
@@ -72,6 +73,22 @@ def test_neutral_is_all_released_and_every_axis_where_it_rests() -> None:
         virtio_input_event(1, 305, 0),
         virtio_input_event(3, 0, 0),
         virtio_input_event(3, 2, 0),
+        virtio_input_event(0, 0, 0),
+    ]
+
+
+def test_neutral_is_without_fingers() -> None:
+    axes = {
+        code: Axis(0, virtio_input_absinfo(0, high)) for code, high in ((0, 9), (0x2F, 1), (0x35, 9), (0x39, 65535))
+    }
+    touchpad = PAD._replace(codes={Ev.EV_KEY: frozenset({0x14A})}, axes=axes)
+    assert touchpad.neutral() == [
+        virtio_input_event(1, 0x14A, 0),
+        virtio_input_event(3, 0x2F, 0),
+        virtio_input_event(3, 0x39, -1),
+        virtio_input_event(3, 0x2F, 1),
+        virtio_input_event(3, 0x39, -1),
+        virtio_input_event(3, 0, 0),
         virtio_input_event(0, 0, 0),
     ]
 
@@ -105,6 +122,8 @@ def pad(**changed: Any) -> dict[str, Any]:
         pad(axes=[[0, 0, 0, 1, 0, 0]]),
         pad(axes=[[0, 0, 0, 1 << 31, 0, 0, 0]]),
         pad(axes=[0] * 65),
+        pad(axes=[[0x2F, 0, 0, 64, 0, 0, 0]]),
+        pad(axes=[[0x2F, -1, -1, -1, 0, 0, 0]]),
         pad(ff=[128]),
         pad(effects=97),
         pad(effects=True),

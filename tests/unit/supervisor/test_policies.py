@@ -124,3 +124,27 @@ def test_where_there_can_be_no_process_there_is_no_second_try(monkeypatch: pytes
     monkeypatch.setattr(namespaces, "_fork", full)
     with pytest.raises(OSError, match="too many"):
         namespaces.fork_into(("uts",))
+
+
+def test_a_group_has_what_any_of_it_needs_and_the_namespaces_of_all() -> None:
+    specs = [DeviceSpec("rng", "rng"), DeviceSpec("mouse", "mouse"), DeviceSpec("vsock", "vsock")]
+    rows = [policy(spec, AUTO, root=os.geteuid() == 0) for spec in specs]
+    row = policies.joint_policy(specs, AUTO)
+    assert (row.namespaces, row.places, row.capabilities, row.nobody) == (rows[0].namespaces, (), (), True)
+    assert row.memory == sum(each.memory for each in rows)
+    assert row.descriptors == rows[2].descriptors  # the most that this user may have
+    assert policies.joint_policy(specs[:1], AUTO) == rows[0]
+    folder = DeviceSpec("fs", "fs", {"shared_dir": "/srv/data"})
+    both = policies.joint_policy([specs[0], folder], AUTO)
+    assert (both.nobody, both.places) == (False, share(os.geteuid() == 0).places)
+    assert set(both.namespaces) <= set(rows[0].namespaces)
+
+
+def test_a_program_is_executed_by_its_descriptor_alone() -> None:
+    static, dynamic = (seccomp.execution(5, libraries=libraries) for libraries in (False, True))
+    assert static["execveat"].either == (((0, 0xFFFF_FFFF, 5), (4, 0xFFFF_FFFF, 0x1000)),)
+    assert "execve" not in {*static, *dynamic, *seccomp.rules(seccomp.RUNTIME, pid=1)}
+    assert not {*seccomp.FILES, "mmap", "mprotect"} & set(static)
+    assert set(seccomp.FILES) <= set(dynamic)
+    [*_, (writable, private)] = dynamic["mmap"].either or ()
+    assert (writable, private) == ((2, 2, 0), (3, 0x21, 0))  # no PROT_WRITE; of a file, not shared

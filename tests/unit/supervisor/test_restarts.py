@@ -6,11 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from subos_devices.supervisor.restarts import BACKOFF, BRIEF, RETRY, STEADY, Restarts
+from subos_devices.supervisor.restarts import BACKOFF, BRIEF, POISONED, RETRY, STEADY, Restarts
 
 
-def die(restarts: Restarts, life: float = 0.0, *, served: int = 0, owing: bool = True) -> float:
+def die(restarts: Restarts, life: float = 0.0, *, served: int = 0, owing: bool = True, ready: bool = True) -> float:
     restarts.born(100.0, 7)
+    if ready:
+        restarts.ready()
     return restarts.died(100.0 + life, 7 + served, owing=owing)
 
 
@@ -46,6 +48,8 @@ def test_what_is_a_life(life: float, served: int, owing: bool, alive: bool) -> N
     for _ in range(3):
         die(restarts)
     restarts.born(0.0, 7)
+    assert not restarts.lives(life, 7 + served, owing=owing)
+    restarts.ready()
     assert restarts.lives(life, 7 + served, owing=owing) == alive
     die(restarts, life, served=served, owing=owing)
     assert restarts.row == (0 if alive else 4)
@@ -64,6 +68,33 @@ def test_one_that_lives_ends_the_row() -> None:
     restarts.recovered()
     assert not restarts.quiet
     assert die(restarts) == 0.0
+
+
+def test_one_that_is_never_ready_has_not_lived_however_long_it_tried() -> None:
+    restarts = Restarts()
+    while not restarts.quiet:
+        die(restarts, 3 * STEADY, owing=False, ready=False)
+    assert restarts.count == len(BACKOFF)
+
+
+@pytest.mark.parametrize(("owing", "ready"), [(True, True), (False, False)])
+def test_what_is_kept_is_suspected_after_some_that_have_done_nothing(owing: bool, ready: bool) -> None:
+    restarts = Restarts()
+    for _ in range(POISONED):
+        assert not restarts.poisoned
+        die(restarts, owing=owing, ready=ready)
+    assert restarts.poisoned
+    die(restarts, served=1)
+    assert not restarts.poisoned
+
+
+@pytest.mark.parametrize(("served", "owing"), [(1, True), (0, False)])
+def test_what_is_kept_is_not_suspected_where_somebody_kills_them(served: int, owing: bool) -> None:
+    restarts = Restarts()
+    while not restarts.quiet:
+        assert not restarts.poisoned
+        die(restarts, served=served, owing=owing)
+    assert restarts.poisoned  # now it is worth a try
 
 
 @given(st.lists(st.tuples(st.floats(0, 20), st.integers(0, 2), st.booleans())))

@@ -27,9 +27,9 @@ def test_one_that_answers_is_left_alone_until_something_has_moved() -> None:
     watch = Watch(LIMIT)
     assert looks(watch, 2) == [NOTHING, PING]
     watch.answered()
-    assert set(looks(watch, 100, start=2 * PERIOD)) == {NOTHING}
-    assert watch.look(1000.0, [1, 3], busy=True) == NOTHING
-    assert watch.look(1002.0, [1, 3], busy=True) == PING
+    assert {watch.look(4.0 + number * PERIOD, [1, 3], busy=True) for number in range(100)} == {NOTHING}
+    assert watch.look(1000.0, [1, 4], busy=True) == NOTHING
+    assert watch.look(1002.0, [1, 4], busy=True) == PING
 
 
 def test_one_that_moves_does_not_hang() -> None:

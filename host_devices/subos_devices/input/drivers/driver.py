@@ -10,12 +10,14 @@ from pathlib import Path
 
 from subos_protocol.input_codes import Ev
 
-from ...errors import UserError
+from ...errors import SubosError, UserError
 from ...text import printable
+from ..monitors import reach
 from .forwarding import Forwarding, Owner, Target
 from .host import PERMISSION_HINT, HostDevice, identity_of, paths
 from .hotplug import Hotplug
-from .kinds import PAD_BUTTONS, SHARED, kind_of
+from .kinds import PAD_BUTTONS, PARTS, SHARED, kind_of
+from .monitors import Layouts, Monitors
 from .places import Places
 from .rules import NEXT_PAD, Rule
 
@@ -25,7 +27,7 @@ CALM = 30.0  # seconds after which they are counted anew
 
 class EvdevDriver:
     """`targets` lists the guest's devices, and raises UserError when the VM is gone. `say` tells a person what
-    happens, and `warn` what is wrong."""
+    happens, and `warn` what is wrong. `layouts` is wanted where a rule names a monitor."""
 
     def __init__(
         self,
@@ -33,16 +35,20 @@ class EvdevDriver:
         targets: Callable[[], Sequence[Target]],
         say: Callable[[str], None],
         warn: Callable[[str], None],
+        layouts: Layouts | None = None,
     ) -> None:
         self._rules = rules
         self._targets = targets
         self._say = say
         self._warn = warn
+        self._monitors = Monitors(layouts, self._rearranged, self._unknown) if layouts else None
+        self._has_said_unknown = False
         self._places = Places()
         self._owner = Owner(self._toggle, self._unplugged, self._unserved, warn)
         self._forwardings: dict[Path, Forwarding] = {}
         self._waiting: dict[Path, HostDevice] = {}  # pads of which the one that is pressed is taken
         self._seen: dict[Path, tuple[int, int]] = {}  # those that no rule is about
+        self._apart: set[Path] = set()  # sensors and touch pads of pads that drive nothing
         self._orphans: set[Path] = set()  # those whose device of the guest is gone, for a while perhaps
         self._tries = 0
         self._unserved_at = 0.0
@@ -55,6 +61,7 @@ class EvdevDriver:
         self._end = loop.create_future()
         with Hotplug() as hotplug:
             loop.add_reader(hotplug.fd, self._plugged, hotplug)
+            following = asyncio.ensure_future(self._monitors.follow()) if self._monitors else None
             try:
                 self._look()
                 self._say_what_is_awaited()
@@ -62,6 +69,9 @@ class EvdevDriver:
             finally:
                 loop.remove_reader(hotplug.fd)
                 self._close()
+                if following is not None:
+                    following.cancel()
+                    await asyncio.gather(following, return_exceptions=True)
 
     def _close(self) -> None:
         for forwarding in self._forwardings.values():
@@ -89,6 +99,7 @@ class EvdevDriver:
             return
         there = paths()
         self._seen = {path: stamp for path, stamp in self._seen.items() if path in there}
+        self._apart.intersection_update(there)
         for path in there:
             try:
                 found = path.stat()
@@ -116,6 +127,9 @@ class EvdevDriver:
     def _place(self, device: HostDevice) -> None:
         """Gives a device to the first rule that wants it, or closes it."""
         kind = kind_of(device.capabilities)
+        if kind in PARTS:
+            self._place_part(device, kind)
+            return
         wanted = [
             rule
             for rule in self._rules
@@ -134,6 +148,31 @@ class EvdevDriver:
         else:
             device.close()
 
+    def _place_part(self, device: HostDevice, kind: str) -> None:
+        """What is part of a pad goes with it; elsewhere only where a rule says so by name or kind."""
+        for pad in list(self._forwardings.values()):
+            if pad.target.kind == "gamepad" and pad.device.identity.belongs_with(device.identity):
+                rule = Rule("path", str(device.path), f"{pad.target.name}-{kind}", pad.rule.grab)
+                target = self._choose(rule, device, kind)
+                if target is not None:
+                    self._forward(device, rule, target)
+                    return
+        for rule in self._rules:
+            if rule.to and rule.matches(device.identity, device.path):
+                target = self._choose(rule, device, kind)
+                if target is not None and target.kind == kind:
+                    self._forward(device, rule, target)
+                    return
+        self._apart.add(device.path)
+        device.close()
+
+    def _look_for_parts(self) -> None:
+        """A pad has come, whose parts were here before it, perhaps."""
+        for path in self._apart:
+            self._seen.pop(path, None)
+        self._apart.clear()
+        self._look()
+
     def _choose(self, rule: Rule, device: HostDevice, kind: str) -> Target | None:
         try:
             return self._places.choose(rule, device.identity, kind, self._targets())
@@ -146,16 +185,25 @@ class EvdevDriver:
         if target.kind not in SHARED:
             self._places.take(target.name, rule, device.identity)
         self._orphans.discard(device.path)
-        if not self._paused:
-            self._activate(forwarding)
-        if self._forwardings.get(device.path) is forwarding:  # what happens from now on is the guest's
-            self._say(f"{device} drives {target.name}")
+        if target.kind == "gamepad" and self._apart:
+            asyncio.get_running_loop().call_soon(self._look_for_parts)
+        if self._paused or self._activate(forwarding):
+            self._say_what_it_drives(forwarding)
 
-    def _activate(self, forwarding: Forwarding) -> None:
+    def _say_what_it_drives(self, forwarding: Forwarding) -> None:
+        on = f", on monitor {forwarding.rule.monitor}" if forwarding.rule.monitor else ""
+        self._say(f"{forwarding.device} drives {forwarding.target.name}{on}")
+
+    def _activate(self, forwarding: Forwarding) -> bool:
+        """Whether what happens from now on is the guest's."""
+        if not self._aim(forwarding):
+            return False
         try:
             forwarding.activate()
         except OSError as error:
             self._unplugged(forwarding, error)
+            return False
+        return True
 
     def _unplugged(self, forwarding: Forwarding, error: OSError) -> None:
         path = forwarding.device.path
@@ -204,6 +252,40 @@ class EvdevDriver:
         self._seen.pop(path, None)
         asyncio.get_running_loop().remove_reader(device.fd)
         return device
+
+    # --- the guest's monitors
+
+    def _aim(self, forwarding: Forwarding) -> bool:
+        """At the monitor that its rule names, if it names one. False where the guest has none such, as far as it has
+        said."""
+        number = forwarding.rule.monitor
+        if not number or self._monitors is None:
+            return True
+        if self._monitors.layout is None:
+            return False
+        try:
+            forwarding.aim(reach(self._monitors.layout, number))
+        except UserError as error:
+            self._warn(f"{error.message}: {forwarding.device} waits for it\n  hint: {error.hint}")
+            return False
+        return True
+
+    def _rearranged(self) -> None:
+        self._has_said_unknown = False
+        for forwarding in list(self._forwardings.values()):
+            if self._paused or not forwarding.rule.monitor:
+                continue
+            if forwarding.active:
+                if not self._aim(forwarding):
+                    forwarding.pause()
+            elif self._activate(forwarding):
+                self._say_what_it_drives(forwarding)
+
+    def _unknown(self, error: SubosError) -> None:
+        """Nobody says where they are, or no longer."""
+        if not self._has_ended() and not self._has_said_unknown:
+            self._has_said_unknown = True
+            self._say(f"where the guest's monitors are is not known: {error.message}")
 
     # --- the chord, and the guest's side
 

@@ -7,11 +7,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from subos_protocol.input_codes import Ev
+from subos_protocol.input_codes import Abs, Ev
 from subos_protocol.virtio_input import virtio_input_event
 
 from ..capabilities import Capabilities
 from ..driver_socket import FORCE, LEDS
+from ..monitors import Reach
 from ..rumble import PadRumble
 from .chord import Chord
 from .frames import FrameReader
@@ -57,6 +58,7 @@ class Forwarding:
         self._chord = Chord()
         self._reader = FrameReader(device)
         self._wants_grab = False
+        self._reach: Reach | None = None
         self._link: Link | None = None
         self._tick: asyncio.TimerHandle | None = None
         self._rumble: PadRumble | None = None
@@ -77,6 +79,18 @@ class Forwarding:
         self._forward(DeviceState().difference(DeviceState(axes=axes)))
         self._wants_grab = self.rule.grab
         self._grab_when_idle()
+
+    @property
+    def active(self) -> bool:
+        return self._link is not None
+
+    def aim(self, reach: Reach) -> None:
+        """From now on it points at a monitor that lies there; what it points at already, too."""
+        if reach == self._reach:
+            return
+        self._reach = reach
+        places = DeviceState().difference(self._reader.known)
+        self._forward([event for event in places if event.type == Ev.EV_ABS and event.code != Abs.ABS_MT_TRACKING_ID])
 
     def _mapping(self) -> Mapping:
         """The rule's own; where it moves no control, what one make of pad has otherwise than the other."""
@@ -142,6 +156,8 @@ class Forwarding:
 
     def _send(self, frame: Sequence[virtio_input_event]) -> None:
         translated = self._translation.frame(frame)
+        if self._reach is not None:
+            translated = self._reach.place(translated)
         if translated and self._link is not None:
             self._link.send(translated)
 

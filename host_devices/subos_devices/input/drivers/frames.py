@@ -41,5 +41,6 @@ class FrameReader:
                 if self._dropped:  # what came meanwhile is not whole: the kernel says where things are
                     self._dropped = False
                     frame = self.known.difference(self._device.state())
-                self.known.note(frame)
-                yield RecordedFrame(time, frame)
+                whole = self.known.completed(frame)
+                self.known.note(whole)
+                yield RecordedFrame(time, whole)

@@ -60,6 +60,11 @@ class Identity(NamedTuple):
         mine, theirs = (self.uniq, other.uniq) if self.uniq or other.uniq else (self.phys, other.phys)
         return self.is_alike(other) and mine == theirs
 
+    def belongs_with(self, other: Identity) -> bool:
+        """Whether both are of one thing: a gamepad and its sensors are several event devices."""
+        mine, theirs = (self.uniq, other.uniq) if self.uniq or other.uniq else (self.phys, other.phys)
+        return (self.vendor, self.product, mine) == (other.vendor, other.product, theirs) and bool(mine)
+
     def is_alike(self, other: Identity) -> bool:
         """Whether it is one of the same make."""
         return self[:3] == other[:3]

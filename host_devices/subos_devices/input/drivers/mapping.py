@@ -12,13 +12,12 @@ Controls have the kernel's names, with a sign for one side of an axis, and are t
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping as Table
 from typing import Any, NamedTuple
 
 from subos_protocol.input_codes import Abs, Ev, Key
 
-from ...errors import UserError
+from ...errors import UserError, did_you_mean
 
 MAX_TURBO = 50  # presses a second; a guest that draws 60 times a second sees no more
 MAX_DEAD_ZONE = 0.9
@@ -56,10 +55,10 @@ def parse_control(name: str, where: str) -> Control:
         return Control(Ev.EV_KEY, Key[plain])
     if plain in Abs.__members__ and Abs[plain] < Abs.ABS_MT_SLOT:
         return Control(Ev.EV_ABS, Abs[plain], side)
-    near = difflib.get_close_matches(plain, (*Key.__members__, *Abs.__members__), 1)
+    known = (*Key.__members__, *Abs.__members__)
     raise UserError(
         f"{where}: no control is called {name!r}",
-        f"did you mean {near[0]}?" if near else "KEY_A, BTN_SOUTH, ABS_X, ABS_X-: the kernel's own names",
+        did_you_mean(plain, known, "KEY_A, BTN_SOUTH, ABS_X, ABS_X-: the kernel's own names"),
     )
 
 
@@ -68,11 +67,7 @@ def parse_mapping(table: Any, where: str) -> Mapping:
     _check(isinstance(table, dict), where, f"must be a table, not {table!r}", f"it has {', '.join(KEYS)}")
     for key in table:
         if key not in KEYS:
-            near = difflib.get_close_matches(key, KEYS, 1)
-            raise UserError(
-                f"{where}: there is no setting {key!r}",
-                f"did you mean {near[0]}?" if near else f"there are {', '.join(KEYS)}",
-            )
+            raise UserError(f"{where}: there is no setting {key!r}", did_you_mean(key, KEYS))
     routes: dict[Control, Control] = {}
     for first, second in _pairs(table.get("swap", []), f"{where}.swap"):
         _route(routes, first, second, f"{where}.swap")

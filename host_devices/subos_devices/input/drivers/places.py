@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from .forwarding import Target
 from .host import Identity
-from .kinds import SHARED, TARGETS
+from .kinds import POINTING, SHARED, TARGETS
 from .rules import NEXT_PAD, Rule
 
 
@@ -46,6 +46,8 @@ class Places:
         now), then one that nobody ever had, then one whose device is away.
         """
         possible = allowed(rule.to, kind, targets)
+        if rule.monitor:
+            possible = [target for target in possible if target.kind in POINTING]
         if possible and possible[0].kind in SHARED:
             return possible[0]
         own = [target for target in possible if target.name in self._places and self._places[target.name].rule is rule]

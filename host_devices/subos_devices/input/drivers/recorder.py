@@ -88,8 +88,9 @@ class Recorder:
         self._chosen = True
         self._keep_only(device)
         self._file.write(HEADER + describe(device.capabilities))
-        self._say(f"recording {device}; Ctrl-C ends it")
+        # Not after it is said: who asks the kernel for the keys is told no more of those that were pressed before.
         place = DeviceState().difference(DeviceState(axes=reader.begin().axes))
+        self._say(f"recording {device}; Ctrl-C ends it")
         if place:  # where its axes are when it begins, as its first event
             self._write(RecordedFrame(0, place))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from subos_protocol.input_codes import Abs, Ev
@@ -43,6 +43,33 @@ class DeviceState:
         ]
         events += self._touches(now)
         return events + [virtio_input_event(Ev.EV_KEY, code, PRESSED) for code in sorted(now.keys - self.keys)]
+
+    def completed(self, frame: Sequence[virtio_input_event]) -> list[virtio_input_event]:
+        """`frame`, which follows this state, with all that is known of touches that begin in it.
+
+        The kernel leaves out what a touch has in common with the one before it in its slot, of which the guest may
+        have heard nothing.
+        """
+        slot, began = self.slot, set[int]()
+        told: dict[int, set[int]] = {}
+        for type_, code, value in frame:
+            if type_ != Ev.EV_ABS:
+                continue
+            if code == Abs.ABS_MT_SLOT:
+                slot = value
+            elif code > Abs.ABS_MT_SLOT:
+                told.setdefault(slot, set()).add(code)
+            if code == Abs.ABS_MT_TRACKING_ID and value != NO_TOUCH:
+                began.add(slot)
+        more: list[virtio_input_event] = []
+        for number in sorted(began):
+            kept = {code: value for code, value in self.slots.get(number, {}).items() if code not in told[number]}
+            if kept:
+                more.append(virtio_input_event(Ev.EV_ABS, Abs.ABS_MT_SLOT, number))
+                more += [virtio_input_event(Ev.EV_ABS, code, value) for code, value in kept.items()]
+        if more:
+            more.append(virtio_input_event(Ev.EV_ABS, Abs.ABS_MT_SLOT, slot))
+        return [*frame, *more]
 
     def _touches(self, now: DeviceState) -> list[virtio_input_event]:
         events: list[virtio_input_event] = []

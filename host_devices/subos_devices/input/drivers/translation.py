@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from subos_protocol.input_codes import Abs, Ev, Rel
+from subos_protocol.input_codes import Abs, Ev, Prop, Rel
 from subos_protocol.virtio_input import virtio_input_absinfo, virtio_input_event
 
 from ..actions import HI_RES
@@ -39,6 +39,15 @@ def scale(source: virtio_input_absinfo, target: virtio_input_absinfo) -> Callabl
     return scaled
 
 
+def convert(source: virtio_input_absinfo, target: virtio_input_absinfo) -> Callable[[int], int]:
+    """Measured values of one axis as those of another, by their resolutions: a g stays a g."""
+
+    def converted(value: int) -> int:
+        return max(target.min, min(target.max, round(value * target.res / source.res)))
+
+    return converted
+
+
 class Translation:
     """Of events of a device such as `source` for one such as `target`. It has state: the slot, and a mouse's place."""
 
@@ -47,8 +56,9 @@ class Translation:
         self._moves = target.of(Ev.EV_REL)
         self._other = target.of(Ev.EV_MSC)
         self._target = target.axes
+        measures = Prop.INPUT_PROP_ACCELEROMETER in source.props & target.props
         self._scales = {
-            code: scale(axis, target.axes[code])
+            code: (convert if measures and axis.res and target.axes[code].res else scale)(axis, target.axes[code])
             for code, axis in source.axes.items()
             if code in target.axes and code not in _PASSED
         }

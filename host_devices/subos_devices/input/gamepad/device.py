@@ -1,15 +1,18 @@
-"""A gamepad: what one of the `profiles` says, so that a game takes it for the real one.
+"""A gamepad: what one of the `profiles` says, so that a game takes it for the real one; and what else the real one has.
 
 It stays where it is when its driver goes (a pad out of reach of Bluetooth, say): nothing is pressed then, and its
 sticks and triggers are where they are when nobody touches them. Force feedback is no business of virtio-input: while
 the guest's agent has the pad, its events go there, and what games do with effects comes back (see `agent`).
+
+The further event devices of a pad, its PARTS, are devices of their own, as they are for the kernel.
 """
 
 from __future__ import annotations
 
 import os
 import socket
-from typing import Any
+from abc import abstractmethod
+from typing import Any, ClassVar
 
 from subos_protocol.effects import Feedback
 from subos_protocol.gamepad import Axis, Pad
@@ -17,46 +20,53 @@ from subos_protocol.virtio_input import EVENTQ
 
 from ...vhost_user.device import DeviceSpec, Worker
 from ...vhost_user.virtqueue import Virtqueue
-from ..capabilities import Frame
+from ..capabilities import Capabilities, Frame
 from ..model import InputDevice
 from ..state import State
+from ..touch import TouchState
 from . import profiles
 from .agent import AgentLink
+from .profiles import Rest
 
 DEFAULT = "generic"
 EFFECTS = 16  # that a pad holds: the kernel's drivers of real ones have as many (ff-memless.c, FF_MEMLESS_EFFECTS)
 
 
-class GamepadDevice(InputDevice):
-    """`gamepad`: option `profile`, one of `names()`. `spec.fds["agent"]`, if there, is its channel to the
-    guest's agent."""
+class AgentDevice(InputDevice):
+    """An event device of the gamepad that option `profile` names, which the guest's agent may make.
+
+    `spec.fds["agent"]`, if there, is its channel to the guest's agent.
+    """
+
+    force_feedback: frozenset[int] = frozenset()
 
     def __init__(self, spec: DeviceSpec) -> None:
-        self.profile = profiles.load(str(spec.options.get("profile") or DEFAULT))
-        self.capabilities = self.profile.capabilities
+        self.profile = profiles.load(_profile(spec))
+        self.capabilities, self.rest = self.described()
         super().__init__(spec)
         self._agent: AgentLink | None = None
-        self._statistics = memoryview(bytearray(1))  # whether the agent has it
+        self._statistics = memoryview(bytearray(2))  # whether the agent has it, whether anything drives it
+
+    @abstractmethod
+    def described(self) -> tuple[Capabilities, Rest]:
+        """What the profile says of it. Raises UserError where it has no such device."""
 
     @classmethod
     def prepare(cls, spec: DeviceSpec) -> None:
-        profiles.load(str(spec.options.get("profile") or DEFAULT))
-
-    def new_state(self) -> State:
-        return State(self.capabilities, self.profile.rest)
+        profiles.load(_profile(spec))
 
     def pad(self) -> Pad:
         """What the agent is told of it."""
         can = self.capabilities
         return Pad(
-            self.spec.name,
+            self.serial,
             can.name,
             can.ids,
             can.codes,
-            {code: Axis(self.profile.rest[code], info) for code, info in can.axes.items()},
+            {code: Axis(self.rest[code], info) for code, info in can.axes.items()},
             can.props,
-            self.profile.force_feedback,
-            EFFECTS,
+            self.force_feedback,
+            EFFECTS if self.force_feedback else 0,
         )
 
     def describe(self, statistics: memoryview) -> dict[str, Any]:
@@ -66,7 +76,7 @@ class GamepadDevice(InputDevice):
         super().start(worker)
         self._statistics = worker.statistics
         self._statistics[0] = 0
-        if "agent" in self.spec.fds and self.profile.force_feedback:
+        if "agent" in self.spec.fds:
             self._agent = AgentLink(socket.socket(fileno=os.dup(self.spec.fds["agent"])), self.pad(), self, worker)
 
     def queue_started(self, queue: Virtqueue) -> None:
@@ -124,3 +134,67 @@ class GamepadDevice(InputDevice):
                 self._drivers.pause()
             else:
                 self._drivers.resume()
+
+
+class GamepadDevice(AgentDevice):
+    """`gamepad`: option `profile`, one of `names()`. `spec.fds["presence"]`, if there, is an eventfd: there is news of
+    whether anything drives it."""
+
+    def __init__(self, spec: DeviceSpec) -> None:
+        super().__init__(spec)
+        self.force_feedback = self.profile.force_feedback
+
+    def describe(self, statistics: memoryview) -> dict[str, Any]:
+        return {"gamepad": {"agent": bool(statistics[0]), "driven": bool(statistics[1])}}
+
+    def start(self, worker: Worker) -> None:
+        super().start(worker)
+        self.driven(False)  # a worker before may have died with drivers
+
+    def driven(self, by_anybody: bool) -> None:
+        self._statistics[1] = by_anybody
+        if "presence" in self.spec.fds:
+            os.eventfd_write(self.spec.fds["presence"], 1)
+
+    def described(self) -> tuple[Capabilities, Rest]:
+        return self.profile.capabilities, self.profile.rest
+
+    def new_state(self) -> State:
+        return State(self.capabilities, self.rest)
+
+
+class PartDevice(AgentDevice):
+    """A further event device of a pad: options `profile`, and `serial` where it is to have the pad's own: by that SDL
+    knows which sensors are which pad's."""
+
+    PART: ClassVar[str]
+
+    def described(self) -> tuple[Capabilities, Rest]:
+        part = self.profile.part(self.PART)
+        return part.capabilities, part.rest
+
+    @property
+    def serial(self) -> str:
+        return str(self.spec.options.get("serial") or self.spec.name)
+
+
+class MotionDevice(PartDevice):
+    """`motion`: gyroscope and accelerometer. With no driver the pad lies still."""
+
+    PART = "motion"
+
+    def new_state(self) -> State:
+        return State(self.capabilities, self.rest)
+
+
+class TouchpadDevice(PartDevice):
+    """`touchpad`: fingers, and a button under them."""
+
+    PART = "touchpad"
+
+    def new_state(self) -> State:
+        return TouchState(self.capabilities)
+
+
+def _profile(spec: DeviceSpec) -> str:
+    return str(spec.options.get("profile") or DEFAULT)

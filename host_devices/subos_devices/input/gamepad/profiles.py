@@ -10,7 +10,18 @@
     [axes]
     ABS_X = { min = -32768, max = 32767, fuzz = 16, flat = 128, resolution = 0, rest = 0 }
 
-`rest` is where an axis stands that nobody touches. All keys are needed, and there are no others.
+`rest` is where an axis stands that nobody touches. All keys are needed, and there are no others, but for the further
+event devices that a pad has, with its ids:
+
+    [motion]                                                        or [touchpad]: see PARTS
+    name = "… Motion Sensors"
+    source = ["drivers/hid/hid-playstation.c: ps_sensors_create"]
+    properties = ["INPUT_PROP_ACCELEROMETER"]
+    buttons = []
+    misc = ["MSC_TIMESTAMP"]
+
+    [motion.axes]
+    ABS_X = { … }
 """
 
 from __future__ import annotations
@@ -20,14 +31,16 @@ from enum import IntEnum
 from functools import cache
 from typing import Any, NamedTuple, TypeVar
 
-from subos_protocol.input_codes import Abs, Bus, Ev, Ff, Key
-from subos_protocol.virtio_input import MAX_U, virtio_input_absinfo, virtio_input_devids
+from subos_protocol.gamepad import MAX_NAME
+from subos_protocol.input_codes import Abs, Bus, Ev, Ff, Key, Msc, Prop
+from subos_protocol.virtio_input import virtio_input_absinfo, virtio_input_devids
 
 from ...errors import SubosError, UserError
 from ..capabilities import Capabilities
 from . import FOLDER, names
 
 Code = TypeVar("Code", bound=IntEnum)
+Rest = Mapping[int, int]
 
 _KINDS: Mapping[str, type] = {
     "name": str,
@@ -40,6 +53,14 @@ _KINDS: Mapping[str, type] = {
     "force_feedback": list,
     "axes": dict,
 }
+_PART_KINDS: Mapping[str, type] = {
+    "name": str,
+    "source": list,
+    "properties": list,
+    "buttons": list,
+    "misc": list,
+    "axes": dict,
+}
 _AXIS: Mapping[str, type] = dict.fromkeys(("min", "max", "fuzz", "flat", "resolution", "rest"), int)
 _INT32 = range(-(1 << 31), 1 << 31)
 
@@ -48,14 +69,35 @@ class BadProfile(SubosError):
     """A file that describes no gamepad."""
 
 
+PARTS = ("motion", "touchpad")
+"""The further event devices that a pad may have: gyroscope and accelerometer, and what fingers move on."""
+
+
+class Part(NamedTuple):
+    """A further event device of a pad."""
+
+    capabilities: Capabilities
+    rest: Rest
+    source: tuple[str, ...]
+
+
 class Profile(NamedTuple):
-    """`name` is the file's; `rest` says where the axes stand that nobody touches, `source` where it all comes from."""
+    """`name` is the file's; `rest` says where the axes stand that nobody touches, `source` where it all comes from.
+    `parts` are the pad's further event devices, by their names in PARTS."""
 
     name: str
     capabilities: Capabilities
     force_feedback: frozenset[int]
-    rest: Mapping[int, int]
+    rest: Rest
     source: tuple[str, ...]
+    parts: Mapping[str, Part]
+
+    def part(self, name: str) -> Part:
+        """Raises UserError where the pad has no such device."""
+        if name not in self.parts:
+            having = ", ".join(each for each in names() if name in load(each).parts)
+            raise UserError(f"the gamepad {self.name} has no {name}", f"{having} have one")
+        return self.parts[name]
 
 
 @cache
@@ -74,14 +116,11 @@ def parse(name: str, text: str) -> Profile:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise BadProfile(f"{name}: it is not TOML: {error}") from error
+    parts = {key: table.pop(key) for key in PARTS if key in table}
     _check_keys(name, table, _KINDS)
-    for key in ("source", "buttons", "force_feedback"):
-        if not all(isinstance(item, str) for item in table[key]) or len(set(table[key])) != len(table[key]):
-            raise BadProfile(f"{name}: {key} must be a list of texts, each of them once")
+    _check_texts(name, table)
     if not table["source"] or not table["buttons"]:
         raise BadProfile(f"{name}: a gamepad has buttons, and a source")
-    if not 0 < len(table["name"].encode()) <= MAX_U:
-        raise BadProfile(f"{name}: name has 1 to {MAX_U} bytes")
     numbers = [_number(name, key, table[key], range(1 << 16)) for key in ("vendor", "product", "version")]
     axes, rest = _axes(name, table["axes"])
     capabilities = Capabilities(
@@ -91,7 +130,41 @@ def parse(name: str, text: str) -> Profile:
         axes=axes,
     )
     effects = frozenset[int](_codes(name, Ff, table["force_feedback"]))
-    return Profile(name, capabilities, effects, rest, tuple(table["source"]))
+    made = {key: _part(f"{name}: {key}", part, capabilities.ids) for key, part in parts.items()}
+    return Profile(name, capabilities, effects, rest, tuple(table["source"]), made)
+
+
+def _part(where: str, table: Any, ids: virtio_input_devids) -> Part:
+    if not isinstance(table, dict):
+        raise BadProfile(f"{where} must be a table")
+    _check_keys(where, table, _PART_KINDS)
+    _check_texts(where, table)
+    if not table["source"]:
+        raise BadProfile(f"{where}: it has a source")
+    axes, rest = _axes(where, table["axes"])
+    codes: dict[int, frozenset[int]] = {
+        Ev.EV_KEY: frozenset(_codes(where, Key, table["buttons"])),
+        Ev.EV_MSC: frozenset(_codes(where, Msc, table["misc"])),
+    }
+    capabilities = Capabilities(
+        name=table["name"],
+        ids=ids,
+        codes={type_: listed for type_, listed in codes.items() if listed},
+        axes=axes,
+        props=frozenset(_codes(where, Prop, table["properties"])),
+    )
+    return Part(capabilities, rest, tuple(table["source"]))
+
+
+def _check_texts(where: str, table: Mapping[str, Any]) -> None:
+    """The name, and lists."""
+    for key, value in table.items():
+        if type(value) is not list:
+            continue
+        if not all(isinstance(item, str) for item in value) or len(set(value)) != len(value):
+            raise BadProfile(f"{where}: {key} must be a list of texts, each of them once")
+    if not 0 < len(table["name"].encode()) <= MAX_NAME:
+        raise BadProfile(f"{where}: name has 1 to {MAX_NAME} bytes")
 
 
 def _axes(name: str, table: dict[str, Any]) -> tuple[dict[int, virtio_input_absinfo], dict[int, int]]:

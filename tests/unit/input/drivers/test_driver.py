@@ -7,14 +7,17 @@ import contextlib
 import errno
 import io
 import os
-from collections.abc import Iterator
+import socket
+from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from subos_devices.errors import SubosError
 from subos_devices.input.drivers import driver as driver_module
 from subos_devices.input.drivers import host
+from subos_devices.input.drivers import monitors as monitors_module
 from subos_devices.input.drivers.driver import EvdevDriver
 from subos_devices.input.drivers.forwarding import Target
 from subos_devices.input.drivers.frames import FrameReader
@@ -23,9 +26,13 @@ from subos_devices.input.drivers.recorder import Recorder
 from subos_devices.input.drivers.rules import Rule, parse_device
 from subos_devices.input.drivers.state import DeviceState
 from subos_devices.input.evemu import MAX_FRAME
+from subos_devices.input.gamepad import profiles
 from subos_devices.input.keyboard import KEYBOARD
+from subos_devices.input.touch import TOUCH
+from subos_devices.runtime import listen
 from subos_protocol.input_codes import Abs, Ev, Key
-from subos_protocol.virtio_input import virtio_input_event
+from subos_protocol.monitors import Area, Layout, Monitor
+from subos_protocol.virtio_input import VIRTIO_INPUT_EVENT, virtio_input_event
 
 SYN = virtio_input_event(Ev.EV_SYN, 0, 0)
 
@@ -122,6 +129,201 @@ def test_a_device_that_opens_and_cannot_be_read_is_not_opened_without_end(
     asyncio.run(run())
     assert warned == ["Odd Keyboard cannot be read: Invalid argument"] * 2
     assert not any("drives" in said for said in told), "it never did"
+
+
+class Parted(Button):
+    """An event device of one of two DualSenses; which is in the name of its file: pad-aa, motion-bb, say."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        kind, _, uniq = path.name.partition("-")
+        dualsense = profiles.load("dualsense")
+        self.capabilities = dualsense.capabilities if kind == "pad" else dualsense.part(kind).capabilities
+        self.identity = Identity(self.capabilities.name, 0x54C, 0xCE6, uniq, "")
+
+    def __str__(self) -> str:
+        return self.path.name
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        ["motion-bb", "motion-aa", "touchpad-aa", "pad-bb", "pad-aa"],
+        ["pad-bb", "pad-aa", "touchpad-aa", "motion-aa", "motion-bb"],
+    ],
+)
+def test_what_a_pad_has_beside_goes_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nodes: list[str]) -> None:
+    """Whichever comes first. The rule is about the pads alone; the second one's touch pad is not there."""
+    dualsense = profiles.load("dualsense")
+    parts = {"gamepad": dualsense.capabilities, **{name: part.capabilities for name, part in dualsense.parts.items()}}
+    targets = [
+        Target(pad if kind == "gamepad" else f"{pad}-{kind}", kind, tmp_path / f"{pad}-{kind}.sock", can)
+        for pad in ("gamepad1", "gamepad2")
+        for kind, can in parts.items()
+    ]
+    for node in nodes:
+        (tmp_path / node).touch()
+    monkeypatch.setattr(driver_module, "HostDevice", Parted)
+    monkeypatch.setattr(driver_module, "Hotplug", NoHotplug)
+    monkeypatch.setattr(driver_module, "paths", lambda: [tmp_path / node for node in nodes])
+    warned: list[str] = []
+    told: list[str] = []
+
+    async def run() -> None:
+        with contextlib.ExitStack() as stack:
+            for target in targets:
+                stack.enter_context(listen(target.path, socket.SOCK_SEQPACKET))
+            driver = EvdevDriver(
+                [Rule("name", dualsense.capabilities.name)], lambda: targets, told.append, warned.append
+            )
+            running = asyncio.ensure_future(driver.run())
+            for _ in range(50):
+                await asyncio.sleep(0)
+            running.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await running
+
+    asyncio.run(run())
+    driven = dict(said.split(" drives ") for said in told)
+    assert driven == {
+        "pad-bb": "gamepad1",
+        "motion-bb": "gamepad1-motion",
+        "pad-aa": "gamepad2",
+        "motion-aa": "gamepad2-motion",
+        "touchpad-aa": "gamepad2-touchpad",
+    }
+    assert not warned
+
+
+def test_a_touch_pad_of_no_pad_drives_what_a_rule_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    part = profiles.load("dualsense").part("touchpad")
+    target = Target("gamepad1-touchpad", "touchpad", tmp_path / "sock", part.capabilities)
+    (tmp_path / "touchpad-cc").touch()
+    monkeypatch.setattr(driver_module, "HostDevice", Parted)
+    monkeypatch.setattr(driver_module, "Hotplug", NoHotplug)
+    monkeypatch.setattr(driver_module, "paths", lambda: [tmp_path / "touchpad-cc"])
+    told: list[str] = []
+
+    async def run(to: str) -> None:
+        with listen(target.path, socket.SOCK_SEQPACKET):
+            driver = EvdevDriver([Rule("name", "*", to)], lambda: [target], told.append, told.append)
+            running = asyncio.ensure_future(driver.run())
+            for _ in range(50):
+                await asyncio.sleep(0)
+            running.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await running
+
+    asyncio.run(run(""))
+    assert told == ["no device * is here yet; it is taken when it comes"]
+    for to in ("touchpad", "gamepad1-touchpad"):
+        told.clear()
+        asyncio.run(run(to))
+        assert told == ["touchpad-cc drives gamepad1-touchpad"]
+
+
+class Screen(OddDevice):
+    """A touch screen; `happens` are the events of one frame."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.capabilities = TOUCH
+        self.frames: list[list[virtio_input_event]] = []
+        made.append(self)
+
+    def happens(self, *events: tuple[int, int]) -> None:
+        self.frames.append([virtio_input_event(Ev.EV_ABS, *event) for event in events])
+        os.write(self._far, b"x")
+
+    def state(self) -> DeviceState:
+        return DeviceState()
+
+    def read(self) -> Iterator[TimedEvent]:
+        os.read(self.fd, 1)
+        for event in [*self.frames.pop(0), SYN]:
+            yield TimedEvent(0, event)
+
+    def __str__(self) -> str:
+        return "a touch screen"
+
+
+made: list[Screen] = []
+ONE = Layout(Area(0, 0, 1000, 500), (Monitor("left", Area(0, 0, 1000, 500)),))
+TWO = Layout(Area(0, 0, 2000, 500), (*ONE.monitors, Monitor("right", Area(1000, 0, 1000, 500))))
+SWAPPED = TWO._replace(monitors=TWO.monitors[::-1])
+
+
+def test_a_screen_that_drives_one_monitor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It waits for the monitor, follows it, and is let go when it is gone."""
+    (tmp_path / "event0").touch()
+    made.clear()
+    monkeypatch.setattr(driver_module, "HostDevice", Screen)
+    monkeypatch.setattr(driver_module, "Hotplug", NoHotplug)
+    monkeypatch.setattr(driver_module, "paths", lambda: [tmp_path / "event0"])
+    monkeypatch.setattr(monitors_module, "AGAIN", 0)
+    monkeypatch.setattr(monitors_module, "PAUSE", 0)
+    said: list[str] = []
+
+    async def run() -> None:
+        answers: asyncio.Queue[Layout | SubosError] = asyncio.Queue()
+
+        async def layouts() -> AsyncGenerator[Layout, None]:
+            while True:
+                answer = await answers.get()
+                if isinstance(answer, SubosError):
+                    raise answer
+                yield answer
+
+        async def until(text: str) -> None:
+            while text not in said:
+                await asyncio.sleep(0.001)
+
+        loop = asyncio.get_running_loop()
+        with listen(tmp_path / "touch", socket.SOCK_SEQPACKET) as listener:
+            listener.setblocking(False)
+            target = Target("touch", "touch", tmp_path / "touch", TOUCH)
+            rules = [Rule("name", "Odd*", monitor=2)]
+            driver = EvdevDriver(rules, lambda: [target], said.append, said.append, layouts)
+            running = asyncio.ensure_future(driver.run())
+            answers.put_nowait(SubosError("there is no session"))
+            await until("where the guest's monitors are is not known: there is no session")
+            made[0].happens((Abs.ABS_MT_TRACKING_ID, 1), (Abs.ABS_MT_POSITION_X, 0))  # of which nobody is told
+            answers.put_nowait(ONE)
+            hint = "there is 1: left, 1000x500 at 0,0"
+            await until(f"the guest has no monitor 2: a touch screen waits for it\n  hint: {hint}")
+            made[0].happens((Abs.ABS_MT_TRACKING_ID, -1))
+            while made[0].frames:
+                await asyncio.sleep(0.001)
+            with pytest.raises(BlockingIOError):
+                listener.accept()
+            answers.put_nowait(TWO)
+            await until("a touch screen drives touch, on monitor 2")
+            connection = (await loop.sock_accept(listener))[0]
+            connection.setblocking(False)
+
+            async def hear() -> list[tuple[int, int]]:
+                packet = await loop.sock_recv(connection, 4096)
+                events = [virtio_input_event(*each) for each in VIRTIO_INPUT_EVENT.struct.iter_unpack(packet)]
+                return [event[1:] for event in events if event.type == Ev.EV_ABS]
+
+            made[0].happens((Abs.ABS_MT_TRACKING_ID, 2), (Abs.ABS_MT_POSITION_X, 32767), (Abs.ABS_MT_POSITION_Y, 0))
+            places = [(Abs.ABS_MT_POSITION_X, 32767), (Abs.ABS_MT_POSITION_Y, 0)]
+            assert await hear() == [(Abs.ABS_MT_TRACKING_ID, 2), *places]
+            made[0].happens((Abs.ABS_MT_POSITION_X, 0))
+            assert await hear() == [(Abs.ABS_MT_POSITION_X, 16384)]
+            answers.put_nowait(SWAPPED)  # the finger that is down follows
+            assert await hear() == [(Abs.ABS_MT_SLOT, 0), (Abs.ABS_MT_POSITION_X, 0), (Abs.ABS_MT_POSITION_Y, 0)]
+            answers.put_nowait(SubosError("the session has ended"))  # what it has told counts until another one tells
+            await until("where the guest's monitors are is not known: the session has ended")
+            made[0].happens((Abs.ABS_MT_POSITION_X, 32767))
+            assert await hear() == [(Abs.ABS_MT_POSITION_X, 16383)]
+            answers.put_nowait(ONE)
+            assert await loop.sock_recv(connection, 4096) == b"", "what is down goes up"
+            connection.close()
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+
+    asyncio.run(asyncio.wait_for(run(), 60))
 
 
 def test_a_name_that_is_no_utf_8_ends_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

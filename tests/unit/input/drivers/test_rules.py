@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from subos_devices.input.drivers.forwarding import Target
 from subos_devices.input.drivers.host import Identity
 from subos_devices.input.drivers.kinds import kind_of
 from subos_devices.input.drivers.places import Places
-from subos_devices.input.drivers.rules import Rule, parse_device, parse_rules
+from subos_devices.input.drivers.rules import Rule, check_targets, parse_device, parse_rules
 from subos_devices.input.gamepad import profiles
 from subos_devices.input.keyboard import KEYBOARD
 from subos_devices.input.mouse import MOUSE
@@ -73,6 +74,10 @@ def test_what_names_no_device(text: str) -> None:
         ({"device": "pad", "grab": 1}, "input[1]: grab must be true or false, not 1"),
         ({"device": "pad", "too": "mouse"}, "input[1]: there is no setting 'too'"),
         ({"device": "pad", "invert": ["X"]}, "input[1].invert: no control is called 'X'"),
+        *(
+            ({"device": "pad", "monitor": number}, f"input[1].monitor must be a number from 1 to 16, not {number!r}")
+            for number in (0, 17, -1, True, 1.0, "1")
+        ),
     ],
 )
 def test_wrong_rules_of_a_file(table: dict[str, object], message: str) -> None:
@@ -84,7 +89,26 @@ def test_wrong_rules_of_a_file(table: dict[str, object], message: str) -> None:
 def test_a_rule_of_a_file() -> None:
     (rule,) = parse_rules([{"device": "id:45e:28e", "to": "gamepad2", "grab": True, "invert": ["ABS_Y"]}])
     assert rule[:4] == ("id", "045e:028e", "gamepad2", True)
-    assert rule.mapping.inverted == {Abs.ABS_Y}
+    assert (rule.mapping.inverted, rule.monitor) == ({Abs.ABS_Y}, 0)
+    assert parse_rules([{"device": "*Touch*", "monitor": 2}])[0].monitor == 2
+
+
+@pytest.mark.parametrize(
+    ("to", "monitor", "there", "wrong"),
+    [
+        ("", 1, ["gamepad", "pen"], ""),
+        ("", 0, [], ""),
+        ("touch", 2, ["gamepad", "touch"], ""),
+        ("", 1, ["gamepad", "keyboard"], "input[2]: nothing that the guest has points at a monitor"),
+        ("pointer", 1, ["pointer", "mouse"], "input[2]: pointer points at no monitor"),
+        ("pen", 0, ["mouse"], "input[2]: the guest has no input device 'pen'"),
+    ],
+)
+def test_what_the_guest_must_have_for_a_rule(to: str, monitor: int, there: list[str], wrong: str) -> None:
+    rules = [Rule("name", "*"), Rule("name", "*", to, monitor=monitor)]
+    with pytest.raises(UserError) if wrong else contextlib.nullcontext() as caught:
+        check_targets(rules, list(zip(there, there, strict=True)), "input")
+    assert caught is None or caught.value.message == wrong
 
 
 # --- places
@@ -134,6 +158,13 @@ def test_many_devices_may_drive_one_mouse_and_a_rule_may_say_which_device() -> N
     assert choose(places, pad(), kind="") is None
 
 
+def test_a_rule_that_names_a_monitor_is_about_what_points_at_one() -> None:
+    relative, absolute = targets("pointer", "mouse")
+    for monitor, chosen in ((0, relative), (1, absolute)):
+        assert Places().choose(Rule("name", "*", monitor=monitor), pad(), "mouse", [relative, absolute]) is chosen
+    assert Places().choose(Rule("name", "*", monitor=1), pad(), "mouse", [relative]) is None
+
+
 def test_a_rule_for_the_next_pad_is_about_one_pad() -> None:
     places = Places()
     first, second = Rule("next-pad", ""), Rule("next-pad", "")
@@ -167,6 +198,17 @@ def test_the_chord_is_both_keys_and_told_once() -> None:
 SPAN = virtio_input_absinfo(0, 100)
 
 
+def test_event_devices_of_one_thing_belong_together() -> None:
+    """By serial number, else by plug; pads at one Bluetooth adapter have the same plug."""
+    first = Identity("Pad", 1, 2, "aa", "adapter")
+    assert first.belongs_with(Identity("Pad Sensors", 1, 2, "aa", ""))
+    assert not first.belongs_with(Identity("Pad Sensors", 1, 2, "bb", "adapter"))
+    assert not first.belongs_with(Identity("Pad Sensors", 1, 3, "aa", ""))
+    assert not first.belongs_with(Identity("Pad Sensors", 1, 2, "", "adapter"))
+    assert Identity("Pad", 1, 2, "", "usb-1").belongs_with(Identity("Pad Sensors", 1, 2, "", "usb-1"))
+    assert not Identity("Pad", 1, 2, "", "").belongs_with(Identity("Pad Sensors", 1, 2, "", ""))
+
+
 def made(keys: set[int], axes: set[int] = frozenset(), moves: set[int] = frozenset(), *props: int) -> Capabilities:  # type: ignore[assignment]
     codes = {Ev.EV_KEY: frozenset(keys), Ev.EV_REL: frozenset(moves)}
     return Capabilities("", virtio_input_devids(0, 0, 0, 0), codes, dict.fromkeys(axes, SPAN), frozenset(props))
@@ -190,9 +232,13 @@ XY = {Abs.ABS_X, Abs.ABS_Y}
         (made({Key.BTN_TRIGGER}, XY), "gamepad"),
         (made({Key.BTN_TOUCH}, {Abs.ABS_MT_POSITION_X, Abs.ABS_MT_SLOT}), "touch"),
         (made({Key.BTN_TOUCH, Key.BTN_TOOL_FINGER}, XY, frozenset(), Prop.INPUT_PROP_DIRECT), "touch"),
-        (made({Key.BTN_TOUCH, Key.BTN_TOOL_FINGER, Key.BTN_LEFT}, XY, frozenset(), Prop.INPUT_PROP_POINTER), ""),
+        (
+            made({Key.BTN_TOUCH, Key.BTN_TOOL_FINGER, Key.BTN_LEFT}, XY, frozenset(), Prop.INPUT_PROP_POINTER),
+            "touchpad",
+        ),
         (made({Key.BTN_TOUCH, Key.BTN_TOOL_PEN, Key.BTN_STYLUS}, XY), "pen"),
-        (made(set(), XY, frozenset(), Prop.INPUT_PROP_ACCELEROMETER), ""),
+        (made(set(), XY, frozenset(), Prop.INPUT_PROP_ACCELEROMETER), "motion"),
+        *((part.capabilities, kind) for name in profiles.names() for kind, part in profiles.load(name).parts.items()),
         (made(set()), ""),
     ],
 )

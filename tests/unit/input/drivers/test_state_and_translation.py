@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from subos_devices.input.capabilities import Capabilities
 from subos_devices.input.drivers.state import DeviceState
 from subos_devices.input.drivers.translation import Translation, scale
+from subos_devices.input.gamepad import profiles
 from subos_devices.input.keyboard import KEYBOARD
 from subos_devices.input.mouse import MOUSE
 from subos_protocol.input_codes import Abs, Ev, Key, Rel
@@ -54,6 +55,34 @@ def test_the_difference_leads_to_the_state(before: list[virtio_input_event], aft
     known.note(known.difference(now))
     assert known == now
     assert known.difference(now) == []
+
+
+@given(events, events, st.integers(0, SLOTS - 1), events)
+def test_who_hears_of_a_touch_alone_knows_all_of_it(
+    before: list[virtio_input_event], frame: list[virtio_input_event], slot: int, rest: list[virtio_input_event]
+) -> None:
+    """Of those that begin in the frame: a reader that has heard nothing before knows what the kernel knows."""
+    known, now, reader = open_slots(), open_slots(), DeviceState()
+    known.note(before)
+    now.note(before)
+    frame = [*frame, place(Abs.ABS_MT_SLOT, slot), place(Abs.ABS_MT_TRACKING_ID, 7), *rest]
+    now.note(frame)
+    reader.slot = known.slot
+    reader.note(known.completed(frame))
+    known.note(known.completed(frame))
+    assert known == now, "and it is in the same slot"
+    assert reader.slot == now.slot
+    assert reader.slots[slot] == now.slots[slot]
+
+
+def test_a_touch_where_the_one_before_it_was() -> None:
+    known = DeviceState(slots={0: {Abs.ABS_MT_TRACKING_ID: -1, Abs.ABS_MT_POSITION_X: 7, Abs.ABS_MT_POSITION_Y: 8}})
+    begins = [place(Abs.ABS_MT_TRACKING_ID, 2), place(Abs.ABS_MT_POSITION_Y, 9)]
+    slot = place(Abs.ABS_MT_SLOT, 0)
+    assert known.completed(begins) == [*begins, slot, place(Abs.ABS_MT_POSITION_X, 7), slot]
+    assert known.completed([key(5, 1)]) == [key(5, 1)]
+    assert known.completed([place(Abs.ABS_MT_POSITION_X, 1)]) == [place(Abs.ABS_MT_POSITION_X, 1)]
+    assert known.completed([place(Abs.ABS_MT_TRACKING_ID, -1)]) == [place(Abs.ABS_MT_TRACKING_ID, -1)]
 
 
 def test_releases_come_before_presses_and_a_contact_before_its_place() -> None:
@@ -135,3 +164,21 @@ def test_contacts_in_slots_that_the_target_lacks_are_left_out() -> None:
     other = [place(Abs.ABS_MT_SLOT, 2), place(Abs.ABS_MT_TRACKING_ID, 8), place(Abs.ABS_MT_POSITION_X, 60)]
     end = [place(Abs.ABS_MT_SLOT, 1), place(Abs.ABS_MT_TRACKING_ID, -1)]
     assert Translation(touch(10), touch(2)).frame([*first, *other, *end]) == [*first, *end]
+
+
+def test_what_sensors_measure_stays_what_it_is() -> None:
+    """A g of the Switch's is half as much of its axis as one of the DualSense's; a pad that cannot tell more says what
+    it can."""
+    procon, dualsense = (profiles.load(name).part("motion").capabilities for name in ("switchpro", "dualsense"))
+    translation = Translation(procon, dualsense)
+    events = [(3, 2, 4096), (3, 0, -32767), (3, 4, 14247 * 90), (4, 5, 1234)]
+    said = translation.frame(virtio_input_event(*event) for event in events)
+    assert said == [(3, 2, 8192), (3, 0, -32768), (3, 4, 1024 * 90), (4, 5, 1234)]
+
+
+def test_two_fingers_of_one_touch_pad_on_another() -> None:
+    dualshock, dualsense = (profiles.load(name).part("touchpad").capabilities for name in ("dualshock4", "dualsense"))
+    translation = Translation(dualshock, dualsense)
+    events = [(3, 0x2F, 1), (3, 0x39, 7), (3, 0x35, 1919), (3, 0x36, 941), (1, 0x110, 1), (1, 0x14A, 1)]
+    said = translation.frame(virtio_input_event(*event) for event in events)
+    assert said == [(3, 0x2F, 1), (3, 0x39, 7), (3, 0x35, 1919), (3, 0x36, 1079), (1, 0x110, 1), (1, 0x14A, 1)]
