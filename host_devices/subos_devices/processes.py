@@ -34,14 +34,15 @@ def set_name(name: str) -> None:
     _libc.prctl(PR_SET_NAME, name.encode()[:15], 0, 0, 0)
 
 
-def pss(pid: int) -> int | None:
+def memory_file(pid: int) -> int:
+    """A descriptor of what the kernel says of a process's memory, for `pss`: it can be read also once the process may
+    not be looked at any more. Raises OSError."""
+    return os.open(f"/proc/{pid}/smaps_rollup", os.O_RDONLY | os.O_CLOEXEC)
+
+
+def pss(memory: int) -> int:
     """Bytes of memory that a process costs: its own, and its part of what it shares, but for shared memory (the guest's
-    is that). None where it has ended, or may not be looked at."""
-    try:
-        with open(f"/proc/{pid}/smaps_rollup", "rb") as said:
-            found = {
-                name: 1024 * int(size) for name, size in re.findall(rb"^(\w+): +(\d+) kB", said.read(), re.MULTILINE)
-            }
-    except OSError:
-        return None
+    is that). `memory` is its `memory_file`. Raises OSError where it has ended, or is another program by now."""
+    sizes = re.findall(rb"^(\w+): +(\d+) kB", os.pread(memory, 4096, 0), re.MULTILINE)
+    found = {name: 1024 * int(size) for name, size in sizes}
     return found.get(b"Pss", 0) - found.get(b"Pss_Shmem", 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import signal
@@ -21,9 +22,12 @@ from subos_devices.testing import FrontEnd, NoAnswer, Supervised, supervise
 from subos_devices.testing.serving import kind_of
 from support.command import family, refused, status_of, subos, wait_ended
 from support.fake_qemu import FakeQemu
+from support.ordinary import as_nobody, open_folder
 from support.processes import descriptors, is_alive, maps
 from support.strangers import Inquisitive, Reverser, Unwilling
 from support.waiting import eventually
+
+from .test_sandbox import ONLY_ROOT
 
 REVERSER, INQUISITIVE = kind_of(Reverser), kind_of(Inquisitive)
 GROUP = [f"{REVERSER}=group:small", "rng=group:small"]
@@ -197,7 +201,27 @@ def test_memory_is_counted_once() -> None:
         costs = {line["pid"]: line["pss"] for line in lines}
         assert set(costs) == {shared, alone}
         assert memory["workers"] == costs[shared] + costs[alone]
+        assert memory["unseen"] == 0
         assert all(1 << 20 < cost < 64 << 20 for cost in (*costs.values(), memory["zygote"]))
+
+
+@ONLY_ROOT
+def test_an_ordinary_user_sees_what_its_workers_cost_though_nobody_may_look_into_them() -> None:
+    importlib.import_module("concurrent.futures.thread")  # nobody may not be able to read it where it lies
+
+    def run() -> None:
+        tempfile.tempdir = str(folder)
+        with supervise(process=["rng=group:all"]) as supervised:
+            for name in ("a", "b"):
+                supervised.add("rng", name)
+            ours = descriptors()
+            lines, memory = supervised.status_and_memory()
+            assert (memory["unseen"], memory["workers"]) == (0, lines[0]["pss"])
+            assert 1 << 20 < lines[0]["pss"] < 64 << 20
+            assert descriptors() == ours
+
+    with open_folder() as folder:
+        as_nobody(run)
 
 
 # --- inline

@@ -90,7 +90,7 @@ def bold(how: str) -> str:
 @pytest.mark.parametrize("what", ATTACKS)
 def test_without_a_sandbox_it_is_possible(where: Scene, what: str) -> None:
     """Else the table would say nothing."""
-    spec = DeviceSpec("rng", "rng")
+    spec = DeviceSpec("fs", "fs", {"shared_dir": str(where.share)}) if "keeper" in what else DeviceSpec("rng", "rng")
     assert outcome(spec, Choice("off"), where, what, nobody=False) == POSSIBLE
 
 

@@ -14,6 +14,7 @@ _TRACESYSGOOD, _EXITKILL = 1, 1 << 20
 _SYSCALL_STOP = signal.SIGTRAP | 0x80
 _INFO = struct.Struct("<B7xQQQ")  # struct ptrace_syscall_info as far as the number of a call that begins: op, .., nr
 _BEGINS = 1  # of its op
+_PR_SET_DUMPABLE = 4  # linux/prctl.h
 CLONE_FILES = 0x400  # linux/sched.h
 _SYS_CLONE = {"x86_64": 56}.get(os.uname().machine, 220)
 _OF_MEMORY = {"x86_64": {9, 10, 11, 12, 25, 28, 202, 228}}.get(os.uname().machine, {215, 222, 226, 214, 233, 98, 113})
@@ -75,6 +76,11 @@ def run_until(prepare: Callable[[], Callable[[], None]], stop: int, fork: Callab
             os.waitpid(pid, 0)
             return True
         seen += 1
+
+
+def keep_dumpable() -> None:
+    """After a change of user: or else its /proc/self is root's."""
+    _libc.prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)
 
 
 def _be(function: Callable[[], None]) -> None:

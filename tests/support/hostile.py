@@ -17,19 +17,22 @@ import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from subos_devices.fs import syscalls
+from subos_devices.registry import KINDS, load
 from subos_devices.supervisor.parenting import keep_only
-from subos_devices.supervisor.sandbox.jail import born, close_jail
+from subos_devices.supervisor.sandbox.jail import OFF, Cell, born, close_jail, narrow
+from subos_devices.supervisor.sandbox.namespaces import fork_with
 from subos_devices.supervisor.sandbox.policies import Choice
+from subos_devices.supervisor.sandbox.seccomp import CLONE_FILES
 from subos_devices.supervisor.sandbox.system import call
 from subos_devices.vhost_user.device import DeviceSpec
 
 from .ordinary import become_nobody
 
-POSSIBLE, REFUSED, KILLED = "possible", "refused", "killed"
+POSSIBLE, REFUSED, KILLED, NONE = "possible", "refused", "killed", "it has none"
 EXECUTED = 77  # the exit status of what took a worker's place
 SECRET = b"what nobody may see"
 
@@ -45,6 +48,7 @@ class Scene:
     abstract: str
     victim: int
     handle: bytes
+    keeper: int = 0
 
 
 @contextmanager
@@ -224,6 +228,22 @@ def _take(scene: Scene) -> None:
     os.close(_call("pidfd_getfd", pidfd, 0, 0))
 
 
+@attack("send its keeper a signal")
+def _kill_keeper(scene: Scene) -> None:
+    os.kill(scene.keeper, signal.SIGCONT)
+
+
+@attack("trace its keeper")
+def _trace_keeper(scene: Scene) -> None:
+    _call("ptrace", 0x4206, scene.keeper, 0, 0)
+
+
+@attack("read its keeper's memory")
+def _read_keeper(scene: Scene) -> None:
+    with open(f"/proc/{scene.keeper}/mem", "rb") as memory:
+        memory.read(0)
+
+
 @attack("start a process")
 def _fork(scene: Scene) -> None:
     pid = os.fork()
@@ -341,9 +361,15 @@ def _reaches_kernel(name: str, *arguments: int | bytes | None) -> None:
 # --- the jail
 
 
+def has_keeper(spec: DeviceSpec) -> bool:
+    return spec.kind in KINDS and load(spec.kind).keeps
+
+
 def outcome(spec: DeviceSpec, choice: Choice, where: Scene, what: str, *, nobody: bool) -> str:
     """POSSIBLE, REFUSED or KILLED: one attack, by a worker of `spec`'s kind, which an ordinary user's zygote starts
-    where `nobody` says so."""
+    where `nobody` says so. NONE for one on a keeper, where it has none."""
+    if "keeper" in what and not has_keeper(spec):
+        return NONE
     reader, writer = os.pipe()
     zygote = os.fork()
     if zygote == 0:
@@ -363,29 +389,41 @@ def _be_the_zygote(spec: DeviceSpec, choice: Choice, where: Scene, what: Attack,
         if nobody:
             become_nobody()
         myself = os.pidfd_open(os.getpid())
-        pid, cell = born(spec, choice)
+        pid, cell = born(spec, choice, keeper=has_keeper(spec))
         if pid == 0:
             _attack(spec, cell, where, what, writer, myself)
-        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        if status == -signal.SIGSYS:
-            os.write(writer, KILLED.encode())
-        elif status == EXECUTED:
-            os.write(writer, POSSIBLE.encode())
-        elif status:
-            os.write(writer, f"!the worker ended with {status}".encode())
+        _say_how_it_ended(pid, writer)
     finally:
         os._exit(0)
 
 
-def _attack(spec: DeviceSpec, cell: object, where: Scene, what: Attack, writer: int, zygote: int) -> None:
+def _say_how_it_ended(pid: int, writer: int) -> None:
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if status == -signal.SIGSYS:
+        os.write(writer, KILLED.encode())
+    elif status == EXECUTED:
+        os.write(writer, POSSIBLE.encode())
+    elif status:
+        os.write(writer, f"!the worker ended with {status}".encode())
+
+
+def _attack(spec: DeviceSpec, cell: Cell | None, where: Scene, what: Attack, writer: int, zygote: int) -> None:
     status = 1
     try:
         keep_only({writer, zygote})
+        sandbox = OFF
         if cell is not None:
-            close_jail(spec, cell, zygote)  # type: ignore[arg-type]
+            _, sandbox = close_jail(spec, cell, zygote)
         elif os.geteuid() == 0:
             call("unshare", 0x0002_0000)  # without a jail a mount would be a real one
             call("mount", b"none", b"/", None, 0x4_4000, None)
+        if has_keeper(spec):
+            where = replace(where, keeper=os.getpid())
+            if pid := fork_with(CLONE_FILES):
+                _say_how_it_ended(pid, writer)
+                os._exit(0)
+            if cell is not None:
+                narrow(cell, sandbox)
         answer = POSSIBLE
         try:
             what(where)

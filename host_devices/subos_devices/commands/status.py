@@ -6,6 +6,7 @@ import argparse
 import json
 import re
 import sys
+import time
 from typing import Any
 
 FACTS_SECONDS = 2.0
@@ -83,6 +84,8 @@ def _agent(agent: dict[str, Any] | None) -> str:
 
 def _worker(device: dict[str, Any]) -> str:
     """Its process's number, and what is unusual about it."""
+    if device["quiet"]:
+        return "quiet"
     how, _, name = str(device["process"]).partition(":")
     if how == "inline":
         return how
@@ -95,9 +98,21 @@ def _mebibytes(number: int | None) -> str:
 
 
 def _memory(machine: dict[str, Any]) -> str:
-    processes = {device["pid"] for device in machine["devices"] if device["pid"]} - {machine["pid"]}
+    processes = {device[which] for device in machine["devices"] for which in ("pid", "keeper") if device[which]}
+    count, unseen = len(processes - {machine["pid"]}), machine["memory"]["unseen"]
     workers, zygote, launcher = (_mebibytes(machine["memory"][name]) for name in ("workers", "zygote", "supervisor"))
-    return f"{workers} MiB for {len(processes)} workers, {zygote} the zygote, {launcher} this launcher"
+    how_many = f"{count - unseen} of {count}" if unseen else str(count)
+    return f"{workers} MiB for {how_many} workers, {zygote} the zygote, {launcher} this launcher"
+
+
+def quiet_devices(machine: dict[str, Any]) -> list[str]:
+    """A line for each device that is held quiet: since when, and why."""
+    lines = []
+    for device in machine["devices"]:
+        if quiet := device["quiet"]:
+            since = time.strftime("%H:%M:%S", time.localtime(quiet["since"]))
+            lines.append(f"{device['name']} is quiet since {since}, and its driver waits: {quiet['reason']}")
+    return lines
 
 
 def _numbers(release: str) -> list[int]:
@@ -132,6 +147,8 @@ def _show(machine: dict[str, Any]) -> None:
         counts = (_mebibytes(device["pss"]), str(device["restarts"]), str(device["requests"]))
         table.add_row(device["name"], device["kind"], what, driver, _worker(device), *counts)
     Console().print(table)
+    for line in quiet_devices(machine):
+        Console().print(line, markup=False, highlight=False)
     Console().print(f"memory: {_memory(machine)}", markup=False, highlight=False)
     Console().print(f"sandbox: {sandboxes(machine['devices'])}", markup=False, highlight=False)
     if "agent" in machine:  # an attached VM has none

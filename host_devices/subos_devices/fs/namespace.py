@@ -233,6 +233,8 @@ class Namespace:
             nodeid, status = share.find(parent, name)
             try:
                 fd = self.hot.open_node(nodeid, flags, open_flags, header[5])
+                if flags & os.O_TRUNC:
+                    status = os.fstat(fd)
             except OSError:
                 share.unlearn(nodeid)
                 raise

@@ -298,7 +298,11 @@ class FuseServer:
             return flush(header, mem, a, n, o, room, data)
 
         def release_too(header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:
-            locks.release(header, mem, a)
+            try:
+                locks.release(header, mem, a)
+            except OSError:
+                if not self.share.journal.current.replaying:
+                    raise
             return release(header, mem, a, n, o, room, data)
 
         rows[op.FUSE_GETLK] = (locks.getlk, FUSE_LK_IN.size, FUSE_LK_OUT.size)

@@ -8,10 +8,11 @@ async with Supervisor(zygote) as supervisor:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..errors import SubosError, UserError
@@ -85,26 +86,24 @@ class Supervisor:
         return [server.status() for server in self.devices.values()]
 
     async def status_and_memory(self) -> tuple[list[dict[str, Any]], dict[str, int | None]]:
-        """`status`, with "pss" in each line, and what all processes cost: `workers`, each counted once, `zygote` and
-        `supervisor`. In bytes (see `pss`); None for what could not be seen. On a thread: a large guest's takes a while.
-        """
+        """`status`, with "pss" in each line, and what the processes cost: `workers`, each counted once, `zygote`,
+        `supervisor`, in bytes; `unseen` is how many workers' could not be seen, whose "pss" is None. It is found on a
+        thread, as that of a large guest's takes a while."""
         lines, zygote = self.status(), self._zygote.pid
-        pids = {int(line[which]) for line in lines for which in ("pid", "keeper") if line[which]} | {
-            zygote,
-            os.getpid(),
-        }
-        found = await asyncio.to_thread(lambda: {pid: pss(pid) for pid in pids})
+        pids = {zygote, os.getpid(), *(line[which] for line in lines for which in ("pid", "keeper") if line[which])}
+        files = {pid: self._zygote.memory_files(pid) for pid in pids}
+        found = await asyncio.to_thread(lambda: {pid: _seen(memory) for pid, memory in files.items()})
         for line in lines:
             line["pss"] = found.get(line["pid"])
         workers = [found[pid] for pid in pids - {zygote, os.getpid()}]
-        known = [cost for cost in workers if cost is not None]
-        together = sum(known) if len(known) == len(workers) else None
-        return lines, {"workers": together, "zygote": found[zygote], "supervisor": found[os.getpid()]}
+        seen = [cost for cost in workers if cost is not None]
+        memory = {"workers": sum(seen), "unseen": len(workers) - len(seen)}
+        return lines, {**memory, "zygote": found[zygote], "supervisor": found[os.getpid()]}
 
     def _look(self) -> None:
+        self._looking = asyncio.get_running_loop().call_later(watchdog.PERIOD, self._look)
         for server in self.devices.values():
             server.look()
-        self._looking = asyncio.get_running_loop().call_later(watchdog.PERIOD, self._look)
 
     def _zygote_says(self) -> None:
         if not self._zygote.hear():
@@ -113,3 +112,14 @@ class Supervisor:
             loop.remove_reader(self._zygote.channel)
             self._zygote.restart()
             loop.add_reader(self._zygote.channel, self._zygote_says)
+
+
+def _seen(files: Sequence[int]) -> int | None:
+    """`pss` by the first of the files that can be read; closes all."""
+    cost = None
+    for fd in files:
+        if cost is None:
+            with contextlib.suppress(OSError):
+                cost = pss(fd)
+        os.close(fd)
+    return cost

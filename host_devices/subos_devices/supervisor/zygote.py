@@ -9,8 +9,8 @@ packet:
                                      for each device its control socket, its counters, the spec's own
     {"kill": pid}                    a worker is to end
 
-and says {"pid": n} for each worker wanted, in order, and {"exited": pid, "status": n} when one has ended. Everybody
-dies with their parent.
+and says {"pid": n} for each worker wanted, in order, its `memory_file` beside it, and {"exited": pid, "status": n}
+when one has ended. Everybody dies with their parent.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from ..processes import memory_file
 from ..vhost_user.device import DeviceSpec
 from .process_models import Model
 from .sandbox.policies import AUTO, Choice
@@ -80,6 +81,7 @@ class Zygote:
     _unborn: list[Sequence[Wanted]] = field(default_factory=list)
     _told: set[str] = field(default_factory=set)
     _children: dict[int, Sequence[Wanted]] = field(default_factory=dict)
+    _memory: dict[int, int] = field(default_factory=dict)
 
     @classmethod
     def start(cls, *kinds: str) -> Zygote:
@@ -113,11 +115,11 @@ class Zygote:
         """Takes in what the zygote has said, without waiting. False once it is gone."""
         while True:
             try:
-                data = self.channel.recv(MAX_PACKET)
+                data, fds, _, _ = socket.recv_fds(self.channel, MAX_PACKET, 1, socket.MSG_CMSG_CLOEXEC)
             except BlockingIOError:
                 return True
             except ConnectionError:
-                data = b""
+                data, fds = b"", []
             if not data:
                 return False
             message = json.loads(data)
@@ -125,15 +127,26 @@ class Zygote:
                 wanted = self._unborn.pop(0)
                 if message["pid"]:
                     self._children[message["pid"]] = wanted
+                    for fd in fds:
+                        self._memory[message["pid"]] = fd
                 for each in wanted:
                     each.on_pid(message["pid"])
             else:
                 self._ended(message["exited"], message["status"])
 
     def _ended(self, pid: int, status: int) -> None:
+        if pid in self._memory:
+            os.close(self._memory.pop(pid))
         for wanted in self._children.pop(pid, ()):
             log.debug("process %s of %s ended with status %s", pid, wanted.spec.name, status)
             wanted.on_end(status)
+
+    def memory_files(self, pid: int) -> list[int]:
+        """By which a process's memory can be seen, the first one by which it can; they are the caller's."""
+        found = [os.dup(self._memory[pid])] if pid in self._memory else []
+        with contextlib.suppress(OSError):  # the process has ended, or may not be looked at
+            found.append(memory_file(pid))  # one that has become another program is another one's to the first
+        return found
 
     def restart(self) -> None:
         """Another zygote in the place of one that has died."""
@@ -145,6 +158,9 @@ class Zygote:
     def close(self) -> None:
         """Ends the zygote, and with it every worker. One that does not end by itself within PATIENCE is killed."""
         self.channel.close()
+        for fd in self._memory.values():
+            os.close(fd)
+        self._memory.clear()
         deadline = time.monotonic() + PATIENCE
         with contextlib.suppress(ChildProcessError):
             while os.waitpid(self.pid, os.WNOHANG) == (0, 0):

@@ -16,7 +16,7 @@ import sys
 from typing import Any
 
 from .. import registry
-from ..processes import die_with_parent, set_name
+from ..processes import die_with_parent, memory_file, set_name
 from ..vhost_user.connection import receive_fds
 from ..vhost_user.device import DeviceSpec
 from . import births
@@ -120,8 +120,18 @@ def _obey(control: socket.socket, workers: set[int], myself: int) -> bool:
     for fd in fds:
         os.close(fd)
     with contextlib.suppress(OSError):  # a supervisor that has gone meanwhile: the next look at the socket says so
-        control.send(json.dumps({"pid": pid or 0}).encode())
+        _tell_pid(control, pid or 0)
     return True
+
+
+def _tell_pid(control: socket.socket, pid: int) -> None:
+    """And its `memory_file`: soon nobody but root may look into it."""
+    memory = []
+    with contextlib.suppress(OSError):
+        memory = [memory_file(pid)] if pid else []
+    socket.send_fds(control, [json.dumps({"pid": pid}).encode()], memory)
+    for fd in memory:
+        os.close(fd)
 
 
 def _newborns(message: dict[str, Any], fds: list[int]) -> list[Newborn]:

@@ -23,6 +23,7 @@ from support import dying, fuse_requests
 from support.fuse_requests import Guest, Reply
 
 from .conftest import NoWorker
+from .mortal import open_fds
 
 NODES = 1 << 12
 _RESULT = 1 << 20  # bytes of what a worker tells the test
@@ -44,26 +45,31 @@ class Request(NamedTuple):
 
 
 class Lives:
-    """Use it in a `with`. `known` is what the worker of the last request knew in the end."""
+    """Use it in a `with`. `known` is what the worker of the last request knew in the end. `uid` is whose the workers
+    are."""
 
-    def __init__(self, root: Path, **options: str | bool) -> None:
+    def __init__(self, root: Path, *, uid: int = os.geteuid(), **options: str | bool) -> None:
         if gc.isenabled():  # what is garbage here is so in each worker, and its descriptors are closed for all
             gc.collect()
             gc.disable()
-        self.spec = DeviceSpec("fs", "share", {"shared_dir": str(root), **options})
+        self.uid = uid
+        self._root = os.open(root, os.O_PATH)
+        way = root if uid == os.geteuid() else f"/proc/self/fd/{self._root}"  # folders above it are not for everybody
+        self.spec = DeviceSpec("fs", "share", {"shared_dir": str(way), **options})
         self.lasting = Lasting(NODES)
         self.guest = Guest()
         self.known: dict[str, Any] = {}
         self._left = b""
         self._result = mmap.mmap(-1, _RESULT)
-        self._own = _descriptors()
+        self._own = open_fds()
 
     def __enter__(self) -> Lives:
         return self
 
     def __exit__(self, *_exception: object) -> None:
-        for fd in _descriptors() - self._own:
+        for fd in open_fds() - self._own:
             os.close(fd)
+        os.close(self._root)
         self.guest.close()
         self.guest.drain = lambda queue: None
 
@@ -80,13 +86,25 @@ class Lives:
         found, self.guest.unique, self.guest.index = pickle.loads(self._result)
         return found
 
-    def dies(self, stop: int, function: Callable[[Guest], object], request: Request) -> bool:
-        """Whether a worker that serves what `function` asks, and then `request`, dies at `stop` of the latter."""
+    def dies(self, stop: int, request: Request, function: Callable[[Guest], object] = lambda guest: None) -> bool:
+        """Whether a worker that serves what `function` asks, and then `request`, dies at `stop` of the latter. It is to
+        be asked again then."""
 
         def prepare() -> Callable[[], None]:
             self._start()
             function(self.guest)
             return lambda: void(ask(self.guest, request))
+
+        died = dying.run_until(prepare, stop, self._fork)
+        self._left = self.guest.bytes[_BUFFERS]
+        return died
+
+    def dies_again(self, stop: int) -> bool:
+        """Whether the next worker dies at `stop`, too, over the request that the last one has died over."""
+
+        def prepare() -> Callable[[], None]:
+            device, queue = self._start()
+            return lambda: device.process(queue)
 
         died = dying.run_until(prepare, stop, self._fork)
         self._left = self.guest.bytes[_BUFFERS]
@@ -111,12 +129,17 @@ class Lives:
         return ask(self.guest, request)
 
     def _fork(self) -> int:
-        for fd in _descriptors() - self._own - self.lasting.descriptors():
+        for fd in open_fds() - self._own - self.lasting.descriptors():
             os.close(fd)
         return dying.fork_with_descriptors()
 
     def _start(self) -> tuple[FsDevice, Virtqueue]:
         """In a worker."""
+        if self.uid != os.geteuid():
+            os.setgroups([])
+            os.setresgid(self.uid, self.uid, self.uid)
+            os.setresuid(self.uid, self.uid, self.uid)
+            dying.keep_dumpable()
         device, guest = FsDevice(self.spec), self.guest
         worker = NoWorker(self.lasting, respawned=True)
         worker.device = device
@@ -138,20 +161,6 @@ def ask(guest: Guest, request: Request) -> Reply:
 
 
 def void(_value: object) -> None: ...
-
-
-def _descriptors() -> set[int]:
-    """Those that are open."""
-    listed = set(map(int, os.listdir("/proc/self/fd")))
-    return {fd for fd in listed if _is_open(fd)}
-
-
-def _is_open(fd: int) -> bool:
-    try:
-        fcntl.fcntl(fd, fcntl.F_GETFD)
-    except OSError:
-        return False
-    return True
 
 
 # --- what there is, but for numbers and times that never are the same

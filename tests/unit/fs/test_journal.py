@@ -8,301 +8,318 @@ from __future__ import annotations
 import os
 import shutil
 import struct
+import time
 from collections.abc import Callable
+from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
 
-from subos_protocol.fuse import (
-    FUSE_ATTR_OUT,
-    FUSE_CREATE_IN,
-    FUSE_DIRENT,
-    FUSE_ENTRY_OUT,
-    FUSE_OPEN_IN,
-    FUSE_OPEN_OUT,
-    FUSE_READ_IN,
-    FUSE_RELEASE_IN,
-    FUSE_SETATTR_IN,
-    FUSE_WRITE_IN,
-    fuse_setattr_in,
-)
+from subos_devices.fs import device as device_module
+from subos_devices.fs import server as server_module
+from subos_protocol.fuse import FUSE_ENTRY_OUT, FUSE_OPEN_IN, FUSE_OPEN_OUT, FUSE_RELEASE_IN
 from subos_protocol.fuse_opcodes import FuseOpcode as Op
-from subos_protocol.fuse_opcodes import FuseSetattr
+from subos_protocol.fuse_opcodes import FuseOpened, FuseSetattr
 from support.contained import contained
 from support.fuse_requests import Guest, Reply
+from support.waiting import eventually
 
-from .lives import Lives, Request, inodes, tree
+from .conftest import QUEUES, start
+from .journal_cases import (
+    APPEND,
+    ATTR,
+    CASES,
+    CREATE,
+    ENTRY,
+    EXCHANGE,
+    FIFO,
+    HOST_LOCKS,
+    NOREPLACE,
+    OPEN,
+    UNREADABLE,
+    Case,
+    Outcome,
+    Scene,
+    begin,
+    build,
+    create,
+    read,
+    rename,
+    seen,
+    setattr_,
+    setxattr,
+    write,
+)
+from .lives import Lives, Request, ask, inodes, tree
 
-ENTRY, OPEN, ATTR = FUSE_ENTRY_OUT.size, FUSE_OPEN_OUT.size, FUSE_ATTR_OUT.size
+NOBODY = 65534
 
-
-class Scene(NamedTuple):
-    """Nodes and handles that the guest has."""
-
-    folder: int
-    empty: int
-    file: int
-    other: int
-    link: int
-    full: int
-    opened: int
-    """Of `file`, to read and write."""
-    reading: int
-    """Of `other`."""
-    orphan: int
-    """A file without a name, which is open."""
-    listing: int
-    """Of the root."""
-
-
-def build(root: Path) -> None:
-    root.mkdir()
-    for name in ("folder", "empty", "full"):
-        (root / name).mkdir()
-    (root / "folder/inner").write_bytes(b"inner")
-    (root / "full/thing").write_bytes(b"thing")
-    (root / "file").write_bytes(b"content")
-    (root / "other").write_bytes(b"other")
-    (root / "twin").hardlink_to(root / "file")
-    (root / "link").symlink_to("file")
-    (root / "unknown").write_bytes(b"unknown")
-    (root / "closed").write_bytes(b"closed")
-    os.setxattr(root / "file", "user.here", b"value")
-    for path in root.rglob("*"):
-        os.utime(path, (1, 1), follow_symlinks=False)
-
-
-def begin(guest: Guest) -> Scene:
-    guest.init()
-    folder, empty, file, other, link, full = (
-        guest.lookup(name).nodeid for name in (b"folder", b"empty", b"file", b"other", b"link", b"full")
-    )
-    orphan, _handle = guest.create(b"orphan")
-    guest.ask(Op.FUSE_UNLINK, 1, b"orphan\0")
-    opened, reading = guest.open(file, os.O_RDWR), guest.open(other)
-    return Scene(folder, empty, file, other, link, full, opened, reading, orphan, guest.opendir())
+HOT = ["lookup", "lookup of a folder", "lookup of nothing", "getattr", "open to read", "open to write", "read", "write"]
+HOT += [
+    "append",
+    "append to what is not open",
+    "append to what may not be written",
+    "release",
+    "release what is shared",
+]
+HOT += ["readdirplus", "open and truncate", "open a folder as a file"]
+TWINS = [("plain", name) for name in CASES] + [("compiled", name) for name in HOT if "compiled" in QUEUES]
+"""Of what is not hot, the compiled handler has no code."""
+PLAIN = pytest.mark.parametrize("twin", ["plain"], indirect=True)
 
 
-def setattr_(valid: int, **values: int) -> bytes:
-    fields = dict.fromkeys(fuse_setattr_in._fields, 0) | values | {"valid": valid}
-    return FUSE_SETATTR_IN.struct.pack(*fields.values())
-
-
-def create(name: bytes, flags: int = os.O_RDWR, mode: int = 0o644) -> bytes:
-    return FUSE_CREATE_IN.struct.pack(flags | os.O_CREAT, mode, 0o22, 0) + name + b"\0"
-
-
-def write(handle: int, offset: int, data: bytes, opened: int = os.O_RDWR) -> bytes:
-    return FUSE_WRITE_IN.struct.pack(handle, offset, len(data), 0, 0, opened, 0)
-
-
-def rename(to: int, old: bytes, new: bytes, flags: int) -> bytes:
-    return struct.pack("<QII", to, flags, 0) + old + b"\0" + new + b"\0"
-
-
-def read(handle: int, size: int = 4096) -> bytes:
-    return FUSE_READ_IN.struct.pack(handle, 0, size, 0, 0, 0, 0)
-
-
-def setxattr(name: bytes, value: bytes, flags: int) -> bytes:
-    return struct.pack("<IIII", len(value), flags, 0, 0) + name + b"\0" + value
-
-
-CREATE, REPLACE = os.XATTR_CREATE, os.XATTR_REPLACE
-NOREPLACE, EXCHANGE = 1, 2
-FIFO, REG = 0o10644, 0o100644
-BYTES = b"to be appended, " * 1000
-APPEND = os.O_WRONLY | os.O_APPEND
-
-CASES: dict[str, Callable[[Scene], Request]] = {
-    "lookup": lambda s: Request(Op.FUSE_LOOKUP, 1, b"unknown\0", room=ENTRY),
-    "lookup of a folder": lambda s: Request(Op.FUSE_LOOKUP, s.folder, b"inner\0", room=ENTRY),
-    "lookup of nothing": lambda s: Request(Op.FUSE_LOOKUP, 1, b"nothing\0", room=ENTRY),
-    "forget": lambda s: Request(Op.FUSE_FORGET, s.link, struct.pack("<Q", 1), reply=False),
-    "forget many": lambda s: Request(
-        Op.FUSE_BATCH_FORGET, 0, struct.pack("<II6Q", 3, 0, s.link, 1, s.empty, 1, s.full, 1), reply=False
-    ),
-    "getattr": lambda s: Request(Op.FUSE_GETATTR, s.file, bytes(16), room=ATTR),
-    "chmod": lambda s: Request(Op.FUSE_SETATTR, s.file, setattr_(FuseSetattr.FATTR_MODE, mode=0o600), room=ATTR),
-    "truncate": lambda s: Request(Op.FUSE_SETATTR, s.file, setattr_(FuseSetattr.FATTR_SIZE, size=3), room=ATTR),
-    "truncate what is open": lambda s: Request(
-        Op.FUSE_SETATTR,
-        s.file,
-        setattr_(FuseSetattr.FATTR_SIZE | FuseSetattr.FATTR_FH, size=30, fh=s.opened),
-        room=ATTR,
-    ),
-    "readlink": lambda s: Request(Op.FUSE_READLINK, s.link, data_room=100),
-    "symlink": lambda s: Request(Op.FUSE_SYMLINK, s.folder, b"made\0target\0", room=ENTRY),
-    "symlink over a file": lambda s: Request(Op.FUSE_SYMLINK, 1, b"file\0target\0", room=ENTRY),
-    "mknod": lambda s: Request(Op.FUSE_MKNOD, 1, struct.pack("<IIII", REG, 0, 0o22, 0) + b"made\0", room=ENTRY),
-    "mknod of a fifo": lambda s: Request(
-        Op.FUSE_MKNOD, s.folder, struct.pack("<IIII", FIFO, 0, 0o22, 0) + b"made\0", room=ENTRY
-    ),
-    "mknod over a file": lambda s: Request(
-        Op.FUSE_MKNOD, 1, struct.pack("<IIII", REG, 0, 0o22, 0) + b"unknown\0", room=ENTRY
-    ),
-    "mkdir": lambda s: Request(Op.FUSE_MKDIR, s.folder, struct.pack("<II", 0o755, 0o22) + b"made\0", room=ENTRY),
-    "mkdir over a folder": lambda s: Request(
-        Op.FUSE_MKDIR, 1, struct.pack("<II", 0o755, 0o22) + b"empty\0", room=ENTRY
-    ),
-    "unlink": lambda s: Request(Op.FUSE_UNLINK, 1, b"other\0"),
-    "unlink one of two": lambda s: Request(Op.FUSE_UNLINK, 1, b"file\0"),
-    "unlink what is not known": lambda s: Request(Op.FUSE_UNLINK, 1, b"unknown\0"),
-    "unlink nothing": lambda s: Request(Op.FUSE_UNLINK, 1, b"nothing\0"),
-    "unlink a folder": lambda s: Request(Op.FUSE_UNLINK, 1, b"folder\0"),
-    "rmdir": lambda s: Request(Op.FUSE_RMDIR, 1, b"empty\0"),
-    "rmdir of what is full": lambda s: Request(Op.FUSE_RMDIR, 1, b"full\0"),
-    "rename": lambda s: Request(Op.FUSE_RENAME, 1, struct.pack("<Q", s.folder) + b"file\0new\0"),
-    "rename over a file": lambda s: Request(Op.FUSE_RENAME, 1, struct.pack("<Q", 1) + b"file\0other\0"),
-    "rename over itself": lambda s: Request(Op.FUSE_RENAME, 1, struct.pack("<Q", 1) + b"file\0twin\0"),
-    "rename a folder": lambda s: Request(Op.FUSE_RENAME, 1, struct.pack("<Q", 1) + b"folder\0empty\0"),
-    "rename over what is full": lambda s: Request(Op.FUSE_RENAME, 1, struct.pack("<Q", 1) + b"folder\0full\0"),
-    "rename nothing": lambda s: Request(Op.FUSE_RENAME, 1, struct.pack("<Q", 1) + b"nothing\0new\0"),
-    "rename to nothing": lambda s: Request(Op.FUSE_RENAME2, 1, rename(s.folder, b"file", b"new", NOREPLACE)),
-    "rename to something": lambda s: Request(Op.FUSE_RENAME2, 1, rename(1, b"file", b"other", NOREPLACE)),
-    "exchange": lambda s: Request(Op.FUSE_RENAME2, 1, rename(s.folder, b"file", b"inner", EXCHANGE)),
-    "exchange with itself": lambda s: Request(Op.FUSE_RENAME2, 1, rename(1, b"file", b"twin", EXCHANGE)),
-    "exchange with nothing": lambda s: Request(Op.FUSE_RENAME2, 1, rename(1, b"file", b"nothing", EXCHANGE)),
-    "link": lambda s: Request(Op.FUSE_LINK, s.folder, struct.pack("<Q", s.file) + b"made\0", room=ENTRY),
-    "link over a file": lambda s: Request(Op.FUSE_LINK, 1, struct.pack("<Q", s.file) + b"other\0", room=ENTRY),
-    "link over itself": lambda s: Request(Op.FUSE_LINK, 1, struct.pack("<Q", s.file) + b"twin\0", room=ENTRY),
-    "open to read": lambda s: Request(Op.FUSE_OPEN, s.other, FUSE_OPEN_IN.struct.pack(os.O_RDONLY, 0), room=OPEN),
-    "open to write": lambda s: Request(Op.FUSE_OPEN, s.file, FUSE_OPEN_IN.struct.pack(os.O_RDWR, 0), room=OPEN),
-    "open and truncate": lambda s: Request(
-        Op.FUSE_OPEN, s.file, FUSE_OPEN_IN.struct.pack(os.O_WRONLY | os.O_TRUNC, 0), room=OPEN
-    ),
-    "open a folder as a file": lambda s: Request(Op.FUSE_OPEN, s.folder, FUSE_OPEN_IN.struct.pack(0, 0), room=OPEN),
-    "read": lambda s: Request(Op.FUSE_READ, s.file, read(s.opened), data_room=4096),
-    "write": lambda s: Request(Op.FUSE_WRITE, s.file, write(s.opened, 3, b"written"), b"written", room=8),
-    "append": lambda s: Request(Op.FUSE_WRITE, s.file, write(s.opened, 0, BYTES, APPEND), BYTES, room=8),
-    "append to what is not open": lambda s: Request(Op.FUSE_WRITE, s.file, write(99, 0, BYTES, APPEND), BYTES, room=8),
-    "append to what may not be written": lambda s: Request(
-        Op.FUSE_WRITE, s.other, write(s.reading, 0, BYTES, APPEND), BYTES, room=8
-    ),
-    "statfs": lambda s: Request(Op.FUSE_STATFS, 1, room=80),
-    "release": lambda s: Request(Op.FUSE_RELEASE, s.file, FUSE_RELEASE_IN.struct.pack(s.opened, 0, 0, 0)),
-    "release what is shared": lambda s: Request(
-        Op.FUSE_RELEASE, s.other, FUSE_RELEASE_IN.struct.pack(s.reading, 0, 0, 0)
-    ),
-    "fsync": lambda s: Request(Op.FUSE_FSYNC, s.file, struct.pack("<QII", s.opened, 0, 0)),
-    "setxattr": lambda s: Request(Op.FUSE_SETXATTR, s.file, setxattr(b"user.new", b"1", 0)),
-    "setxattr of a new one": lambda s: Request(Op.FUSE_SETXATTR, s.file, setxattr(b"user.new", b"1", CREATE)),
-    "setxattr as if new": lambda s: Request(Op.FUSE_SETXATTR, s.file, setxattr(b"user.here", b"1", CREATE)),
-    "setxattr of an old one": lambda s: Request(Op.FUSE_SETXATTR, s.file, setxattr(b"user.here", b"1", REPLACE)),
-    "setxattr as if old": lambda s: Request(Op.FUSE_SETXATTR, s.file, setxattr(b"user.new", b"1", REPLACE)),
-    "getxattr": lambda s: Request(Op.FUSE_GETXATTR, s.file, struct.pack("<II", 99, 0) + b"user.here\0", data_room=99),
-    "listxattr": lambda s: Request(Op.FUSE_LISTXATTR, s.file, struct.pack("<II", 99, 0), data_room=99),
-    "removexattr": lambda s: Request(Op.FUSE_REMOVEXATTR, s.file, b"user.here\0"),
-    "removexattr of none": lambda s: Request(Op.FUSE_REMOVEXATTR, s.file, b"user.new\0"),
-    "flush": lambda s: Request(Op.FUSE_FLUSH, s.file, struct.pack("<QIIQ", s.opened, 0, 0, 7)),
-    "opendir": lambda s: Request(Op.FUSE_OPENDIR, s.folder, FUSE_OPEN_IN.struct.pack(0, 0), room=OPEN),
-    "readdir": lambda s: Request(Op.FUSE_READDIR, 1, read(s.listing), data_room=4096),
-    "readdirplus": lambda s: Request(Op.FUSE_READDIRPLUS, 1, read(s.listing), data_room=4096),
-    "releasedir": lambda s: Request(Op.FUSE_RELEASEDIR, 1, FUSE_RELEASE_IN.struct.pack(s.listing, 0, 0, 0)),
-    "access": lambda s: Request(Op.FUSE_ACCESS, s.file, struct.pack("<II", os.R_OK, 0)),
-    "create": lambda s: Request(Op.FUSE_CREATE, s.folder, create(b"made"), room=ENTRY + OPEN),
-    "create what may not be read": lambda s: Request(
-        Op.FUSE_CREATE, 1, create(b"made", os.O_WRONLY | os.O_EXCL, 0), room=ENTRY + OPEN
-    ),
-    "create what is there": lambda s: Request(Op.FUSE_CREATE, 1, create(b"other"), room=ENTRY + OPEN),
-    "create what is unknown": lambda s: Request(Op.FUSE_CREATE, 1, create(b"unknown"), room=ENTRY + OPEN),
-    "create anew": lambda s: Request(
-        Op.FUSE_CREATE, 1, create(b"unknown", os.O_WRONLY | os.O_TRUNC), room=ENTRY + OPEN
-    ),
-    "create a new one only": lambda s: Request(
-        Op.FUSE_CREATE, 1, create(b"other", os.O_WRONLY | os.O_EXCL), room=ENTRY + OPEN
-    ),
-    "create over a folder": lambda s: Request(Op.FUSE_CREATE, 1, create(b"empty"), room=ENTRY + OPEN),
-    "tmpfile": lambda s: Request(Op.FUSE_TMPFILE, s.folder, create(b"."), room=ENTRY + OPEN),
-    "fallocate": lambda s: Request(Op.FUSE_FALLOCATE, s.file, struct.pack("<QQQII", s.opened, 0, 100, 0, 0)),
-    "punch a hole": lambda s: Request(Op.FUSE_FALLOCATE, s.file, struct.pack("<QQQII", s.opened, 1, 3, 3, 0)),
-    "lseek": lambda s: Request(
-        Op.FUSE_LSEEK, s.file, struct.pack("<QQII", s.opened, 0, os.SEEK_HOLE, 0), room=8
-    ),
-    "copy": lambda s: Request(
-        Op.FUSE_COPY_FILE_RANGE, s.other, struct.pack("<7Q", s.reading, 0, s.file, s.opened, 2, 5, 0), room=8
-    ),
-    "statx": lambda s: Request(Op.FUSE_STATX, s.file, struct.pack("<IIQII", 0, 0, 0, 0, 0x7FF), room=288),
-}  # fmt: skip
-
-
-def seen(request: Request, reply: Reply, names: dict[int, tuple[str, ...]]) -> list[Any]:
-    """A reply without times, and with names in the place of inode numbers."""
-    if not request.reply:
-        return [reply.written]
-    found: list[Any] = [reply.error, reply.unique]
-    if reply.error or not reply.written or request.opcode in (Op.FUSE_STATFS, Op.FUSE_STATX):
-        return [*found, reply.written]
-    body = reply.body
-    if request.opcode in (Op.FUSE_READDIR, Op.FUSE_READDIRPLUS):
-        return [*found, sorted(entries(body, request.opcode == Op.FUSE_READDIRPLUS, names))]
-    if request.opcode == Op.FUSE_OPEN or request.opcode == Op.FUSE_OPENDIR:
-        return [*found, *FUSE_OPEN_OUT.unpack(body)]
-    if request.opcode in (Op.FUSE_GETATTR, Op.FUSE_SETATTR):
-        return [*found, attributes(FUSE_ATTR_OUT.unpack(body), names)]
-    if request.room >= ENTRY:
-        entry = FUSE_ENTRY_OUT.unpack(body)
-        found += [entry.nodeid, entry.entry_valid, attributes(entry, names)]
-        return [*found, *FUSE_OPEN_OUT.unpack(body, ENTRY)] if len(body) > ENTRY else found
-    return [*found, body]
-
-
-def attributes(at: Any, names: dict[int, tuple[str, ...]]) -> tuple[object, ...]:
-    return names.get(at.ino), at.size, at.mode, at.nlink, at.uid, at.gid, at.rdev
-
-
-def entries(body: bytes, plus: bool, names: dict[int, tuple[str, ...]]) -> list[tuple[object, ...]]:
-    found: list[tuple[object, ...]] = []
-    at = 0
-    while at < len(body):
-        nodeid = 0
-        if plus:
-            nodeid = FUSE_ENTRY_OUT.unpack(body, at).nodeid
-            at += ENTRY
-        dirent = FUSE_DIRENT.unpack(body, at)
-        name = body[at + FUSE_DIRENT.size : at + FUSE_DIRENT.size + dirent.namelen]
-        found.append((name, nodeid, dirent.type, names.get(dirent.ino)))
-        at += FUSE_DIRENT.size + dirent.namelen + 7 & ~7
-    return found
-
-
-class Outcome(NamedTuple):
-    reply: list[Any]
-    tree: dict[str, Any]
-    nodes: dict[int, Any]
-    lookups: dict[int, int]
-    files: list[Any]
-    directories: list[Any]
-
-
-def check_every_death(folder: Path, case: Callable[[Scene], Request], **options: str | bool) -> None:
+def check_every_death(
+    folder: Path, case: Case, begin: Callable[[Guest], Scene] = begin, *, uid: int | None = None, **options: str | bool
+) -> None:
     """A worker dies over the request at every stop that there is; the next one's answer, what it knows then and the
     tree are as if the first had lived on. A lookup may be counted twice."""
-    build(folder / "whole")
-    with Lives(folder / "whole", **options) as lives:
+    uid = os.geteuid() if uid is None else uid
+    build(folder / "whole", uid)
+    with Lives(folder / "whole", uid=uid, **options) as lives:
         request = case(lives.within(begin))
         unique, index = lives.guest.unique, lives.guest.index
         reply = lives.ask(request)
         expected = Outcome(seen(request, reply, inodes(folder / "whole")), tree(folder / "whole"), **lives.known)
     for stop in count():
         root = folder / f"{stop}"
-        build(root)
-        with Lives(root, **options) as lives:
-            if not lives.dies(stop, begin, request):
+        build(root, uid)
+        with Lives(root, uid=uid, **options) as lives:
+            if not lives.dies(stop, request, begin):
                 break
             lives.guest.unique, lives.guest.index = unique, index
             reply = lives.ask(request)
             found = Outcome(seen(request, reply, inodes(root)), tree(root), **lives.known)
         assert found._replace(lookups={}) == expected._replace(lookups={}), f"stop {stop}"
-        more = {found.lookups[node] - count for node, count in expected.lookups.items()}
+        more = {found.lookups[node] - times for node, times in expected.lookups.items()}
         assert more <= ({0, 1, 2} if request.opcode == Op.FUSE_READDIRPLUS else {0, 1}), f"stop {stop}"
         shutil.rmtree(root)
     assert stop > 0
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(("twin", "name"), TWINS, indirect=["twin"])
 @contained
 def test_a_worker_dies_before_and_after_each_system_call(tmp_path: Path, name: str) -> None:
     check_every_death(tmp_path, CASES[name])
+
+
+@PLAIN
+@pytest.mark.parametrize("name", ["mknod of a fifo", "mkdir", "create", "create anew", "tmpfile", "chmod", "rename"])
+@contained
+def test_with_kept_owners(tmp_path: Path, name: str) -> None:
+    check_every_death(tmp_path, CASES[name], ownership="xattr")
+
+
+@PLAIN
+@pytest.mark.parametrize("name", HOST_LOCKS)
+@contained
+def test_with_locks_of_the_host(tmp_path: Path, name: str) -> None:
+    check_every_death(tmp_path, HOST_LOCKS[name], locks="host")
+
+
+@PLAIN
+@pytest.mark.parametrize("name", UNREADABLE)
+@contained
+def test_a_mode_that_a_worker_lent_itself_is_given_back(tmp_path: Path, name: str) -> None:
+    """An ordinary user's worker changes the mode of what it may not write for a moment; the tree has the modes."""
+    uid = NOBODY if os.geteuid() == 0 else os.geteuid()
+    check_every_death(tmp_path, UNREADABLE[name], uid=uid, xattr="mapped")
+
+
+@contained
+def test_what_a_replay_opens_keeps_no_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first try has seen the file as it is now, and the guest's pages of it are older."""
+    policy = device_module.CACHE_POLICIES["auto"]._replace(settles=0)
+    monkeypatch.setitem(device_module.CACHE_POLICIES, "auto", policy)
+    monkeypatch.setattr(server_module, "_IN_MEMORY", {})  # as on a disk
+
+    def aged(guest: Guest) -> Scene:
+        newest = max(path.stat().st_ctime for path in tmp_path.glob("*/closed"))
+        eventually(lambda: time.time() - newest > 0.06)
+        return begin(guest)
+
+    def case(scene: Scene) -> Request:
+        return Request(Op.FUSE_OPEN, scene.closed, FUSE_OPEN_IN.struct.pack(os.O_RDONLY, 0), room=OPEN)
+
+    check_every_death(tmp_path, case, aged)
+    shutil.rmtree(tmp_path / "whole")
+    build(tmp_path / "whole")
+    with Lives(tmp_path / "whole") as lives:  # another request would have it keep them
+        request = case(lives.within(aged))
+        kept = [FUSE_OPEN_OUT.unpack(lives.ask(request).body).open_flags & FuseOpened.FOPEN_KEEP_CACHE for _ in "ab"]
+        assert kept == [0, FuseOpened.FOPEN_KEEP_CACHE]
+
+
+# --- more than one death, more than one request
+
+
+DEADLY = ["create", "create anew", "tmpfile", "mkdir", "symlink", "link", "unlink", "unlink one of two", "rmdir"]
+DEADLY += ["rename over a file", "exchange", "append", "open to write", "opendir", "release", "removexattr"]
+DEADLY += ["setxattr of a new one", "forget many", "mknod of a fifo", "copy"]
+stops = st.integers(0, 30)
+
+
+@contained
+def test_the_next_worker_dies_over_it_too(tmp_path: Path) -> None:
+    numbers = count()
+
+    @settings(
+        max_examples=120, database=None, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
+    )
+    @given(st.sampled_from(DEADLY), stops, stops)
+    def twice(name: str, first: int, second: int) -> None:
+        whole, root = tmp_path / f"whole{(number := next(numbers))}", tmp_path / f"{number}"
+        build(whole)
+        build(root)
+        with Lives(whole) as lives:
+            request = CASES[name](lives.within(begin))
+            reply = lives.ask(request)
+            expected = Outcome(seen(request, reply, inodes(whole)), tree(whole), **lives.known)
+        with Lives(root) as lives:
+            lives.within(begin)
+            if lives.dies(first, request):
+                lives.dies_again(second)
+            else:
+                return
+            reply = lives.ask(request)
+            found = Outcome(seen(request, reply, inodes(root)), tree(root), **lives.known)
+        assert found._replace(lookups={}) == expected._replace(lookups={})
+        for folder in (whole, root):
+            shutil.rmtree(folder)
+
+    twice()
+
+
+PATHS = ["a", "b", "c", "d", "d/a", "d/b"]
+
+
+class World:
+    """What a guest knows of its share, by names. `ask` asks a request."""
+
+    def __init__(self, root: Path, ask: Callable[[Request], Reply]) -> None:
+        self.root = root
+        self.ask = ask
+        self.handles: list[tuple[int, int]] = []
+        """Node and handle of each open file."""
+
+    def node(self, path: str) -> int:
+        """0 where there is none."""
+        node = 1
+        for name in filter(None, path.split("/")):
+            reply = self.ask(Request(Op.FUSE_LOOKUP, node, name.encode() + b"\0", room=ENTRY))
+            if reply.error:
+                return 0
+            node = FUSE_ENTRY_OUT.unpack(reply.body).nodeid
+        return node
+
+    def place(self, path: str) -> tuple[int, bytes]:
+        """The node of its folder, and its name there."""
+        folder, _, name = path.rpartition("/")
+        return self.node(folder), name.encode() + b"\0"
+
+    def request(self, kind: str, one: str, two: str, number: int) -> Request | None:
+        """None where there is nothing to ask."""
+        if kind in NAMED:
+            folder, name = self.place(one)
+            opcode, before, room = NAMED[kind]
+            return Request(opcode, folder, before + name + (b"target\0" if kind == "symlink" else b""), room=room)
+        if kind in ("rename", "exchange", "noreplace"):
+            (folder, old), (to, new) = self.place(one), self.place(two)
+            return Request(Op.FUSE_RENAME2, folder, rename(to, old[:-1], new[:-1], RENAMES[kind]))
+        if kind in ("write", "append", "read", "release"):
+            if not self.handles:
+                return None
+            node, handle = self.handles[number % len(self.handles)]
+            data = b"%d " % number * (number % 7 * 100 + 1)
+            if kind == "release":
+                self.handles.remove((node, handle))
+                return Request(Op.FUSE_RELEASE, node, FUSE_RELEASE_IN.struct.pack(handle, 0, 0, 0))
+            if kind == "read":
+                return Request(Op.FUSE_READ, node, read(handle), data_room=4096)
+            body = write(handle, number % 50, data, APPEND if kind == "append" else os.O_RDWR)
+            return Request(Op.FUSE_WRITE, node, body, data, room=8)
+        node = self.node(one)
+        if not node:
+            return None
+        if kind == "link":
+            folder, name = self.place(two)
+            return Request(Op.FUSE_LINK, folder, struct.pack("<Q", node) + name, room=ENTRY)
+        if kind == "forget":
+            return Request(Op.FUSE_FORGET, node, struct.pack("<Q", 1), reply=False)
+        return Request(*KNOWN[kind][:1], node, *KNOWN[kind][1:])
+
+    def opened(self, request: Request, reply: Reply) -> None:
+        if reply.error or request.opcode not in (Op.FUSE_CREATE, Op.FUSE_OPEN):
+            return
+        made = request.opcode == Op.FUSE_CREATE
+        node = FUSE_ENTRY_OUT.unpack(reply.body).nodeid if made else request.node
+        self.handles.append((node, FUSE_OPEN_OUT.unpack(reply.body, ENTRY if made else 0).fh))
+
+
+NAMED = {
+    "mkdir": (Op.FUSE_MKDIR, struct.pack("<II", 0o755, 0), ENTRY),
+    "mknod": (Op.FUSE_MKNOD, struct.pack("<IIII", FIFO, 0, 0, 0), ENTRY),
+    "symlink": (Op.FUSE_SYMLINK, b"", ENTRY),
+    "create": (Op.FUSE_CREATE, create(b"")[:-1], ENTRY + OPEN),
+    "create anew": (Op.FUSE_CREATE, create(b"", os.O_RDWR | os.O_TRUNC)[:-1], ENTRY + OPEN),
+    "unlink": (Op.FUSE_UNLINK, b"", 0),
+    "rmdir": (Op.FUSE_RMDIR, b"", 0),
+}
+RENAMES = {"rename": 0, "noreplace": NOREPLACE, "exchange": EXCHANGE}
+KNOWN: dict[str, tuple[Any, ...]] = {
+    "open": (Op.FUSE_OPEN, FUSE_OPEN_IN.struct.pack(os.O_RDWR, 0), b"", OPEN),
+    "truncate": (Op.FUSE_SETATTR, setattr_(FuseSetattr.FATTR_SIZE, size=20), b"", ATTR),
+    "setxattr": (Op.FUSE_SETXATTR, setxattr(b"user.a", b"1", CREATE)),
+    "removexattr": (Op.FUSE_REMOVEXATTR, b"user.a\0"),
+}
+KINDS = [*NAMED, *RENAMES, *KNOWN, "link", "forget", "write", "append", "append", "read", "release"]
+steps = st.tuples(
+    st.sampled_from(KINDS), st.sampled_from(PATHS), st.sampled_from(PATHS), st.integers(0, 1000), st.none() | stops
+)
+
+
+@contained
+def test_a_guest_whose_workers_die_again_and_again(tmp_path: Path) -> None:
+    """It sees what the guest of a worker that lives sees."""
+    numbers = count()
+
+    @settings(
+        max_examples=40, database=None, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
+    )
+    @given(st.lists(steps, min_size=4, max_size=14))
+    def sequence(sequence: list[tuple[str, str, str, int, int | None]]) -> None:
+        model_root, root = tmp_path / f"model{(number := next(numbers))}", tmp_path / f"{number}"
+        model_root.mkdir()
+        root.mkdir()
+        device, guest = start(model_root)
+        guest.init()
+        with Lives(root) as lives:
+            lives.within(Guest.init)
+            worlds = World(model_root, partial(ask, guest)), World(root, lives.ask)
+            for kind, one, two, value, stop in sequence:
+                requests = [world.request(kind, one, two, value) for world in worlds]
+                model_request, request = requests
+                if request is None or model_request is None:
+                    assert request is model_request
+                    continue
+                if stop is not None:
+                    lives.dies(stop, request)
+                replies = ask(guest, model_request), lives.ask(request)
+                for world, asked, reply in zip(worlds, (model_request, request), replies, strict=True):
+                    world.opened(asked, reply)
+                outcomes = [
+                    seen(asked, reply, inodes(world.root), numbers=False)
+                    for world, asked, reply in zip(worlds, (model_request, request), replies, strict=True)
+                ]
+                assert outcomes[0] == outcomes[1], kind
+                assert tree(model_root) == tree(root), kind
+            files = lives.known.get("files", [])
+            assert len(files) == len(worlds[1].handles) == device.server.share.files.handles.open
+        device.queue_stopped(guest.queue)
+        device.close()
+        guest.close()
+
+    sequence()

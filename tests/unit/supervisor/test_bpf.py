@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -121,9 +122,18 @@ def test_every_name_of_a_policy_has_a_number(machine: str) -> None:
     assert seccomp.program(seccomp.rules(named, pid=1), machine, KILL_PROCESS)
 
 
-def decide(name: str, *arguments: int, pid: int = 5, threads: bool = False, calls: tuple[str, ...] = ()) -> int:
-    """What becomes of a call of a worker with this pid."""
+def decide(
+    name: str,
+    *arguments: int,
+    pid: int = 5,
+    threads: bool = False,
+    calls: tuple[str, ...] = (),
+    keeper: bool = False,
+) -> int:
+    """What becomes of a call of a worker with this pid, or of its keeper."""
     rules = seccomp.rules(system_calls(Policy(calls=calls)), pid=pid) | (seccomp.threads() if threads else {})
+    if keeper:
+        rules = seccomp.keepers(rules)
     table = numbers.table("x86_64")
     program = bpf.assemble({table[each]: rule for each, rule in rules.items()}, "x86_64", KILL_PROCESS)
     return run(program, table[name], (*arguments, *[0] * (6 - len(arguments))))
@@ -164,6 +174,42 @@ def decide(name: str, *arguments: int, pid: int = 5, threads: bool = False, call
 )
 def test_arguments_are_looked_at(name: str, arguments: tuple[int, ...], allowed: bool) -> None:
     assert (decide(name, *arguments) == ALLOW) == allowed
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "allowed"),
+    [
+        ("clone", (seccomp.CLONE_FILES | signal.SIGCHLD,), True),
+        ("clone", (signal.SIGCHLD,), False),  # a table of its own, which nobody would know of
+        ("clone", (seccomp.CLONE_FILES | signal.SIGCHLD | 0x1000_0000,), False),  # CLONE_NEWUSER
+        ("clone", (1 << 32 | seccomp.CLONE_FILES | signal.SIGCHLD,), False),
+        ("wait4", (7,), True),
+        ("kill", (7, signal.SIGKILL), True),
+        ("kill", (7, signal.SIGTERM), False),
+        ("seccomp", (1,), True),
+        ("seccomp", (0,), False),
+        ("prctl", (1,), True),  # PR_SET_PDEATHSIG
+        ("prctl", (4,), False),  # PR_SET_DUMPABLE
+        ("mmap", (0, 4096, 3, 0x21), True),  # shared, of no file
+        ("mmap", (0, 4096, 7, 0x22), False),  # and executable
+        ("execve", (), False),
+        ("ptrace", (), False),
+        ("socket", (), False),
+    ],
+)
+def test_a_keeper_can_make_workers_and_little_else(name: str, arguments: tuple[int, ...], allowed: bool) -> None:
+    assert (decide(name, *arguments, keeper=True) == ALLOW) == allowed
+
+
+@given(
+    st.sampled_from(sorted(numbers.table("x86_64"))),
+    st.tuples(*[st.one_of(st.sampled_from([0, 1, 2, 5, 15, 17, 0x10F00, 0x5421]), words)] * 6),
+)
+def test_whatever_a_worker_may_its_keeper_may(name: str, arguments: tuple[int, ...]) -> None:
+    """Else the filter of the one would end the other, which has both."""
+    for threads, calls in ((False, ()), (True, (*seccomp.FILES, *seccomp.SHARING, *seccomp.CHANGES))):
+        if decide(name, *arguments, threads=threads, calls=calls) == ALLOW:
+            assert decide(name, *arguments, threads=threads, calls=calls, keeper=True) == ALLOW
 
 
 def test_threads_are_no_processes_and_no_namespaces() -> None:
