@@ -21,6 +21,7 @@ from subos_devices.launcher.devices import driver_path, vsock_path
 from subos_devices.supervisor import control
 from subos_devices.vsock import client
 from subos_protocol.input_codes import Abs, Ev, Key
+from subos_protocol.virtio_input import virtio_input_event
 
 from .inside.busy import BLOCK, GUEST_PORT, HOST_PORT, receive
 
@@ -29,6 +30,7 @@ KEYS: Mapping[str, Sequence[int]] = {
     "keyboard": (Key.KEY_A, Key.KEY_LEFTSHIFT, Key.KEY_F5),
     "pen": (Key.BTN_TOOL_PEN, Key.BTN_TOUCH, Key.BTN_STYLUS),
     "gamepad": (Key.BTN_SOUTH, Key.BTN_EAST, Key.BTN_START),
+    "touchpad": (Key.BTN_LEFT,),
 }
 FINGERS = 10
 PAUSE = 0.02  # seconds between a driver's events
@@ -50,9 +52,7 @@ class Soak:
         self._listener.listen()
         self._listener.settimeout(0.2)
         work: dict[str, Callable[[], None]] = {"streams": self._call_guest, "server": self._serve_guest}
-        work |= {
-            device: self._driver(device, kind) for device, kind in devices.items() if kind in KEYS or kind == "touch"
-        }
+        work |= {device: self._driver(device, kind) for device, kind in devices.items() if kind in EVENTS}
         self._threads = [threading.Thread(target=self._live, args=item) for item in work.items()]
 
     def __enter__(self) -> Soak:
@@ -90,14 +90,14 @@ class Soak:
 
     def _driver(self, device: str, kind: str) -> Callable[[], None]:
         """A driver that comes, presses, moves and releases, and goes with something held."""
-        chance = random.Random(device)
+        chance, event = random.Random(device), EVENTS[kind]
         path = driver_path(self.folder, device)
 
         def drive() -> None:
             try:
                 with DriverConnection(path) as driver:
                     for _ in range(chance.randrange(1, 40)):
-                        driver.send(_touch(chance) if kind == "touch" else _press(chance, kind))
+                        driver.send(event(chance, kind))
                         time.sleep(PAUSE)
             except SubosError:
                 self.counts["drivers that lost their device"] += 1
@@ -129,16 +129,31 @@ class Soak:
                     guest.sendall(data)
 
 
-def _press(chance: random.Random, kind: str) -> list[Any]:
+Events = list[virtio_input_event]
+
+
+def _press(chance: random.Random, kind: str) -> Events:
     if kind in ("mouse", "pen") and chance.random() < 0.5:
         return frame(*((Ev.EV_ABS, axis, chance.randrange(32768)) for axis in (Abs.ABS_X, Abs.ABS_Y)))
     return button(chance.choice(KEYS[kind]), chance.randrange(2))
 
 
-def _touch(chance: random.Random) -> list[Any]:
+def _touch(chance: random.Random, _kind: str) -> Events:
     finger = chance.randrange(FINGERS)
     place = ((Ev.EV_ABS, axis, chance.randrange(32768)) for axis in (Abs.ABS_MT_POSITION_X, Abs.ABS_MT_POSITION_Y))
     slot, tracking = (Ev.EV_ABS, Abs.ABS_MT_SLOT, finger), Abs.ABS_MT_TRACKING_ID
     if chance.random() < 0.4:
         return frame(slot, (Ev.EV_ABS, tracking, -1))
     return frame(slot, (Ev.EV_ABS, tracking, finger), *place)
+
+
+def _turn(chance: random.Random, _kind: str) -> Events:
+    return frame((Ev.EV_ABS, Abs.ABS_RX, chance.randrange(-1000, 1000)))
+
+
+EVENTS: Mapping[str, Callable[[random.Random, str], Events]] = {
+    **dict.fromkeys(KEYS, _press),
+    "touch": _touch,
+    "motion": _turn,
+}
+"""What the drivers of a kind of device send."""
