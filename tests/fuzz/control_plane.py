@@ -13,6 +13,9 @@ with atheris.instrument_imports(include=["subos_devices.supervisor", "subos_devi
     from subos_devices.runtime import listen
     from subos_devices.supervisor import restarts
     from subos_devices.supervisor.device_server import DeviceServer
+    from subos_devices.supervisor.process_models import Model
+    from subos_devices.supervisor.zygote import Wanted
+    from subos_devices.vhost_user.connection import receive_fds
     from subos_devices.vhost_user.device import DeviceSpec
 
 import asyncio
@@ -42,16 +45,14 @@ SCRIBBLE, CUT, LEAVE, NONSENSE, LEAVE_WITHIN, SET_UP, DIE = range(200, 207)  # i
 
 
 class StandIn:
-    """A zygote whose workers do nothing but let go of rings."""
+    """A zygote and a nursery whose workers do nothing but let go of rings, and answer pings."""
 
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
         self.control: socket.socket | None = None
 
-    def spawn(
-        self, spec: DeviceSpec, control: socket.socket, counters: int, *, on_pid: Callable[[int], None], **_: object
-    ) -> None:
-        self.control = control.dup()
+    def spawn(self, wanted: Wanted) -> None:
+        self.control = wanted.control.dup()
         self.control.setblocking(False)
         self.control.send(b'{"op": "ready", "sandbox": {}}')
         self.loop.add_reader(self.control, self.obey)
@@ -59,13 +60,16 @@ class StandIn:
     def obey(self) -> None:
         assert self.control is not None
         data, ancillary, _, _ = self.control.recvmsg(MAX_PACKET, socket.CMSG_SPACE(64), socket.MSG_CMSG_CLOEXEC)
-        for _level, _kind, numbers in ancillary:
-            for (fd,) in struct.iter_unpack("i", numbers):
-                os.close(fd)
-        if not data:
-            self.die()
-        elif (said := json.loads(data))["op"] == "stop":
-            self.control.send(json.dumps({"op": "stopped", "id": said["id"]}).encode())
+        for fd in receive_fds(ancillary):
+            os.close(fd)
+        said = json.loads(data) if data else {}
+        match said.get("op"):
+            case None:
+                self.die()
+            case "stop":
+                self.control.send(json.dumps({"op": "stopped", "id": said["id"]}).encode())
+            case "ping":
+                self.control.send(b'{"op": "pong"}')
 
     def die(self) -> None:
         if self.control is not None:
@@ -74,6 +78,12 @@ class StandIn:
             self.control = None
 
     def kill(self, pid: int) -> None: ...
+
+    def kill_all(self) -> None: ...
+
+    def join(self, device: object) -> None: ...
+
+    def leave(self, device: object) -> None: ...
 
     def tell_once(self, warning: str) -> None: ...
 
@@ -100,9 +110,9 @@ class Harness:
     async def live(self, started: threading.Event) -> None:
         self.loop = asyncio.get_running_loop()
         self.zygote = StandIn()
-        self.server = DeviceServer(
-            DeviceSpec("support.strangers:Reverser", "device0"), listen(self.path), cast(Any, self.zygote)
-        )
+        zygote = cast(Any, self.zygote)
+        spec = DeviceSpec("support.strangers:Reverser", "device0")
+        self.server = DeviceServer(spec, listen(self.path), zygote, model=Model(), nursery=zygote)
         await self.server.start()
         started.set()
         await asyncio.Event().wait()
