@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 
@@ -14,7 +15,7 @@ def descriptors(pid: int | str = "self") -> list[str]:
             target = os.readlink(entry.path)
         except FileNotFoundError:
             continue  # the one that lists this folder
-        found.append(target.partition(":[")[0])
+        found.append(re.sub(r"^/proc/\d+/", "/proc/PID/", target.partition(":[")[0]))
     return sorted(found)
 
 

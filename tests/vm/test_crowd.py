@@ -50,7 +50,9 @@ def held(name: str, pid: int) -> dict[str, Any]:
         if what.startswith("subos-soak"):
             continue  # QEMU
         others[what] += 1
-        kept = [path for path in descriptors(process.pid) if not _is_cached(path)]
+        kept = descriptors(process.pid)
+        if comm in ("subos-fs", "subos-keeper"):
+            kept = [path for path in kept if not _is_cached(path)]
         found[what] = sorted(Counter(kept).items())
     found["processes"] = sorted(others.items())
     found["sockets"] = [Path("/proc/net/unix").read_text().count(f"{runtime.vm_folder(name)}/")]
