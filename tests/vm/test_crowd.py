@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -167,6 +168,45 @@ def check(said: dict[str, Any], shares: Sequence[Path]) -> None:
         assert wanted
     for what in ("draws", "blocks to the host", "looks at events"):
         assert said["counts"][what] > 0
+
+
+COUNT = 'touch ready; n=0; until [ -e end ]; do n=$((n + 1)); echo "$n" >>lines; done; head -c 4096 /dev/hwrng | wc -c'
+
+
+@pytest.mark.by_hand
+@pytest.mark.timeout(900)
+def test_four_vms_at_once(tmp_path: Path) -> None:
+    """Each has its own devices: one whose processes are killed again and again is no business of the others'."""
+    names = [f"crowd{number}-{os.getpid()}" for number in range(4)]
+    folders = [tmp_path / name for name in names]
+    with contextlib.ExitStack() as stack:
+        machines: list[subprocess.Popen[bytes]] = []
+        for name, folder in zip(names, folders, strict=True):
+            folder.mkdir()
+            words = ("--memory", "512M", "--share", folder, "--", "sh", "-c", f"cd '{folder}' && {COUNT}")
+            machines.append(stack.enter_context(running("run", "--name", name, *words, stdout=subprocess.PIPE)))
+        for folder, machine in zip(folders, machines, strict=True):
+            wait_for_file(folder / "ready", machine)
+        everybody = [family(machine.pid) for machine in machines]
+        step("kill all processes of the first one's devices, three times")
+        for _ in range(3):
+            before = (folders[0] / "lines").stat().st_size
+            for device in devices(names[0]).values():
+                if device["pid"]:
+                    os.kill(device["pid"], signal.SIGKILL)
+            eventually(lambda before=before: (folders[0] / "lines").stat().st_size > before, timeout=60)
+        for name in names:
+            subos("input", name, "move", 1, 2, check=0)
+        for folder in folders:
+            (folder / "end").touch()
+        outputs = [machine.communicate(timeout=300)[0] for machine in machines]
+        assert [machine.returncode for machine in machines] == [0] * 4
+    for number, (name, folder, output) in enumerate(zip(names, folders, outputs, strict=True)):
+        lines = (folder / "lines").read_text().split()
+        assert lines == [str(count) for count in range(1, len(lines) + 1)]
+        assert output == b"4096\n"
+        wait_ended(everybody[number])
+        assert_nothing_is_left(name)
 
 
 def test_more_shares_than_there_is_room_for(tmp_path: Path) -> None:
