@@ -67,7 +67,9 @@ def test_a_group_is_one_process_and_comes_back_as_one() -> None:
         [pid] = pids(supervised, "a", "b", "c")
         assert {supervised.status(name)["process"] for name in "abc"} == {"group:small"}
         assert [reverse(vm, b"abc") for vm in vms] == [b"cba"] * 3
+        eventually(lambda: [supervised.status(name)["requests"] for name in "abc"] == [1, 1, 1])
         os.kill(pid, signal.SIGKILL)
+        eventually(lambda: not is_alive(pid))  # else it may answer once more, and die before it has counted that
         assert [reverse(vm, b"def") for vm in vms] == [b"fed"] * 3
         [another] = pids(supervised, "a", "b", "c")
         assert another != pid
