@@ -7,10 +7,14 @@ taken back must not be touched any more, which the worker confirms or is killed 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
+import select
 import signal
 import socket
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -24,7 +28,6 @@ from ..text import printable
 from ..vhost_user.connection import Message, MessageStream
 from ..vhost_user.device import Device, DeviceSpec
 from ..vhost_user.errors import BadMessage, TransportError
-from ..vhost_user.memory import GuestMemory
 from ..vhost_user.session import (
     CallChanged,
     Effect,
@@ -47,7 +50,8 @@ from .throttle import Throttle
 from .watchdog import Verdict, Watch
 from .zygote import Zygote
 
-PROGRAM_PATIENCE = 10.0  # seconds that another program has to say that it is ready
+MESSAGES_AT_ONCE = 32  # of one front end, before the event loop looks at everything else
+PROGRAM_PATIENCE, LAST_WORDS = 10.0, 1.0  # seconds that another program has to say that it is ready, and to end
 SOON = 1.0  # seconds between two tries of a quiet device whose driver begins anew
 QUIET_HINT = (
     f"its driver waits, and nothing else does; a worker is tried every {RETRY:.0f} s, and when the guest sets the "
@@ -94,13 +98,15 @@ class DeviceServer:
         self._watch = Watch(self.session.device.limit)
         self._failure = ""
         self._last_words = ""
-        """Why the last worker died, as far as that is known."""
+        self._reason, self._end = "", "nobody knows of what"
+        """Of the last death: what the worker said, or what was done to it; else how its process ended."""
         self._quiet_since = 0.0
         self.sandbox: dict[str, Any] | None = None
         """What holds the worker, as it said itself before the guest could reach it."""
         self._respawn: asyncio.TimerHandle | None = None
         self._readable = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._telling = threading.Thread()
 
     async def start(self) -> None:
         """Starts the worker and waits until its device is ready. Raises UserError where it cannot be."""
@@ -128,6 +134,8 @@ class DeviceServer:
             self._respawn.cancel()
         if self.worker is not None:
             self.worker.close()
+            if self.model.command:  # which may not heed the end of its socket
+                self._loop.call_later(LAST_WORDS, self.worker.kill)
             self.worker = None
         if self._keeper is not None:
             self._keeper.close()
@@ -149,6 +157,7 @@ class DeviceServer:
 
     def status(self) -> dict[str, Any]:
         """What `subos-devices status` shows of this device."""
+        quiet = {"since": self._quiet_since, "reason": self._reason or self._end}
         return {
             "name": self.spec.name,
             "kind": self.spec.kind,
@@ -157,8 +166,8 @@ class DeviceServer:
             "driver": any(vring.started for vring in self.session.vrings),
             "pid": self.worker.pid if self.worker else None,
             "process": str(self.model),
-            "keeper": self._keeper.pid if self._keeper else None,
-            "quiet": {"since": self._quiet_since, "reason": self._last_words} if self._restarts.quiet else None,
+            "keeper": self._keeper.pid if self._keeper and self._keeper.alive else None,
+            "quiet": quiet if self._restarts.quiet else None,
             "restarts": self.restarts,
             "faults": self.faults,
             "sandbox": self.sandbox,
@@ -172,6 +181,7 @@ class DeviceServer:
     def _spawn(self, *, respawned: bool) -> None:
         self._respawn = None
         self.sandbox = None
+        self._last_words = ""
         self._restarts.born(self._loop.time(), self.counters.requests)
         self._watch = Watch(self.session.device.limit)
         self.worker = WorkerLink(
@@ -243,8 +253,10 @@ class DeviceServer:
     def _fault(self, vring: Vring, reason: str) -> None:
         self.faults += 1
         log.error("%s: the guest's driver broke its ring: %s", self.spec.name, reason)
-        if vring.err >= 0:
-            os.eventfd_write(vring.err, 1)
+        if vring.err >= 0 and not self._telling.is_alive():
+            # On a thread: it is whatever descriptor the front end gave, and may fill up just before it is written to.
+            self._telling = threading.Thread(target=_signal, args=(os.dup(vring.err),), daemon=True)
+            self._telling.start()
 
     def _ended(self, status: int) -> None:
         """The last worker's exit status; its socket has closed already, or does next."""
@@ -254,21 +266,21 @@ class DeviceServer:
                 "need (--seccomp log lets it, and the kernel's log then has the number: dmesg | grep type=1326)",
                 self.spec.name,
             )
-        if status < 0 or not self._last_words:
-            self._last_words = f"ended by signal {-status}" if status < 0 else f"ended with status {status}"
+        self._end = f"ended by signal {-status}" if status < 0 else f"ended with status {status}"
 
     def _died(self) -> None:
         if self._keeper is not None:
             self._keeper.hear()  # what it has said before its socket closed
         self.worker = None
+        self._reason = self._last_words
+        if self._renewed:
+            self._renewed = False
+            self._spawn(respawned=self._ready.done())
+            return
         if not self._ready.done():
             self._ready.set_exception(self._no_worker("died while it started"))
         if self._ready.exception() is not None:
             return  # it never served; `start` says why
-        if self._renewed:
-            self._renewed = False
-            self._spawn(respawned=True)
-            return
         was_quiet = self._restarts.quiet
         delay = self._restarts.died(self._loop.time(), self.counters.requests, owing=self._is_owing())
         if self._keeper is not None and self._restarts.poisoned:
@@ -278,7 +290,7 @@ class DeviceServer:
             log.warning("%s: its worker died; the next one starts %s", self.spec.name, _when(delay))
         elif not was_quiet:
             self._quiet_since = time.time()
-            why = self._last_words.partition(" (at ")[0] or "nobody knows of what"
+            why = (self._reason or self._end).partition(" (at ")[0]
             log.error("%s: its workers die again and again (%s): %s", self.spec.name, why, QUIET_HINT)
         if delay:
             self._respawn = self._loop.call_later(delay, lambda: self._spawn(respawned=True))
@@ -316,13 +328,12 @@ class DeviceServer:
 
     def _running(self) -> Iterator[tuple[int, int, int, int]]:
         """Of each ring that can be served: its index, `avail.idx`, `used.idx`, and how many chains wait."""
-        memory = self.session.memory
         for vring in self.session.vrings:
-            if memory is None or not vring.started or not vring.enabled:
+            if not vring.started or not vring.enabled:
                 continue
             try:
-                available = self._index_of(vring, memory, "avail")
-                used = self._index_of(vring, memory, "used")
+                available = self.session.ring_index(vring, "avail")
+                used = self.session.ring_index(vring, "used")
             except TransportError:
                 continue  # a newer memory table has left it outside
             yield vring.index, available, used, len(self.counters.deferred(vring.index))
@@ -392,6 +403,8 @@ class DeviceServer:
 
     async def _converse(self, stream: MessageStream) -> None:
         while True:
+            if stream.received % MESSAGES_AT_ONCE == 0:
+                await asyncio.sleep(0)
             message = stream.receive()
             if message is None:
                 await self._readable.wait()
@@ -439,9 +452,10 @@ class DeviceServer:
 
     def _try_soon(self) -> None:
         """A driver begins anew: what the last workers have died of may be gone."""
-        if self._restarts.quiet and self._respawn is not None:
+        soon = self._loop.time() + SOON
+        if self._restarts.quiet and self._respawn is not None and self._respawn.when() > soon:
             self._respawn.cancel()
-            self._respawn = self._loop.call_later(SOON, lambda: self._spawn(respawned=True))
+            self._respawn = self._loop.call_at(soon, lambda: self._spawn(respawned=True))
 
     def _start_ring(self, vring: Vring, base: int) -> None:
         if self.worker is not None and self.session.memory is not None:
@@ -455,21 +469,25 @@ class DeviceServer:
     def _resume(self, vring: Vring) -> None:
         """A ring that the front end starts at its `base`: goes on with the chains that wait, or is a new one."""
         if self.session.memory is not None:
-            used_index = self._index_of(vring, self.session.memory, "used")
-            self.counters.deferred(vring.index).resume(vring.base, used_index)
+            self.counters.deferred(vring.index).resume(vring.base, self.session.ring_index(vring, "used"))
 
     def _base(self, vring: Vring) -> int:
         """Where the next worker takes the ring up, once the last one touches it no more: see `vhost_user.deferred`."""
         if self.session.memory is None:
             return vring.base
-        deferred, used_index = self.counters.deferred(vring.index), self._index_of(vring, self.session.memory, "used")
+        deferred, used_index = self.counters.deferred(vring.index), self.session.ring_index(vring, "used")
         deferred.recover(used_index)
         return (used_index + len(deferred)) & 0xFFFF
 
-    def _index_of(self, vring: Vring, memory: GuestMemory, part: str) -> int:
-        """`used.idx`, how many chains were given back, or `avail.idx`, how many there are. Raises BadMemory."""
-        ring = memory.view(vring.addresses(memory)[part], 4)
-        return int(ring.cast("H")[1])
+
+def _signal(fd: int) -> None:
+    """Writes 1 to an eventfd, or to what somebody said was one, and closes it; one that is full has said enough."""
+    poll = select.poll()
+    poll.register(fd, select.POLLOUT)
+    with contextlib.suppress(OSError):
+        if poll.poll(0):
+            os.write(fd, (1).to_bytes(8, sys.byteorder))
+    os.close(fd)
 
 
 def _when(delay: float) -> str:
