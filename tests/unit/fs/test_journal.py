@@ -252,7 +252,7 @@ class World:
         return Request(*KNOWN[kind][:1], node, *KNOWN[kind][1:])
 
     def opened(self, request: Request, reply: Reply) -> None:
-        if reply.error or request.opcode not in (Op.FUSE_CREATE, Op.FUSE_OPEN):
+        if request.opcode not in (Op.FUSE_CREATE, Op.FUSE_OPEN) or reply.error:
             return
         made = request.opcode == Op.FUSE_CREATE
         node = FUSE_ENTRY_OUT.unpack(reply.body).nodeid if made else request.node
