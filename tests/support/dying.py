@@ -49,7 +49,7 @@ def run(function: Callable[[], None], fork: Callable[[], int] = os.fork) -> None
     assert status == 0, f"the process ended with {os.waitstatus_to_exitcode(status)}"
 
 
-def run_until(prepare: Callable[[], Callable[[], None]], stop: int, fork: Callable[[], int] = os.fork) -> bool:
+def run_until(prepare: Callable[[], Callable[[], object]], stop: int, fork: Callable[[], int] = os.fork) -> bool:
     """Runs what `prepare` returns in a process that is killed at its system calls' `stop`th beginning or end, counted
     from 0 and without those of `prepare`. False where it ended before that."""
     pid = fork()
@@ -94,7 +94,7 @@ def _be(function: Callable[[], None]) -> None:
         os._exit(status)
 
 
-def _be_traced(function: Callable[[], None]) -> None:
+def _be_traced(function: Callable[[], object]) -> None:
     _ptrace(_TRACEME, 0)
     os.kill(os.getpid(), signal.SIGSTOP)
     function()

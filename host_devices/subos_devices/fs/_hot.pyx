@@ -457,7 +457,6 @@ cdef class FsHandler(Handler):
         cdef fuse_write_out answer
         cdef Py_ssize_t place, done
         cdef uint64_t there = 0
-        cdef stat_t status
         cdef int fd
         memcpy(&asked, arguments.iov_base, sizeof(asked))
         copied()
@@ -469,9 +468,10 @@ cdef class FsHandler(Handler):
         if there != asked.size or asked.write_flags & ~<uint32_t>FUSE_WRITE_CACHE:
             return PLAIN
         if asked.flags & <uint32_t>O_APPEND and not asked.write_flags:
-            if fstat(fd, &status):
+            done = lseek(fd, 0, SEEK_END)
+            if done < 0:
                 return -c_errno
-            self.noted[FACTS] = status.st_size
+            self.noted[FACTS] = done
             copied()
             self.noted[STAGE] = <uint64_t>FUSE_WRITE << 8 | NOTED
         while True:

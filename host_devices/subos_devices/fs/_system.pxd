@@ -11,6 +11,7 @@ cdef extern from "<fcntl.h>" nogil:
 
 cdef extern from "<unistd.h>" nogil:
     int close(int fd)
+    int SEEK_END
     int64_t lseek(int fd, int64_t offset, int whence)
     long syscall(long number, ...)
 

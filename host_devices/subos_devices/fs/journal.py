@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 
 BEGUN, NOTED, DONE = 0, 1, 2  # stages: in a slot with the opcode above, from bit 8
 UNIQUE, STAGE, COUNTED, LENT, LENT_MODE, LENGTH, FACTS = range(7)  # words of a slot
-MOST_FACTS = 6
+MOST_FACTS = 4
 REPLY = 8 * (FACTS + MOST_FACTS)  # bytes of a slot before the reply
 MAX_REPLY = 160  # bytes: an entry and an opened file are 144
 SLOT_SIZE = REPLY + MAX_REPLY
@@ -123,11 +123,13 @@ class Slot:
 
     # --- facts
 
-    def note(self, opcode: int, *facts: int) -> None:
+    def note(self, opcode: int, first: int = 0, second: int = 0, third: int = 0, fourth: int = 0) -> None:
         words = self.words
         words[COUNTED] = 0
-        for at, fact in enumerate(facts, FACTS):
-            words[at] = fact
+        words[FACTS] = first
+        words[FACTS + 1] = second
+        words[FACTS + 2] = third
+        words[FACTS + 3] = fourth
         words[STAGE] = opcode << 8 | NOTED
 
     def recall(self) -> list[int] | None:
@@ -140,7 +142,8 @@ class Slot:
 
     def finish(self, opcode: int, number: int, reply: memoryview | bytes) -> None:
         """The request is done: `number` is its errno, or 0 and the reply follows."""
-        self._bytes[REPLY : REPLY + len(reply)] = reply
+        if reply:
+            self._bytes[REPLY : REPLY + len(reply)] = reply
         self.words[LENGTH] = number << 32 | len(reply)
         self.words[STAGE] = opcode << 8 | DONE
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import struct
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
@@ -23,6 +24,7 @@ from .journal import COUNTED, GIVEN_FILE, LENT, LENT_MODE, NOTED, OPENING, RECOR
 from .lasting import Lasting
 from .nodes import NAMELESS, NodeTable
 from .statistics import Statistics
+from .syscalls import AT_SYMLINK_NOFOLLOW
 
 Header = tuple[int, ...]
 """A fuse_in_header: len, opcode, unique, nodeid, uid, gid, pid, total_extlen, padding."""
@@ -48,6 +50,8 @@ UNCHANGED = 0xFFFF_FFFF  # as an id of chown
 _NOBODY = 0xFFFF_FFFF  # FUSE_INVALID_UIDGID
 _INODE_BITS = 52  # of an inode number that is shown; another file system's number goes above
 _U64 = (1 << 64) - 1
+_unpack_seen = struct.Struct("<QQ8xI").unpack_from  # how syscalls.STATUS begins: device, inode, links, mode
+_fstatat, _status, _pointer = syscalls.fstatat, syscalls.status, syscalls.status_pointer
 
 
 Seen = tuple[int, int, int]
@@ -84,9 +88,9 @@ def name_after(mem: memoryview, a: int, n: int, size: int) -> bytes:
 
 def look(directory: int, name: bytes) -> Seen:
     """What `name` in the descriptor `directory` is; NOTHING where there is none, or it cannot be told."""
-    if syscalls.fstatat(directory, name, syscalls.status_pointer, syscalls.AT_SYMLINK_NOFOLLOW):
+    if _fstatat(directory, name, _pointer, AT_SYMLINK_NOFOLLOW):
         return NOTHING
-    device, ino, _links, mode = syscalls.STATUS.unpack_from(syscalls.status)[:4]
+    device, ino, mode = _unpack_seen(_status)
     return device, ino, mode
 
 

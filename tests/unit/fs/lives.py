@@ -90,10 +90,10 @@ class Lives:
         """Whether a worker that serves what `function` asks, and then `request`, dies at `stop` of the latter. It is to
         be asked again then."""
 
-        def prepare() -> Callable[[], None]:
+        def prepare() -> Callable[[], object]:
             self._start()
             function(self.guest)
-            return lambda: void(ask(self.guest, request))
+            return lambda: ask(self.guest, request)
 
         died = dying.run_until(prepare, stop, self._fork)
         self._left = self.guest.bytes[_BUFFERS]
@@ -102,7 +102,7 @@ class Lives:
     def dies_again(self, stop: int) -> bool:
         """Whether the next worker dies at `stop`, too, over the request that the last one has died over."""
 
-        def prepare() -> Callable[[], None]:
+        def prepare() -> Callable[[], object]:
             device, queue = self._start()
             return lambda: device.process(queue)
 
@@ -166,9 +166,6 @@ def ask(guest: Guest, request: Request) -> Reply:
     opcode, node, arguments, *others = request
     names = ("data", "room", "data_room", "reply", "extensions")
     return guest.ask(opcode, node, arguments, **dict(zip(names, others, strict=True)))
-
-
-def void(_value: object) -> None: ...
 
 
 # --- what there is, but for numbers and times that never are the same

@@ -167,7 +167,7 @@ def test_the_next_worker_dies_over_it_too(tmp_path: Path) -> None:
     numbers = count()
 
     @settings(
-        max_examples=120, database=None, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
+        max_examples=60, database=None, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
     )
     @given(st.sampled_from(DEADLY), stops, stops)
     def twice(name: str, first: int, second: int) -> None:
@@ -252,7 +252,7 @@ class World:
         return Request(*KNOWN[kind][:1], node, *KNOWN[kind][1:])
 
     def opened(self, request: Request, reply: Reply) -> None:
-        if reply.error or request.opcode not in (Op.FUSE_CREATE, Op.FUSE_OPEN):
+        if request.opcode not in (Op.FUSE_CREATE, Op.FUSE_OPEN) or reply.error:
             return
         made = request.opcode == Op.FUSE_CREATE
         node = FUSE_ENTRY_OUT.unpack(reply.body).nodeid if made else request.node
@@ -287,7 +287,7 @@ def test_a_guest_whose_workers_die_again_and_again(tmp_path: Path) -> None:
     numbers = count()
 
     @settings(
-        max_examples=40, database=None, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
+        max_examples=25, database=None, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
     )
     @given(st.lists(steps, min_size=4, max_size=14))
     def sequence(sequence: list[tuple[str, str, str, int, int | None]]) -> None:
