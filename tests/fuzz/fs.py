@@ -14,15 +14,14 @@ with atheris.instrument_imports(include=["subos_devices.fs", "subos_devices.vhos
     from subos_devices.vhost_user.device import STATISTICS_SIZE, DeviceSpec, Worker
     from subos_devices.vhost_user.errors import TransportError
 
-import mmap
 import os
 import shutil
 import struct
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from child import Now, fuzz, main
 from seeds import seeds
 
 from support import fuse_requests
@@ -34,7 +33,6 @@ NODES = (*range(12), 1 << 31, 1 << 32, 1 << 63, (1 << 64) - 1)
 ROOMS = (0, 8, 16, 64, 80, 104, 128, 144, 256, 300, 1000, 4096, 5000, 70000, 0, 0)
 TABLE = struct.Struct("<BHBBH")  # descriptor, length, flags, next, where
 SECRET = b"what no guest may see"
-LONGEST = 1 << 20  # bytes of an input
 
 
 class NoWorker(Worker):
@@ -150,13 +148,12 @@ def requests(data: bytes) -> Iterator[tuple[int, int, bytes, int, int]]:
 
 
 class Harness:
-    def __init__(self, folder: Path, now: mmap.mmap) -> None:
+    def __init__(self, folder: Path, now: Now) -> None:
         self.now = now
-        """The input that is being tried, as the parent sees it."""
         self.twins = [Twin(folder / "plain", virtqueue.Virtqueue), Twin(folder / "compiled", _ring.Virtqueue)]
 
     def __call__(self, data: bytes) -> None:
-        self.now[: 4 + len(data)] = struct.pack("<I", len(data)) + data
+        self.now.note(data)
         for twin in self.twins:
             twin.begin()
         if data[:1] and data[0] & 1:
@@ -172,42 +169,12 @@ class Harness:
             twin.check()
 
 
-def fuzz(folder: Path, now: mmap.mmap, arguments: list[str]) -> None:
-    """In the child, for good."""
-    again = [Path(word).read_bytes() for word in arguments if not word.startswith("-")]
+def run(folder: Path, now: Now, arguments: list[str]) -> None:
     contain(folder)
     check_contained(folder)
     os.chdir(folder)
-    corpus = folder / "corpus"
-    corpus.mkdir()
-    arguments = [word for word in arguments if word.startswith("-")] + ["-runs=0"] * bool(again)
-    for number, seed in enumerate(again or seeds()):
-        (corpus / f"seed-{number}").write_bytes(seed)
-    harness = Harness(folder, now)
-    command = [sys.argv[0], str(corpus), f"-max_len={1 << 14}", "-timeout=20", *arguments]
-    atheris.Setup(command, harness)
-    atheris.Fuzz()
-
-
-def main() -> int:
-    now = mmap.mmap(-1, LONGEST)
-    with tempfile.TemporaryDirectory(prefix="subos-fuzz-") as folder:
-        if (child := os.fork()) == 0:
-            status = 1
-            try:
-                fuzz(Path(folder), now, sys.argv[1:])
-                status = 0
-            finally:
-                sys.stdout.flush()
-                sys.stderr.flush()
-                os._exit(status)
-        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    if status:
-        (size,) = struct.unpack_from("<I", now)
-        Path("finding.bin").write_bytes(now[4 : 4 + size])
-        print(f"fuzz: ended with status {status}; what did it is in finding.bin", file=sys.stderr)
-    return int(status != 0)
+    fuzz(folder, Harness(folder, now), seeds(), arguments)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(run))

@@ -31,9 +31,10 @@ mount -t devtmpfs dev /dev
 while read -r module; do insmod "/modules/$module.ko"; done </modules/order
 """
 
-SHELL = """\
+UP = "the hand-made guest is up"
+SHELL = f"""\
 stty -echo
-echo the hand-made guest is up
+echo {UP}
 while :; do sh; done  # its interactive shell takes the end of a job for the end of its input, at times
 """
 
@@ -81,12 +82,12 @@ class HandMade(Console):
 
 
 @contextmanager
-def booted(folder: Path, kernel: Kernel, machine: Sequence[str]) -> Iterator[HandMade]:
+def booted(folder: Path, kernel: Kernel, machine: Sequence[str], *, reboots: bool = False) -> Iterator[HandMade]:
     """A hand-made VM whose shell is ready. `machine` are the arguments that matter to hot-plug."""
     image = folder / "initramfs"
     image.write_bytes(initramfs(kernel, SHELL))
     append = f"console={this_architecture().serial} quiet panic=-1"
-    boot = ("-kernel", str(fastest_image(kernel.image)), "-initrd", str(image), "-append", append, "-no-reboot")
-    with HandMade(folder, [*machine, *boot]) as vm:
-        vm.wait_for("the hand-made guest is up")
+    boot = ("-kernel", str(fastest_image(kernel.image)), "-initrd", str(image), "-append", append)
+    with HandMade(folder, [*machine, *boot, *([] if reboots else ["-no-reboot"])]) as vm:
+        vm.wait_for(UP)
         yield vm

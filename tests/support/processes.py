@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 
@@ -14,7 +15,7 @@ def descriptors(pid: int | str = "self") -> list[str]:
             target = os.readlink(entry.path)
         except FileNotFoundError:
             continue  # the one that lists this folder
-        found.append(target.partition(":[")[0])
+        found.append(re.sub(r"^/proc/\d+/", "/proc/PID/", target.partition(":[")[0]))
     return sorted(found)
 
 
@@ -28,3 +29,12 @@ def is_alive(pid: int) -> bool:
 def maps(pid: int, name: str) -> int:
     """How many mappings of files called `name` a process has."""
     return Path(f"/proc/{pid}/maps").read_text().count(name)
+
+
+def private_memory(pid: int) -> int:
+    """Bytes that are the process's alone; 0 of one that has ended."""
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return sum(1024 * int(line.split()[1]) for line in lines if line.startswith(("Private_Clean", "Private_Dirty")))

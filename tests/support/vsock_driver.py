@@ -38,6 +38,11 @@ class Driver:
         self._waiting: list[Packet] = []
         self.give(buffers)
 
+    def again(self) -> None:
+        """The guest was reset, and its driver begins anew."""
+        self._waiting.clear()
+        self.give(BUFFERS)
+
     # --- from the device
 
     def give(self, count: int, sizes: Sequence[int] = (BUFFER,)) -> None:

@@ -11,24 +11,45 @@ from typing import Any, cast
 import pytest
 
 from subos_devices import demo
-from subos_devices.demo import inputs
+from subos_devices.demo import inputs, recovery
 from subos_devices.errors import SubosError
+
+
+def scene_of(**server: object) -> Any:
+    devices = {"mouse": SimpleNamespace(**server)}
+    return SimpleNamespace(vm=SimpleNamespace(supervisor=SimpleNamespace(devices=devices)))
 
 
 def test_a_worker_whose_pid_is_not_known_yet_is_killed_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Process 0 would be our own process group."""
     killed: list[str] = []
-    server = SimpleNamespace(restarts=0, worker=SimpleNamespace(pid=0, kill=lambda: killed.append("worker")))
-    scene = SimpleNamespace(vm=SimpleNamespace(supervisor=SimpleNamespace(devices={"mouse": server})))
-
-    async def played(*_: object) -> None:
-        server.restarts = 1
-
     monkeypatch.setattr(os, "kill", lambda *_: killed.append("group"))
-    monkeypatch.setattr(inputs, "_play", played)
-    monkeypatch.setattr(inputs, "_until_seen", played)
-    asyncio.run(inputs.mouse_recovers(cast(Any, scene)))
+    worker = SimpleNamespace(pid=0, kill=lambda: killed.append("worker"))
+    recovery.Killed(scene_of(restarts=0, worker=worker), "mouse")
     assert killed == ["worker"]
+
+
+def test_what_the_dead_one_had_still_answered_does_not_count() -> None:
+    worker = SimpleNamespace(pid=7, kill=lambda: None)
+    scene = scene_of(restarts=2, worker=worker, counters=SimpleNamespace(requests=10))
+    server = scene.vm.supervisor.devices["mouse"]
+
+    async def live() -> None:
+        killed = recovery.Killed(scene, "mouse")
+        answered = asyncio.ensure_future(killed.answered())
+        for field, value in ((server.counters, 11), (server, 3)):
+            setattr(field, "requests" if field is server.counters else "restarts", value)
+            await asyncio.sleep(0.01)
+            assert not answered.done()
+        server.counters.requests = 12
+        after = await asyncio.wait_for(answered, 10)
+        assert after >= 20
+        assert killed.came_back(after) == f"process 7 killed, back after {after:.0f} ms"
+        server.restarts = 4
+        with pytest.raises(SubosError):  # it died once more
+            killed.came_back(after)
+
+    asyncio.run(live())
 
 
 def test_what_a_guest_says_is_shown_without_its_control_characters() -> None:

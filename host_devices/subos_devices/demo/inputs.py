@@ -35,29 +35,16 @@ TYPED = "/run/subos-demo-typed"  # in the guest: what the program at its console
 
 async def mouse_moves(scene: Scene) -> str:
     x, y = 1 + secrets.randbelow(32766), 1 + secrets.randbelow(32766)
-    await _play(scene, [actions.move(x, y)])
-    await _until_seen(scene, ["EV_ABS", "ABS_X", x], ["EV_ABS", "ABS_Y", y])
+    await play(scene, [actions.move(x, y)])
+    await until_seen(scene, ["EV_ABS", "ABS_X", x], ["EV_ABS", "ABS_Y", y])
     return f"at {x}, {y}"
 
 
 async def mouse_clicks(scene: Scene) -> str:
-    await _play(scene, script.parse(["click left, scroll -2"]))
+    await play(scene, script.parse(["click left, scroll -2"]))
     left, wheel = ["EV_KEY", "BTN_LEFT"], ["EV_REL", "REL_WHEEL", -2]
-    await _until_seen(scene, [*left, 1], [*left, 0], wheel)
+    await until_seen(scene, [*left, 1], [*left, 0], wheel)
     return "pressed, released, two detents down"
-
-
-async def mouse_recovers(scene: Scene) -> str:
-    """The worker is killed; QEMU and the guest go on."""
-    server = scene.vm.supervisor.devices["mouse"]
-    worker, restarts = server.worker, server.restarts
-    if worker is None:
-        raise CheckFailed("the mouse has no worker")
-    worker.kill()
-    await _play(scene, script.parse(["click right"]))
-    await _until_seen(scene, ["EV_KEY", "BTN_RIGHT", 1], ["EV_KEY", "BTN_RIGHT", 0])
-    same(server.restarts, restarts + 1, "restarts of the worker")
-    return f"process {worker.pid} killed, a new one clicked"
 
 
 async def keyboard_types(scene: Scene) -> str:
@@ -94,23 +81,23 @@ async def keyboard_lights(scene: Scene) -> str:
 async def pointer_moves(scene: Scene) -> str:
     dx, dy = 1 + secrets.randbelow(500), -1 - secrets.randbelow(500)
     task: list[actions.Action] = [actions.button(Key.BTN_TASK, value) for value in (1, 0)]
-    await _play(scene, [actions.nudge(dx, dy), *task], "pointer")
+    await play(scene, [actions.nudge(dx, dy), *task], "pointer")
     pressed, released = ["EV_KEY", "BTN_TASK", 1], ["EV_KEY", "BTN_TASK", 0]
     moved: list[list[object]] = [["EV_REL", "REL_X", dx], ["EV_REL", "REL_Y", dy]]
-    await _until_seen(scene, *moved, pressed, released, device="pointer")
+    await until_seen(scene, *moved, pressed, released, device="pointer")
     return f"by {dx}, {dy}"
 
 
 async def touch(scene: Scene) -> str:
     words = "touch 40% 50%, touch 60% 50% --finger 2, touch 30% 50%, touch 70% 50% --finger 2, lift, lift --finger 2"
-    await _play(scene, script.parse([words]), "touch")
+    await play(scene, script.parse([words]), "touch")
 
     def finger(slot: int, *places: int) -> list[list[object]]:
         return [["EV_ABS", "ABS_MT_SLOT", slot], *(["EV_ABS", "ABS_MT_POSITION_X", place] for place in places)]
 
     apart = [*finger(0, 9830), *finger(1, 22937)]
     gone: list[list[object]] = [["EV_ABS", "ABS_MT_TRACKING_ID", -1]] * 2
-    await _until_seen(scene, ["EV_KEY", "BTN_TOUCH", 1], *apart, *gone, ["EV_KEY", "BTN_TOUCH", 0], device="touch")
+    await until_seen(scene, ["EV_KEY", "BTN_TOUCH", 1], *apart, *gone, ["EV_KEY", "BTN_TOUCH", 0], device="touch")
     return "from 40% and 60% to 30% and 70%"
 
 
@@ -119,22 +106,22 @@ async def gamepad(scene: Scene) -> str:
     profile = profiles.load("xbox360")
     pad, rest = profile.capabilities, profile.rest
     keys = sorted(pad.of(Ev.EV_KEY))
-    await _until_agent_has(scene, "gamepad1")
-    await _play(scene, [actions.button(code, value) for code in keys for value in (1, 0)], "gamepad1")
+    await until_agent_has(scene, "gamepad1")
+    await play(scene, [actions.button(code, value) for code in keys for value in (1, 0)], "gamepad1")
     pressed: list[list[object]] = [["EV_KEY", code_name(Ev.EV_KEY, code), value] for code in keys for value in (1, 0)]
-    await _until_seen(scene, *pressed, device="gamepad1")
+    await until_seen(scene, *pressed, device="gamepad1")
     with DriverConnection(devices.driver_path(scene.vm.folder, "gamepad1")) as driver:
         for end in ("max", "min"):
             places = {code: getattr(axis, end) for code, axis in pad.axes.items() if getattr(axis, end) != rest[code]}
             driver.send(actions.frame(*((Ev.EV_ABS, code, place) for code, place in places.items())))
-            await _until_seen(scene, *_axes(places), device="gamepad1")
-    await _until_seen(scene, *_axes(rest), device="gamepad1")  # nobody touches it any more
+            await until_seen(scene, *axes(places), device="gamepad1")
+    await until_seen(scene, *axes(rest), device="gamepad1")  # nobody touches it any more
     return f"{pad.name}: {len(keys)} buttons, {len(pad.axes)} axes"
 
 
 async def rumble(scene: Scene) -> str:
     """As a game has it by the kernel's interface for force feedback."""
-    await _until_agent_has(scene, "gamepad1")
+    await until_agent_has(scene, "gamepad1")
     strong, weak, length = 1 + secrets.randbelow(65535), 1 + secrets.randbelow(65535), 100 + secrets.randbelow(200)
     with DriverConnection(devices.driver_path(scene.vm.folder, "gamepad1")) as driver:
         words = _evdev("rumble", NAMES["gamepad1"], *map(str, (strong, weak, length)))
@@ -146,7 +133,7 @@ async def rumble(scene: Scene) -> str:
     return f"magnitudes {strong} and {weak}, for {length} ms"
 
 
-async def _until_agent_has(scene: Scene, device: str) -> None:
+async def until_agent_has(scene: Scene, device: str) -> None:
     """The agent comes a little later than the guest; until then the pad is one that cannot rumble."""
     server = scene.vm.supervisor.devices[device]
 
@@ -156,7 +143,7 @@ async def _until_agent_has(scene: Scene, device: str) -> None:
     await eventually(has, "the agent's gamepad", 60)
 
 
-def _axes(places: Mapping[int, int]) -> list[list[object]]:
+def axes(places: Mapping[int, int]) -> list[list[object]]:
     return [["EV_ABS", code_name(Ev.EV_ABS, code), place] for code, place in places.items()]
 
 
@@ -166,7 +153,7 @@ def _evdev(*words: str) -> list[str]:
     return ["env", *(f"{name}={value}" for name, value in variables.items()), *argv[:-2], "subos_agent.evdev", *words]
 
 
-async def _play(scene: Scene, steps: list[actions.Action], device: str = "mouse") -> None:
+async def play(scene: Scene, steps: list[actions.Action], device: str = "mouse") -> None:
     """Plays once the guest watches the device. A worker that has just been killed may refuse at first."""
     watch = f"{WATCH}-{device}"
     shell = (
@@ -184,7 +171,7 @@ async def _play(scene: Scene, steps: list[actions.Action], device: str = "mouse"
             await asyncio.sleep(0.05)
 
 
-async def _until_seen(scene: Scene, *events: list[object], device: str = "mouse") -> None:
+async def until_seen(scene: Scene, *events: list[object], device: str = "mouse") -> None:
     """Waits until the guest's event device has reported `events`, in this order."""
     deadline = time.monotonic() + 10
     reported: list[object] = []

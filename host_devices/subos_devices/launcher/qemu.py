@@ -21,7 +21,7 @@ ACCELERATORS = ("auto", "kvm", "tcg")
 
 FUNCTIONS = 8  # of a slot
 LAST_SLOT = 0x1E
-"""Of a root bus; what is behind it, 0x1f, is q35's own."""
+"""Of a root bus: slot 0 is the bridge to it, and what is behind this one, 0x1f, is q35's own."""
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ class MachineConfig:
     qmp_fd: int | None = None
     hotplug_slots: int = 8
     spare_ports: int = 0
-    """Further places for devices that are plugged later, eight a slot."""
+    """Further places for devices that are plugged later."""
 
 
 def kernel_arguments(architecture: Architecture) -> str:
@@ -213,21 +213,19 @@ def qemu_arguments(config: MachineConfig) -> list[str]:
     if config.qmp_fd is not None:
         arguments += ["-chardev", f"socket,id=qmp,fd={config.qmp_fd},server=on,wait=off"]
         arguments += ["-mon", "chardev=qmp,mode=control"]
-    chassis = itertools.count(1)
-    shared = _shared_slots(config.devices)
+    numbers, shared = itertools.count(), _shared_slots(config.devices)
+    last = LAST_SLOT - len({device.beside for device in config.devices if device.beside})
     for device in config.devices:
         if device.removable:
-            arguments += _root_port(f"{device.id}-slot", next(chassis))
+            arguments += _root_port(f"{device.id}-slot", next(numbers), last)
             arguments += device.arguments(bus=f"{device.id}-slot")
         else:
             arguments += device.arguments(**shared.get(device.id, {}))
     arguments += _consoles(config)
     for slot in range(config.hotplug_slots):
-        arguments += _root_port(f"slot{slot}", next(chassis))
-    last = LAST_SLOT - len({device.beside for device in config.devices if device.beside})
-    for number in range(config.spare_ports):
-        place = f"{last - number // FUNCTIONS:#x}.{number % FUNCTIONS}"
-        arguments += _root_port(f"spare{number}", next(chassis), f",addr={place},multifunction=on")
+        arguments += _root_port(f"slot{slot}", next(numbers), last)
+    for spare in range(config.spare_ports):
+        arguments += _root_port(f"spare{spare}", next(numbers), last)
     return arguments
 
 
@@ -251,9 +249,26 @@ def _emulated_processor(config: MachineConfig) -> str:
     return "max,-erms,-fsrm,-fzrm,-fsrs,-fsrc" if config.architecture.qemu == "x86_64" else "max"
 
 
-def _root_port(name: str, chassis: int, place: str = "") -> list[str]:
-    """On PCI Express a device comes and goes only at a root port that was there from the start."""
-    return ["-device", f"pcie-root-port,id={name},chassis={chassis},bus=pcie.0{place}"]
+def _root_port(name: str, number: int, last: int) -> list[str]:
+    """On PCI Express a device comes and goes only at a root port that was there from the start. Eight of them are one
+    slot's functions, from `last` down; what has no place of its own takes slots from the first one up."""
+    slot, function = last - number // FUNCTIONS, number % FUNCTIONS
+    place = f"bus=pcie.0,addr={slot:#x}.{function}" + (",multifunction=on" if function == 0 else "")
+    return ["-device", f"pcie-root-port,id={name},chassis={number + 1},{place}"]
+
+
+def check_room(config: MachineConfig) -> None:
+    """Raises UserError where the machine has no room for all devices: QEMU would say so in terms of its own."""
+    removable = sum(device.removable for device in config.devices)
+    root_ports = removable + config.hotplug_slots + config.spare_ports
+    ours = sum(not device.removable and not device.beside for device in config.devices) + len(config.media)
+    of_the_machine = 3  # the serial ports, and either a disk with its graphics or a terminal
+    slots = ours + of_the_machine + -(-root_ports // FUNCTIONS)
+    if slots > LAST_SLOT:
+        raise UserError(
+            f"the VM has no room for all devices: they take {slots} PCI slots, and there are {LAST_SLOT}",
+            f"leave some out: {FUNCTIONS} shares take one slot together, an input device takes one of its own",
+        )
 
 
 def _boot(config: MachineConfig) -> list[str]:

@@ -44,6 +44,7 @@ from .qemu import (
     DiskImage,
     MachineConfig,
     Qemu,
+    check_room,
     choose_accelerator,
     find_qemu,
     kernel_arguments,
@@ -157,6 +158,8 @@ async def start(
     `command`, `mode` and `window` are for the default guest; a disk image knows itself what to do.
     """
     with runtime.claim(plan.name) as folder:
+        config = _machine_config(plan, folder)
+        check_room(config)
         async with contextlib.AsyncExitStack() as stack:
             supervisor = await stack.enter_async_context(Supervisor(zygote, plan.models))
             guest = await stack.enter_async_context(
@@ -164,7 +167,6 @@ async def start(
             )
             pads = stack.enter_context(HotPads(plan.devices))
             await device_plan.serve(supervisor, folder, plan.devices, guest.channels, pads.open)
-            config = _machine_config(plan, folder)
             ports: tuple[str, ...] = ("agent",)
             if plan.kernel is not None:
                 run = GuestRun(

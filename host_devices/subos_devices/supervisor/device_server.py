@@ -7,10 +7,14 @@ taken back must not be touched any more, which the worker confirms or is killed 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
+import select
 import signal
 import socket
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -24,7 +28,6 @@ from ..text import printable
 from ..vhost_user.connection import Message, MessageStream
 from ..vhost_user.device import Device, DeviceSpec
 from ..vhost_user.errors import BadMessage, TransportError
-from ..vhost_user.memory import GuestMemory
 from ..vhost_user.session import (
     CallChanged,
     Effect,
@@ -47,6 +50,7 @@ from .throttle import Throttle
 from .watchdog import Verdict, Watch
 from .zygote import Zygote
 
+MESSAGES_AT_ONCE = 32  # of one front end, before the event loop looks at everything else
 PROGRAM_PATIENCE, LAST_WORDS = 10.0, 1.0  # seconds that another program has to say that it is ready, and to end
 SOON = 1.0  # seconds between two tries of a quiet device whose driver begins anew
 QUIET_HINT = (
@@ -102,6 +106,7 @@ class DeviceServer:
         self._respawn: asyncio.TimerHandle | None = None
         self._readable = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._telling = threading.Thread()
 
     async def start(self) -> None:
         """Starts the worker and waits until its device is ready. Raises UserError where it cannot be."""
@@ -248,8 +253,10 @@ class DeviceServer:
     def _fault(self, vring: Vring, reason: str) -> None:
         self.faults += 1
         log.error("%s: the guest's driver broke its ring: %s", self.spec.name, reason)
-        if vring.err >= 0:
-            os.eventfd_write(vring.err, 1)
+        if vring.err >= 0 and not self._telling.is_alive():
+            # On a thread: it is whatever descriptor the front end gave, and may fill up just before it is written to.
+            self._telling = threading.Thread(target=_signal, args=(os.dup(vring.err),), daemon=True)
+            self._telling.start()
 
     def _ended(self, status: int) -> None:
         """The last worker's exit status; its socket has closed already, or does next."""
@@ -321,13 +328,12 @@ class DeviceServer:
 
     def _running(self) -> Iterator[tuple[int, int, int, int]]:
         """Of each ring that can be served: its index, `avail.idx`, `used.idx`, and how many chains wait."""
-        memory = self.session.memory
         for vring in self.session.vrings:
-            if memory is None or not vring.started or not vring.enabled:
+            if not vring.started or not vring.enabled:
                 continue
             try:
-                available = self._index_of(vring, memory, "avail")
-                used = self._index_of(vring, memory, "used")
+                available = self.session.ring_index(vring, "avail")
+                used = self.session.ring_index(vring, "used")
             except TransportError:
                 continue  # a newer memory table has left it outside
             yield vring.index, available, used, len(self.counters.deferred(vring.index))
@@ -397,6 +403,8 @@ class DeviceServer:
 
     async def _converse(self, stream: MessageStream) -> None:
         while True:
+            if stream.received % MESSAGES_AT_ONCE == 0:
+                await asyncio.sleep(0)
             message = stream.receive()
             if message is None:
                 await self._readable.wait()
@@ -461,21 +469,25 @@ class DeviceServer:
     def _resume(self, vring: Vring) -> None:
         """A ring that the front end starts at its `base`: goes on with the chains that wait, or is a new one."""
         if self.session.memory is not None:
-            used_index = self._index_of(vring, self.session.memory, "used")
-            self.counters.deferred(vring.index).resume(vring.base, used_index)
+            self.counters.deferred(vring.index).resume(vring.base, self.session.ring_index(vring, "used"))
 
     def _base(self, vring: Vring) -> int:
         """Where the next worker takes the ring up, once the last one touches it no more: see `vhost_user.deferred`."""
         if self.session.memory is None:
             return vring.base
-        deferred, used_index = self.counters.deferred(vring.index), self._index_of(vring, self.session.memory, "used")
+        deferred, used_index = self.counters.deferred(vring.index), self.session.ring_index(vring, "used")
         deferred.recover(used_index)
         return (used_index + len(deferred)) & 0xFFFF
 
-    def _index_of(self, vring: Vring, memory: GuestMemory, part: str) -> int:
-        """`used.idx`, how many chains were given back, or `avail.idx`, how many there are. Raises BadMemory."""
-        ring = memory.view(vring.addresses(memory)[part], 4)
-        return int(ring.cast("H")[1])
+
+def _signal(fd: int) -> None:
+    """Writes 1 to an eventfd, or to what somebody said was one, and closes it; one that is full has said enough."""
+    poll = select.poll()
+    poll.register(fd, select.POLLOUT)
+    with contextlib.suppress(OSError):
+        if poll.poll(0):
+            os.write(fd, (1).to_bytes(8, sys.byteorder))
+    os.close(fd)
 
 
 def _when(delay: float) -> str:

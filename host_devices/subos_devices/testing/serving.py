@@ -10,9 +10,10 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from ..runtime import listen
@@ -111,10 +112,16 @@ class Supervised:
         self._thread.start()
         self._supervisor: Supervisor = self._do(self._enter())
 
-    def add(self, device: str | type[Device], name: str = "device0", **options: str | int | bool | None) -> Path:
-        """Serves one more device; the path of its socket. Raises UserError."""
+    def add(
+        self,
+        device: str | type[Device],
+        name: str = "device0",
+        fds: Mapping[str, int] = MappingProxyType({}),
+        **options: str | int | bool | None,
+    ) -> Path:
+        """Serves one more device, which is given `fds`; the path of its socket. Raises UserError."""
         path = self.folder / f"{name}.sock"
-        self._do(self._supervisor.add(DeviceSpec(kind_of(device), name, options), listen(path)))
+        self._do(self._supervisor.add(DeviceSpec(kind_of(device), name, options, fds), listen(path)))
         return path
 
     def status(self, name: str = "device0") -> dict[str, Any]:

@@ -13,6 +13,7 @@ cannot be, or a ring outside it, is refused before anything has changed.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -36,7 +37,7 @@ from subos_protocol.virtio import MAX_QUEUE_SIZE, Feature, avail_ring_size, used
 
 from .connection import Message
 from .device import Device
-from .errors import BadMessage
+from .errors import BadMemory, BadMessage
 from .memory import GuestMemory
 
 TRANSPORT_FEATURES = (
@@ -206,6 +207,25 @@ class Session:
         if message.needs_reply and self.protocol_features & ProtocolFeature.REPLY_ACK:
             return U64.pack(vhost_user_u64(int(failed)))
         return None
+
+    def ring_index(self, vring: Vring, part: str) -> int:
+        """`avail.idx` or `used.idx`, by `part`. Raises BadMemory where the ring lies outside guest memory.
+
+        It is read by a system call: a front end that cut the memory's file short would end us with SIGBUS.
+        """
+        if self.memory is None:
+            raise BadMemory("there is no guest memory")
+        address = vring.addresses(self.memory)[part] + 2
+        for region, fd in zip(self.memory.regions, self.region_fds, strict=True):
+            offset = address - region.guest_addr
+            if 0 <= offset <= region.size - 2:
+                try:
+                    data = os.pread(fd, 2, region.mmap_offset + offset)
+                except OSError as error:
+                    raise BadMemory(f"guest memory cannot be read: {error.strerror}") from error
+                if len(data) == 2:
+                    return int.from_bytes(data, sys.byteorder)
+        raise BadMemory(f"the {part} ring {vring.index} is in memory that is no longer there")
 
     def close(self) -> None:
         """The front end is gone: gives up every descriptor."""

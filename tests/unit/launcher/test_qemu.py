@@ -13,6 +13,7 @@ from subos_devices.launcher.qemu import (
     MachineConfig,
     Port,
     VhostUserDevice,
+    check_room,
     find_qemu,
     kernel_arguments,
     kvm_problem,
@@ -70,7 +71,7 @@ def test_the_default_guest() -> None:
         ("-chardev", "socket,id=port-stdin,fd=7"),
         ("-device", "virtserialport,bus=ports.0,chardev=port-stdin,name=org.subos.stdin"),
         ("-chardev", "socket,id=qmp,fd=9,server=on,wait=off"),
-        ("-device", "pcie-root-port,id=slot1,chassis=2,bus=pcie.0"),
+        ("-device", "pcie-root-port,id=slot1,chassis=2,bus=pcie.0,addr=0x1e.1"),
     } <= found
     machine = next(value for name, value in found if name == "-machine")
     assert machine.startswith("q35,")
@@ -83,9 +84,34 @@ def test_a_device_that_can_be_taken_out_has_a_root_port_of_its_own() -> None:
     arguments = qemu_arguments(replace(default_guest(), devices=[device]))
     options = [value for name, value in itertools.pairwise(arguments) if name == "-device"]
     port, plugged, *slots = [value for value in options if "subos-src" in value or "root-port" in value]
-    assert port == "pcie-root-port,id=subos-src-slot,chassis=1,bus=pcie.0"
+    assert port == "pcie-root-port,id=subos-src-slot,chassis=1,bus=pcie.0,addr=0x1e.0,multifunction=on"
     assert plugged == "vhost-user-fs-pci,id=subos-src,chardev=subos-src-socket,tag=src,bus=subos-src-slot"
     assert [slot.split(",")[2] for slot in slots] == ["chassis=2", "chassis=3"]
+
+
+def many(shares: int, inputs: int) -> list[VhostUserDevice]:
+    folders = [VhostUserDevice(f"s{n}", "vhost-user-fs-pci", Path("/run/s"), removable=True) for n in range(shares)]
+    return folders + [VhostUserDevice(f"i{n}", "vhost-user-input-pci", Path("/run/i")) for n in range(inputs)]
+
+
+def test_eight_root_ports_are_one_slot() -> None:
+    arguments = qemu_arguments(replace(default_guest(), devices=many(15, 0), hotplug_slots=8))
+    ports = [value for value in arguments if value.startswith("pcie-root-port")]
+    places = [dict(word.split("=") for word in value.split(",")[1:]) for value in ports]
+    assert [place["addr"] for place in places] == [f"{slot:#x}.{n}" for slot in (30, 29, 28) for n in range(8)][:23]
+    assert [place["addr"] for place in places if "multifunction" in place] == ["0x1e.0", "0x1d.0", "0x1c.0"]
+    assert [int(place["chassis"]) for place in places] == list(range(1, 24))
+
+
+def test_more_devices_than_there_is_room_for() -> None:
+    """Of 30 slots the machine's own take three, and two shares with two free places another one."""
+    check_room(replace(default_guest(), devices=many(2, 26)))
+    check_room(replace(default_guest(), devices=many(6, 26)))
+    for devices, media in ((many(2, 27), []), (many(7, 26), []), (many(2, 26), [Path("/run/agent.iso")])):
+        with pytest.raises(UserError) as caught:
+            check_room(replace(default_guest(), devices=devices, media=media))
+        assert caught.value.message == "the VM has no room for all devices: they take 31 PCI slots, and there are 30"
+        assert "shares" in caught.value.hint
 
 
 def test_devices_beside_each_other_share_a_slot() -> None:
@@ -113,9 +139,9 @@ def test_places_for_what_is_plugged_later_share_slots_too() -> None:
     pad = VhostUserDevice("pad1", "vhost-user-input-pci", Path("/run/1"))
     config = replace(default_guest(), devices=[pad, replace(pad, id="pad1-motion", beside="pad1")], spare_ports=9)
     found = pairs(qemu_arguments(config))
-    ports = [(0x1D, function) for function in range(8)] + [(0x1C, 0)]
+    ports = [(0x1D, function) for function in range(2, 8)] + [(0x1C, function) for function in range(3)]
     for number, (slot, function) in enumerate(ports):
-        place = f"addr={slot:#x}.{function},multifunction=on"
+        place = f"addr={slot:#x}.{function}" + ",multifunction=on" * (not function)
         assert ("-device", f"pcie-root-port,id=spare{number},chassis={3 + number},bus=pcie.0,{place}") in found
 
 

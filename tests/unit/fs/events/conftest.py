@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from subos_devices.fs.device import FsDevice
+from subos_devices.fs.lasting import Lasting
 from subos_devices.vhost_user.device import STATISTICS_SIZE, DeviceSpec, Worker
 from subos_devices.vhost_user.virtqueue import Virtqueue
 from subos_protocol.file_events import (
@@ -36,9 +37,9 @@ class PolledWorker(Worker):
 
     sees_host = True
     respawned = False
-    kept = None
 
-    def __init__(self) -> None:
+    def __init__(self, kept: Lasting | None = None) -> None:
+        self.kept = kept
         self.statistics = memoryview(bytearray(STATISTICS_SIZE))
         self.callbacks: dict[int, Callable[[], None]] = {}
         self.said: list[str] = []
@@ -74,17 +75,32 @@ class Followed:
 
     def __init__(self, root: Path, framing: Framing = LINUX, **options: str | bool) -> None:
         self.root = root
-        self.worker = PolledWorker()
+        self.kept = Lasting(1 << 16)
         self.channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        fds = {"events": theirs.detach()}
-        self.device = FsDevice(DeviceSpec("fs", "share", {"shared_dir": str(root), **options}, fds))
-        self.device.start(self.worker)
+        self.spec = DeviceSpec("fs", "share", {"shared_dir": str(root), **options}, {"events": theirs.detach()})
         self.guest = Guest(framing)
+        self._start()
+        self.guest.init()
+        self.channel.setblocking(False)
+
+    def _start(self) -> None:
+        self.worker = PolledWorker(self.kept)
+        self.device = FsDevice(self.spec)
+        self.device.start(self.worker)
         self.device.queue_started(self.guest.queue)
         self.guest.drain = self.device.process
-        self.guest.init()
         assert self.channel.recv(MAX_PACKET) == STARTED
-        self.channel.setblocking(False)
+
+    def die(self) -> None:
+        """Its worker is another one from now on. What the one before had for itself is closed, as its table is where
+        this one's is not."""
+        events, share = self.events, self.device.server.share
+        for fd in (share.proc, share.descriptors._mount, events._watched.fd if events._watched else None):
+            if fd is not None:
+                os.close(fd)
+        events._channel.detach()
+        self.worker.callbacks.clear()
+        self._start()
 
     @property
     def events(self) -> Any:

@@ -175,6 +175,49 @@ def test_an_agent_that_comes_late_hears_of_what_it_missed(share: Followed) -> No
     assert ("attrib", b"", b"touched") in missed
 
 
+def test_what_happens_while_there_is_no_worker_is_told_by_the_next(share: Followed) -> None:
+    """And what the one before has told, but the agent has not done."""
+    (share.root / "folder").mkdir()
+    for name in (b"gone", b"removed", b"written", b"folder"):
+        (share.root / os.fsdecode(name)).is_dir() or (share.root / os.fsdecode(name)).touch()
+        share.guest.lookup(name)
+    share.done(*share.replays())
+    share.host("open('told', 'x'); os.unlink('gone')")
+    assert ("delete", b"", b"gone") in told(share.replays())
+    share.die()
+    share.host("open('written', 'a').write('more'); open('folder/new', 'x'); os.unlink('removed')")
+    share.attach()
+    missed = told(share.replays())
+    assert ("create", b"", b"told") in missed
+    assert ("delete", b"", b"gone") in missed
+    assert ("delete", b"", b"removed") in missed
+    assert ("written", b"", b"written") in missed
+    assert ("create", b"folder", b"new") in missed
+
+
+def test_what_was_never_there_is_another_thing_to_the_next_worker(share: Followed) -> None:
+    ghosts = []
+    for name in ("one", "two"):
+        share.host("open(sys.argv[1], 'x'); os.unlink(sys.argv[1])", name)
+        replays = share.replays()
+        gone = next(replay for replay in replays if replay.kind == "delete" and replay.name == name.encode())
+        entry = share.ask(gone, FuseOpcode.FUSE_LOOKUP, 1, name.encode() + b"\0", room=128).body
+        ghosts.append(int.from_bytes(entry[:8], "little"))
+        share.done(*replays)
+        share.die()
+        share.attach()
+        share.done(*share.replays())
+    assert all(ghosts)
+    assert ghosts[0] != ghosts[1]
+
+
+def test_the_channel_outlives_the_agent(share: Followed) -> None:
+    """Its number is the next worker's, too: no other file may have it meanwhile."""
+    share.channel.close()
+    share.settle()
+    os.fstat(share.spec.fds["events"])
+
+
 def test_the_name_that_something_left_is_looked_at_when_an_agent_comes_back(share: Followed) -> None:
     """Nobody has replayed the move: by the name that it left the guest still has the folder."""
     for name in ("before", "known"):

@@ -1,0 +1,216 @@
+"""The demo's checks of what a device is after its process was killed: QEMU and the guest go on.
+
+The milliseconds are the host's: from the kill to the first request that the next process has answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import secrets
+import sys
+import time
+from collections.abc import AsyncIterator
+
+from subos_protocol.input_codes import Abs, Ev, Key
+
+from ..input import actions, script
+from ..input.client import DriverConnection
+from ..launcher.devices import driver_path, vsock_path
+from ..supervisor.device_server import DeviceServer
+from . import inputs
+from .scene import CheckFailed, Scene, in_guest, same
+
+PORT = 5001
+ECHO = f"""
+import socket, threading
+def echo(client):
+    with client:
+        while data := client.recv(1 << 16):
+            client.sendall(data)
+listener = socket.socket(socket.AF_VSOCK)
+listener.bind((socket.VMADDR_CID_ANY, {PORT}))
+listener.listen()
+print("listening", flush=True)
+while True:
+    threading.Thread(target=echo, args=(listener.accept()[0],), daemon=True).start()
+"""
+
+
+class Killed:
+    """A device's process, killed when this is made, and the one that comes after it."""
+
+    def __init__(self, scene: Scene, name: str) -> None:
+        self._server: DeviceServer = scene.vm.supervisor.devices[name]
+        self._restarts = self._server.restarts
+        worker = self._server.worker
+        if worker is None:
+            raise CheckFailed(f"{name} has no process")
+        self._link = worker
+        self._began = time.monotonic()
+        worker.kill()
+
+    async def gone(self) -> None:
+        """Until it is known that the process is dead."""
+        while self._server.restarts == self._restarts:
+            await self._wait()
+
+    async def answered(self) -> float:
+        """Milliseconds until the next process has answered something."""
+        await self.gone()
+        requests = self._server.counters.requests
+        while self._server.counters.requests == requests:
+            await self._wait()
+        return self.elapsed()
+
+    async def _wait(self) -> None:
+        if self.elapsed() > 20_000:
+            raise CheckFailed("no process took its place within 20 s")
+        await asyncio.sleep(0.0005)
+
+    def elapsed(self) -> float:
+        return (time.monotonic() - self._began) * 1000
+
+    def came_back(self, after: float) -> str:
+        """What the row says."""
+        same(self._server.restarts, self._restarts + 1, "the number of restarts")
+        return f"process {self._link.pid} killed, back after {after:.0f} ms"
+
+
+OPEN = """
+import hashlib, os, sys, time
+file = open(sys.argv[1], "r+b", buffering=0)
+os.unlink(sys.argv[1])
+print("open", flush=True)
+number = 0
+while not os.path.exists(sys.argv[2]):
+    number += 1
+    os.path.lexists(os.path.join(os.path.dirname(sys.argv[1]), f"no {number}"))
+data = b""
+while part := file.read(1 << 16):
+    data += part
+file.write(b"written by the guest")
+file.flush()
+print(hashlib.sha256(data).hexdigest(), os.fstat(file.fileno()).st_size, flush=True)
+"""
+
+
+async def share(scene: Scene) -> str:
+    """The guest has a file open that has no name any more, and looks for others all the while."""
+    path, seen, enough = scene.folder / "held", "/run/subos-demo-open", "/run/subos-demo-enough"
+    data = secrets.token_bytes(1 << 20)
+    path.write_bytes(data)
+    name = next(
+        device.name for device in scene.vm.plan.devices if device.options.get("shared_dir") == str(scene.folder)
+    )
+    shell = f'"$@" >{seen} 2>&1 </dev/null & until [ -s {seen} ]; do sleep 0.05; done'
+    await in_guest(scene, "sh", "-c", shell, "sh", sys.executable, "-S", "-c", OPEN, str(path), enough)
+    killed = Killed(scene, name)
+    back = killed.came_back(await killed.answered())
+    until = f"touch {enough}; until [ $(wc -l <{seen}) -gt 1 ]; do sleep 0.05; done; tail -n 1 {seen}"
+    digest, size = (await in_guest(scene, "sh", "-c", until)).split()
+    same(digest, hashlib.sha256(data).hexdigest(), "the hash of the open file")
+    same(int(size), len(data) + len(b"written by the guest"), "its size")
+    return f"{back}; a file that was open and removed is read and written on"
+
+
+async def mouse(scene: Scene) -> str:
+    return await _input(
+        scene, "mouse", script.parse(["click right"]), ["EV_KEY", "BTN_RIGHT", 1], ["EV_KEY", "BTN_RIGHT", 0]
+    )
+
+
+async def pointer(scene: Scene) -> str:
+    step = 1 + secrets.randbelow(500)
+    return await _input(scene, "pointer", [actions.nudge(step, 0)], ["EV_REL", "REL_X", step])
+
+
+async def keyboard(scene: Scene) -> str:
+    """A driver of the host holds a key at the time: it comes up, and can be pressed again."""
+    down: list[object] = ["EV_KEY", "KEY_K", 1]
+    up: list[object] = ["EV_KEY", "KEY_K", 0]
+    await inputs.play(scene, [], "keyboard")  # the guest watches from here on
+    with DriverConnection(driver_path(scene.vm.folder, "keyboard")) as driver:
+        driver.send(actions.button(Key.KEY_K, 1))
+        await inputs.until_seen(scene, down, device="keyboard")
+        return await _input(scene, "keyboard", actions.type_text("k"), down, up, down, up)
+
+
+async def touch(scene: Scene) -> str:
+    x = 1 + secrets.randbelow(32766)
+    steps: list[actions.Action] = [actions.touch(0, x, x), actions.lift(0)]
+    return await _input(scene, "touch", steps, ["EV_ABS", "ABS_MT_POSITION_X", x], ["EV_ABS", "ABS_MT_TRACKING_ID", -1])
+
+
+async def gamepad(scene: Scene) -> str:
+    """The guest's agent has the pad, past our rings, so the time is until a game sees its stick move."""
+    place = 1 + secrets.randbelow(32766)
+    await inputs.until_agent_has(scene, "gamepad1")
+    killed = Killed(scene, "gamepad1")
+    await killed.gone()
+    with DriverConnection(driver_path(scene.vm.folder, "gamepad1")) as driver:
+        driver.send(actions.frame((Ev.EV_ABS, Abs.ABS_X, place)))
+        await inputs.until_seen(scene, *inputs.axes({Abs.ABS_X: place}), device="gamepad1")
+        return killed.came_back(killed.elapsed())
+
+
+async def generator(scene: Scene) -> str:
+    """The guest draws all the while."""
+    async with _meanwhile(scene, "head -c 64 /dev/hwrng >/dev/null"):
+        killed = Killed(scene, "rng")
+        return killed.came_back(await killed.answered())
+
+
+async def streams(scene: Scene) -> str:
+    """A stream that was open ends at once, and the next one can be opened."""
+    seen = "/run/subos-demo-recovery-echo"
+    shell = f'"$@" >{seen} 2>&1 </dev/null & until [ -s {seen} ]; do sleep 0.05; done'
+    await in_guest(scene, "sh", "-c", shell, "sh", sys.executable, "-S", "-c", ECHO)
+    async with _echoing(scene) as before:
+        killed = Killed(scene, "vsock")
+        with contextlib.suppress(ConnectionError):
+            same(await asyncio.wait_for(before.read(), 20), b"", "what came at the end")
+        ended = killed.elapsed()
+        async with _echoing(scene):
+            back = killed.came_back(killed.elapsed())
+    return f"{back}; the stream of before ended after {ended:.0f} ms"
+
+
+async def _input(scene: Scene, name: str, steps: list[actions.Action], *seen: list[object]) -> str:
+    """The device's process is killed, `steps` are played on it, and the guest has seen `seen`."""
+    killed = Killed(scene, name)
+    answered = asyncio.ensure_future(killed.answered())
+    try:
+        await inputs.play(scene, steps, name)
+        await inputs.until_seen(scene, *seen, device=name)
+        return killed.came_back(await answered)
+    finally:
+        answered.cancel()
+
+
+@contextlib.asynccontextmanager
+async def _meanwhile(scene: Scene, command: str) -> AsyncIterator[None]:
+    """The guest does `command` again and again while the block runs."""
+    shell = f"while :; do {command}; done >/dev/null 2>&1 </dev/null & echo $!"
+    pid = (await in_guest(scene, "sh", "-c", shell)).strip()
+    try:
+        yield
+    finally:
+        await in_guest(scene, "kill", pid)
+
+
+@contextlib.asynccontextmanager
+async def _echoing(scene: Scene) -> AsyncIterator[asyncio.StreamReader]:
+    """A stream to the guest's program, which has sent back what it got."""
+    reader, writer = await asyncio.open_unix_connection(vsock_path(scene.vm.folder))
+    try:
+        word = secrets.token_bytes(16)
+        writer.write(b"CONNECT %d\n" % PORT)
+        if not (answer := await asyncio.wait_for(reader.readline(), 20)).startswith(b"OK "):
+            raise CheckFailed(f"the device answered {answer!r}")
+        writer.write(word)
+        same(await asyncio.wait_for(reader.readexactly(len(word)), 20), word, "what came back")
+        yield reader
+    finally:
+        writer.close()
