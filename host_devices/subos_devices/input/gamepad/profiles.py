@@ -26,6 +26,7 @@ event devices that a pad has, with its ids:
 
 from __future__ import annotations
 
+import tomllib  # here, so that pads' workers share it
 from collections.abc import Iterable, Mapping
 from enum import IntEnum
 from functools import cache
@@ -110,8 +111,6 @@ def load(name: str) -> Profile:
 
 def parse(name: str, text: str) -> Profile:
     """The profile that a file describes. Raises BadProfile, which says what is wrong where."""
-    import tomllib  # here, as workers of other devices need none
-
     try:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
