@@ -86,6 +86,8 @@ def run(folder: Path, during: Callable[[Scene], Awaitable[None]]) -> list[str]:
                 await devices.serve(supervisor, place, planned, {devices.GAMEPAD: agent}, pads.open)
                 async with pads.plugging(plugged, supervisor, agent):
                     await during(Scene(qemu, place, supervisor))
+                    async with plugged.lock:
+                        pass  # what is under way comes to its end
                 await plugged.take_back()
 
     with FakeQemu(folder / "qmp") as qemu:

@@ -180,3 +180,14 @@ def test_a_device_that_can_keep_nothing_does_not_start() -> None:
     with supervise() as supervised, pytest.raises(UserError, match="nothing can be kept here") as raised:
         supervised.add(Keeping, unwilling=True)
     assert raised.value.hint == "keep less"
+
+
+def test_a_keeper_that_has_only_lost_its_channel_is_ended() -> None:
+    """A hostile worker shuts it down, and lives on."""
+    with guest() as each:
+        assert each.ask("count") == 1
+        keeper, worker = each.keeper, each.pid
+        each.send("shut all down")
+        eventually(lambda: not is_alive(worker) and not is_alive(keeper))
+        each.vm.reboot()
+        assert each.ask("count") == 1

@@ -306,6 +306,20 @@ def test_one_that_never_says_that_it_is_ready(monkeypatch: pytest.MonkeyPatch) -
         assert "host_devices/README.md" in caught.value.hint
 
 
+def test_one_that_does_not_heed_the_end_of_its_socket_is_killed() -> None:
+    ready = 'send(3, "{\\"op\\": \\"ready\\"}", 15, 0)'
+    deaf = f"#include <sys/socket.h>\n#include <unistd.h>\nint main(void) {{ {ready}; pause(); }}\n"
+    with open_folder() as folder:
+        (folder / "deaf.c").write_text(deaf)
+        program = compile_c(folder / "deaf.c", folder, static=True)
+        with supervise(process=[f"rng=own:{program}"]) as supervised:
+            supervised.add("rng")
+            pid = pid_of(supervised)
+            supervised.remove("device0")
+            assert is_alive(pid)
+            eventually(lambda: not is_alive(pid))
+
+
 @ONLY_ROOT
 def test_one_that_nobody_may_execute_says_so() -> None:
     with open_folder() as folder:

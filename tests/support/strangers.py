@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import mmap
 import os
 import signal
+import socket
 import time
 
 from subos_devices.errors import UserError
@@ -170,6 +172,11 @@ class Keeping(Inquisitive):
                 raise SystemExit
             case "close all":
                 os.closerange(3, 1 << 20)
+            case "shut all down":
+                for fd in range(3, 32):
+                    with contextlib.suppress(OSError):
+                        socket.socket(fileno=os.dup(fd)).shutdown(socket.SHUT_RDWR)
+                sleep()
         return super().find(what)
 
 
@@ -192,6 +199,8 @@ def reverse(readable: list[memoryview], writable: list[memoryview]) -> int:
     data = b"".join(readable)
     if data == b"crash":
         raise RuntimeError("a bug in this device")
+    if data == b"exit":
+        raise SystemExit
     answer, written = data[::-1], 0
     for buffer in writable:
         part = answer[written : written + len(buffer)]

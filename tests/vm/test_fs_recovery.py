@@ -68,6 +68,7 @@ def test_what_a_guest_has_open(guest: Guest, share: str, request: pytest.Fixture
     assert [(place / "mapped").read_bytes()[page * turn :][:2] for turn in range(4)] == [b"0!", b"1!", b"2!", b"3!"]
 
 
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("seconds", [20, pytest.param(300, marks=pytest.mark.by_hand)])
 def test_a_worker_that_is_killed_every_second(guest: Guest, folder: Path, seconds: int) -> None:
     """Under random operations on a file, a database, and names that come and go."""

@@ -65,12 +65,14 @@ class Descriptors:
 
     def _recover(self) -> None:
         nodes = self.nodes
+        for nodeid in nodes.marked("readable", 1):
+            nodes.readable[nodeid] = nodes.fds[nodeid] != 0
         for nodeid, fd in enumerate(nodes.fds[: nodes.end].tolist()):
             if fd and nodeid != FUSE_ROOT_ID:
                 self._held[nodeid] = None
                 self.files.keep(fd)
         self.files.counted[NODES_OPEN] = len(self)
-        for nodeid in nodes.orphaned(PINNED):  # something was being done with its name
+        for nodeid in nodes.marked("orphans", PINNED):  # something was being done with its name
             lost = nodes.fds[nodeid] and os.fstat(nodes.fds[nodeid]).st_nlink == 0
             nodes.orphans[nodeid] = ORPHAN if lost else 0
             if lost:

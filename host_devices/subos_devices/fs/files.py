@@ -62,7 +62,11 @@ class Files:
         source, target = self.share.files.get(handle_in), self.share.files.get(handle_out)
         if flags:
             raise error(errno.EINVAL)
-        copied = os.copy_file_range(source, target, min(length, _LONGEST_COPY), offset_in, offset_out)
+        slot = self.share.journal.current
+        (size, *_) = slot.recall() or (os.fstat(source).st_size,)
+        slot.note(header[1], size)
+        length = min(length, _LONGEST_COPY, max(0, size - offset_in))
+        copied = os.copy_file_range(source, target, length, offset_in, offset_out)
         FUSE_WRITE_OUT.pack_into(mem, o, copied, 0)
         return FUSE_WRITE_OUT.size
 

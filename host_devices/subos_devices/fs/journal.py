@@ -21,6 +21,7 @@ What is noted, and what a replay does with it:
 - UNLINK, RMDIR: which inode the name was; where that is gone from it, it was removed.
 - RENAME, RENAME2: which inodes both names were; where the new name is the old one's, it was moved.
 - WRITE that appends: the file's size. What lies beyond it now and is the request's data is not written again.
+- COPY_FILE_RANGE: the source's size. What the copy has made it longer by is not copied.
 - SETXATTR with XATTR_CREATE, REMOVEXATTR: whether the attribute was there.
 - OPEN, OPENDIR, CREATE, TMPFILE: the handle (`given`) is taken back before the replay opens again. Of the file's pages
   the guest keeps none, since the first try has looked at the file already.
@@ -29,8 +30,8 @@ What is noted, and what a replay does with it:
 - RELEASE, RELEASEDIR: a handle that is gone was released.
 
 Everything else may be done twice. GETATTR, STATX, READLINK, READ, LSEEK, STATFS, ACCESS, GETXATTR, LISTXATTR, GETLK and
-READDIR, which seeks to its offset, change nothing. WRITE, SETATTR, FALLOCATE (Linux sends no mode that moves data) and
-COPY_FILE_RANGE (a range does not overlap with its copy) say where, and what is to be there. FLUSH, FSYNC, FSYNCDIR,
+READDIR, which seeks to its offset, change nothing. WRITE, SETATTR and FALLOCATE (Linux sends no mode that moves data)
+say where, and what is to be there. FLUSH, FSYNC, FSYNCDIR,
 SYNCFS, SETLK, SETLKW and INTERRUPT ask for a state, SETXATTR without flags or with XATTR_REPLACE too. INIT and DESTROY
 begin anew. LOOKUP and READDIRPLUS may count a lookup twice: the node stays known until the guest unmounts.
 
@@ -110,6 +111,7 @@ class Slot:
             return int(stage & 0xFF)
         self.due = False
         words[STAGE] = BEGUN
+        words[LENT] = 0
         words[UNIQUE] = header[2]
         return BEGUN
 

@@ -201,9 +201,9 @@ class NodeTable:
         as fast as memory is."""
         return (nodeid for nodeid in self._lasting.find("parents", parent, self.end) if self.lookups[nodeid])
 
-    def orphaned(self, mark: int) -> Iterator[int]:
-        """The nodes with this mark in `orphans`."""
-        return self._lasting.find("orphans", mark, self.end)
+    def marked(self, column: str, mark: int) -> Iterator[int]:
+        """The nodes with this value in a column."""
+        return self._lasting.find(column, mark, self.end)
 
     def known(self, nodeid: int) -> bool:
         return nodeid < self.capacity and self.lookups[nodeid] != 0
@@ -255,7 +255,7 @@ class NodeTable:
             table[END] = nodeid + 1
         else:
             table[FREE] = self.links[nodeid]
-            self.generations[nodeid] += 1
+            self.generations[nodeid] = (self.generations[nodeid] + 1) & 0xFFFF_FFFF
         self._describe(nodeid, index, ino, mode)
         self.parents[nodeid] = parent
         table[NAMINGS] += 1
@@ -274,7 +274,7 @@ class NodeTable:
         self.inos[nodeid] = ino
         self.devices[nodeid] = index
         self.kinds[nodeid] = mode >> 12
-        self.used[nodeid] = self.orphans[nodeid] = 0
+        self.used[nodeid] = self.orphans[nodeid] = self.readable[nodeid] = 0
         self.opened[nodeid] = 0
         self.parents[nodeid] = NAMELESS
 

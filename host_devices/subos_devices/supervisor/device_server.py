@@ -51,7 +51,7 @@ from .watchdog import Verdict, Watch
 from .zygote import Zygote
 
 MESSAGES_AT_ONCE = 32  # of one front end, before the event loop looks at everything else
-PROGRAM_PATIENCE = 10.0  # seconds that another program has to say that it is ready
+PROGRAM_PATIENCE, LAST_WORDS = 10.0, 1.0  # seconds that another program has to say that it is ready, and to end
 SOON = 1.0  # seconds between two tries of a quiet device whose driver begins anew
 QUIET_HINT = (
     f"its driver waits, and nothing else does; a worker is tried every {RETRY:.0f} s, and when the guest sets the "
@@ -98,7 +98,8 @@ class DeviceServer:
         self._watch = Watch(self.session.device.limit)
         self._failure = ""
         self._last_words = ""
-        """Why the last worker died, as far as that is known."""
+        self._reason, self._end = "", "nobody knows of what"
+        """Of the last death: what the worker said, or what was done to it; else how its process ended."""
         self._quiet_since = 0.0
         self.sandbox: dict[str, Any] | None = None
         """What holds the worker, as it said itself before the guest could reach it."""
@@ -133,6 +134,8 @@ class DeviceServer:
             self._respawn.cancel()
         if self.worker is not None:
             self.worker.close()
+            if self.model.command:  # which may not heed the end of its socket
+                self._loop.call_later(LAST_WORDS, self.worker.kill)
             self.worker = None
         if self._keeper is not None:
             self._keeper.close()
@@ -154,6 +157,7 @@ class DeviceServer:
 
     def status(self) -> dict[str, Any]:
         """What `subos-devices status` shows of this device."""
+        quiet = {"since": self._quiet_since, "reason": self._reason or self._end}
         return {
             "name": self.spec.name,
             "kind": self.spec.kind,
@@ -162,8 +166,8 @@ class DeviceServer:
             "driver": any(vring.started for vring in self.session.vrings),
             "pid": self.worker.pid if self.worker else None,
             "process": str(self.model),
-            "keeper": self._keeper.pid if self._keeper else None,
-            "quiet": {"since": self._quiet_since, "reason": self._last_words} if self._restarts.quiet else None,
+            "keeper": self._keeper.pid if self._keeper and self._keeper.alive else None,
+            "quiet": quiet if self._restarts.quiet else None,
             "restarts": self.restarts,
             "faults": self.faults,
             "sandbox": self.sandbox,
@@ -177,6 +181,7 @@ class DeviceServer:
     def _spawn(self, *, respawned: bool) -> None:
         self._respawn = None
         self.sandbox = None
+        self._last_words = ""
         self._restarts.born(self._loop.time(), self.counters.requests)
         self._watch = Watch(self.session.device.limit)
         self.worker = WorkerLink(
@@ -261,21 +266,21 @@ class DeviceServer:
                 "need (--seccomp log lets it, and the kernel's log then has the number: dmesg | grep type=1326)",
                 self.spec.name,
             )
-        if status < 0 or not self._last_words:
-            self._last_words = f"ended by signal {-status}" if status < 0 else f"ended with status {status}"
+        self._end = f"ended by signal {-status}" if status < 0 else f"ended with status {status}"
 
     def _died(self) -> None:
         if self._keeper is not None:
             self._keeper.hear()  # what it has said before its socket closed
         self.worker = None
+        self._reason = self._last_words
+        if self._renewed:
+            self._renewed = False
+            self._spawn(respawned=self._ready.done())
+            return
         if not self._ready.done():
             self._ready.set_exception(self._no_worker("died while it started"))
         if self._ready.exception() is not None:
             return  # it never served; `start` says why
-        if self._renewed:
-            self._renewed = False
-            self._spawn(respawned=True)
-            return
         was_quiet = self._restarts.quiet
         delay = self._restarts.died(self._loop.time(), self.counters.requests, owing=self._is_owing())
         if self._keeper is not None and self._restarts.poisoned:
@@ -285,7 +290,7 @@ class DeviceServer:
             log.warning("%s: its worker died; the next one starts %s", self.spec.name, _when(delay))
         elif not was_quiet:
             self._quiet_since = time.time()
-            why = self._last_words.partition(" (at ")[0] or "nobody knows of what"
+            why = (self._reason or self._end).partition(" (at ")[0]
             log.error("%s: its workers die again and again (%s): %s", self.spec.name, why, QUIET_HINT)
         if delay:
             self._respawn = self._loop.call_later(delay, lambda: self._spawn(respawned=True))
@@ -447,9 +452,10 @@ class DeviceServer:
 
     def _try_soon(self) -> None:
         """A driver begins anew: what the last workers have died of may be gone."""
-        if self._restarts.quiet and self._respawn is not None:
+        soon = self._loop.time() + SOON
+        if self._restarts.quiet and self._respawn is not None and self._respawn.when() > soon:
             self._respawn.cancel()
-            self._respawn = self._loop.call_later(SOON, lambda: self._spawn(respawned=True))
+            self._respawn = self._loop.call_at(soon, lambda: self._spawn(respawned=True))
 
     def _start_ring(self, vring: Vring, base: int) -> None:
         if self.worker is not None and self.session.memory is not None:

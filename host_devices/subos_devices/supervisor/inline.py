@@ -35,7 +35,7 @@ class InlineWorker:
                 return
         except SubosError as error:
             control.send(failed(error))
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             self._fail(error)
         self.close()
 
@@ -49,10 +49,9 @@ class InlineWorker:
         if worker is not None:
             self._loop.remove_reader(worker.fileno())
             try:
-                worker.end()
-            except Exception as error:
+                worker.release()
+            except (Exception, SystemExit) as error:
                 self._fail(error)
-            worker.release()
         self._wanted.close()
 
     def _turn(self) -> None:
@@ -60,7 +59,7 @@ class InlineWorker:
             return
         try:
             self._worker.turn(0)
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # the end of a process, if it had one
             self._fail(error)
             self.close()
             return
@@ -77,5 +76,5 @@ class InlineWorker:
         timeout = self._worker.timeout
         self._alarm = None if timeout < 0 else self._loop.call_later(timeout, self._turn)
 
-    def _fail(self, error: Exception) -> None:
+    def _fail(self, error: BaseException) -> None:
         log.error("%s: %s", self._wanted.spec.name, where(error))

@@ -16,7 +16,7 @@ from typing import Any
 
 from ..vhost_user.device import DeviceSpec
 from ..vhost_user.worker import MAX_PACKET, QUESTIONS
-from .keeper_process import BIRTH, KILL, REBIRTH
+from .keeper_process import BIRTH, KILL, PATIENCE, REBIRTH
 from .link import PACKETS_AT_ONCE
 from .process_models import Model
 from .zygote import OnEnd, Wanted, Zygote
@@ -37,7 +37,7 @@ class Keeper:
     ) -> None:
         self.pid = 0  # told by the zygote a little later
         self._zygote = zygote
-        self._alive = True
+        self.alive = True
         self._doomed = False
         self._on_failure = on_failure
         self._on_gone = on_gone
@@ -76,16 +76,17 @@ class Keeper:
             self._zygote.kill(self.pid)
 
     def close(self) -> None:
-        """Lets it end, once its worker has."""
-        if self._alive:
-            self._alive = False
+        """Lets it end, once its worker has. One that does not is killed."""
+        if self.alive:
+            self.alive = False
             self._loop.remove_reader(self._channel)
             self._channel.close()
+            self._loop.call_later(2 * PATIENCE, self.kill_all)
 
     def hear(self) -> bool:
         """Takes in what it has said, without waiting. False once it is gone."""
         for _ in range(PACKETS_AT_ONCE):
-            if not self._alive:
+            if not self.alive:
                 break
             try:
                 data = self._channel.recv(MAX_PACKET)
@@ -94,6 +95,7 @@ class Keeper:
             except ConnectionError:
                 data = b""
             if not data:
+                self.kill_all()  # it may have lost its channel only
                 self.close()
                 self._on_gone()
                 break
@@ -108,4 +110,4 @@ class Keeper:
                 self._on_end(status)
             elif operation == "failed":
                 self._on_failure(message)
-        return self._alive
+        return self.alive

@@ -63,7 +63,7 @@ TABLE = {
         no_inline="it asks the supervisor, and would wait for itself",
     ),
     "keyboard": Row("passwords are typed on it, which no other worker is to see"),
-    **dict.fromkeys(("mouse", "pointer", "touch", "pen", "gamepad"), Row(_FLOOD)),
+    **dict.fromkeys(("mouse", "pointer", "touch", "pen", "gamepad", "motion", "touchpad"), Row(_FLOOD)),
     "rng": Row("keys are made of it: no other worker is to have it in its memory"),
 }
 """By kind. A process of its own costs a device some 3 MiB, so none has to share."""

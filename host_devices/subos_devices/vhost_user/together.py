@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import select
 from collections.abc import Iterable
 
@@ -26,10 +27,10 @@ def serve_together(workers: Iterable[DeviceWorker]) -> None:
                 if fd in ready or worker.timeout == 0:
                     _turn(worker)
                 if not worker.running:
-                    worker.end()
                     epoll.unregister(fd)
                     del running[fd]
-                    worker.release()
+                    with contextlib.suppress(Exception):  # the others live on
+                        worker.release()
 
 
 def _turn(worker: DeviceWorker) -> None:

@@ -240,13 +240,16 @@ class DeviceWorker:
             self._questions.close()
 
     def release(self) -> None:
-        """Lets go of rings, memory and descriptors, where no end of a process does."""
-        for index in list(self.rings):
-            self._drop(index)
-        self.memory = None
-        self._callbacks.clear()
-        self._epoll.close()
-        self.control.close()
+        """Ends the device, and lets go of rings, memory and descriptors, where no end of a process does."""
+        try:
+            for index in list(self.rings):
+                self._drop(index)
+            self.end()
+        finally:
+            self.memory = None
+            self._callbacks.clear()
+            self._epoll.close()
+            self.control.close()
 
     def _process(self, ring: Ring) -> None:
         """Lets the device serve the ring. A ring that its driver broke ends here, and nothing else does."""

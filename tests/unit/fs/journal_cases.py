@@ -229,6 +229,9 @@ CASES: dict[str, Case] = {
     "copy": lambda s: Request(
         Op.FUSE_COPY_FILE_RANGE, s.other, struct.pack("<7Q", s.reading, 0, s.file, s.opened, 2, 5, 0), room=8
     ),
+    "copy to its own end": lambda s: Request(
+        Op.FUSE_COPY_FILE_RANGE, s.file, struct.pack("<7Q", s.opened, 3, s.file, s.opened, 10, 100, 0), room=8
+    ),
     "statx": lambda s: Request(Op.FUSE_STATX, s.file, struct.pack("<IIQII", 0, 0, 0, 0, 0x7FF), room=288),
 }  # fmt: skip
 

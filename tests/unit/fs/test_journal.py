@@ -298,7 +298,10 @@ def test_a_guest_whose_workers_die_again_and_again(tmp_path: Path) -> None:
         guest.init()
         with Lives(root) as lives:
             lives.within(Guest.init)
-            worlds = World(model_root, partial(ask, guest)), World(root, lives.ask)
+            worlds = (
+                World(model_root, lambda request: lives.beside(partial(ask, guest, request))),
+                World(root, lives.ask),
+            )
             for kind, one, two, value, stop in sequence:
                 requests = [world.request(kind, one, two, value) for world in worlds]
                 model_request, request = requests
@@ -307,7 +310,7 @@ def test_a_guest_whose_workers_die_again_and_again(tmp_path: Path) -> None:
                     continue
                 if stop is not None:
                     lives.dies(stop, request)
-                replies = ask(guest, model_request), lives.ask(request)
+                replies = worlds[0].ask(model_request), lives.ask(request)
                 for world, asked, reply in zip(worlds, (model_request, request), replies, strict=True):
                     world.opened(asked, reply)
                 outcomes = [

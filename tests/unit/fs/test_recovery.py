@@ -296,6 +296,7 @@ REQUESTS: dict[str, Callable[[dict[str, int]], Callable[[Guest], object]]] = {
     "readdirplus": lambda _: lookups(1),
     "forget": lambda known: forget(known["file"]),
     "forget what is open": lambda known: forget(known["folder"]),
+    "forget what is read": lambda known: forget(known["open"]),
     "open": lambda known: lambda guest: guest.open(known["file"]),
     "open to write": lambda known: lambda guest: guest.open(known["file"], os.O_RDWR),
     "release": lambda known: release(known["folder"], known["handle"]),
@@ -378,6 +379,7 @@ def check(table: NodeTable) -> None:
         node = table.links[node]
     assert free == Counter(set(range(2, table.end)) - known)
     assert not table.table[CHANGING]
+    assert not any(table.fds[node] or table.readable[node] for node in range(1, table.end) if node not in known)
     words: Counter[int] = Counter()
     names = table.names
     for node in range(table.end):

@@ -41,7 +41,7 @@ def test_the_device_is_a_virtio_input_with_two_queues(mouse):
         (0x02, 0, b"pointer"),
         (0x03, 0, bytes.fromhex("0600 2706 0300 0200")),
         (0x10, 0, b""),
-        (0x11, 1, bytes(34) + b"\x1f"),  # BTN_LEFT, RIGHT, MIDDLE, SIDE, EXTRA: 0x110 to 0x114
+        (0x11, 1, bytes(34) + b"\x1f" + bytes(6) + b"\x04"),  # BTN_LEFT to BTN_EXTRA: 0x110 to 0x114; BTN_TOUCH 0x14a
         (0x11, 2, b"\x40\x19"),  # REL_HWHEEL 6, REL_WHEEL 8, their hi-res 11 and 12
         (0x11, 3, b"\x03"),  # ABS_X, ABS_Y
         (0x11, 4, b""),

@@ -18,7 +18,7 @@ from support.input_ring import EventRing
 
 REPORT = (0, 0, 0)
 LEFT, RIGHT = 0x110, 0x111
-ALL_UP = [(1, code, 0) for code in range(0x110, 0x115)]
+ALL_UP = [(1, code, 0) for code in (*range(0x110, 0x115), 0x14A)]
 
 
 @pytest.fixture

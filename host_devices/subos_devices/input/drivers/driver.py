@@ -285,7 +285,8 @@ class EvdevDriver:
         """Nobody says where they are, or no longer."""
         if not self._has_ended() and not self._has_said_unknown:
             self._has_said_unknown = True
-            self._say(f"where the guest's monitors are is not known: {error.message}")
+            hint = f"\n  hint: {error.hint}" if error.hint else ""
+            self._say(f"where the guest's monitors are is not known: {error.message}{hint}")
 
     # --- the chord, and the guest's side
 

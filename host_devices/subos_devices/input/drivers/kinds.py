@@ -39,7 +39,10 @@ def kind_of(device: Capabilities) -> str:
         return "motion"
     if has_position and {Key.BTN_TOOL_PEN, Key.BTN_STYLUS} & keys:
         return "pen"
-    if Key.BTN_TOUCH in keys and (has_position or Abs.ABS_MT_POSITION_X in axes):
+    has_fingers = Abs.ABS_MT_POSITION_X in axes
+    # QEMU's mice have BTN_TOUCH, too.
+    is_mouse = Key.BTN_LEFT in keys and Key.BTN_TOOL_FINGER not in keys and not has_fingers
+    if Key.BTN_TOUCH in keys and (has_position or has_fingers) and not is_mouse:
         return "touchpad" if Key.BTN_TOOL_FINGER in keys and Prop.INPUT_PROP_DIRECT not in device.props else "touch"
     if keys & PAD_BUTTONS and has_position:
         return "gamepad"

@@ -232,6 +232,8 @@ XY = {Abs.ABS_X, Abs.ABS_Y}
         (made({Key.BTN_TRIGGER}, XY), "gamepad"),
         (made({Key.BTN_TOUCH}, {Abs.ABS_MT_POSITION_X, Abs.ABS_MT_SLOT}), "touch"),
         (made({Key.BTN_TOUCH, Key.BTN_TOOL_FINGER}, XY, frozenset(), Prop.INPUT_PROP_DIRECT), "touch"),
+        (made({Key.BTN_TOUCH, Key.BTN_LEFT, Key.BTN_GEAR_UP}, XY), "absolute-mouse"),  # QEMU's virtio-tablet
+        (made({Key.BTN_TOUCH, Key.BTN_LEFT}, {Abs.ABS_MT_POSITION_X, *XY}), "touch"),
         (
             made({Key.BTN_TOUCH, Key.BTN_TOOL_FINGER, Key.BTN_LEFT}, XY, frozenset(), Prop.INPUT_PROP_POINTER),
             "touchpad",

@@ -1,0 +1,139 @@
+"""A guest that means harm, and a worker in its hands: requests that are made up as replays, slots that are forged."""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from subos_devices.fs.journal import BEGUN, DONE, FACTS, MOST_FACTS, NOTED, SIZE, SLOTS, STAGE, UNIQUE, Journal
+from subos_devices.fs.lasting import Lasting
+from subos_protocol.fuse_opcodes import FuseOpcode
+from support.contained import contained
+
+from .mortal import FEW, mortal
+from .test_hostile import ALL, SECRET, check_outside, requests, share
+
+MKDIR, UNLINK = FuseOpcode.FUSE_MKDIR, FuseOpcode.FUSE_UNLINK
+stages = st.tuples(st.integers(0, 60), st.sampled_from([BEGUN, NOTED, DONE]))
+words = st.sampled_from([0, 1, 2, 3, 7, 1 << 32, 160, 161, 1 << 62, ALL]) | st.integers(0, ALL)
+slots = st.tuples(stages, st.lists(words, min_size=3 + MOST_FACTS, max_size=3 + MOST_FACTS), st.tuples(words, words))
+attempts = st.tuples(requests, st.none() | slots, st.booleans(), st.booleans())
+"""A request, a forged slot, whether the slot's opcode is the request's, and whether its `unique` is the last one's."""
+
+
+@contained
+def test_no_request_and_no_slot_does_harm(tmp_path: Path) -> None:
+    """Each request is the first of a new worker: an answer that is well formed, and nothing outside is touched."""
+    root, device, first = share(tmp_path)
+    device.close()
+    first.close()
+    with mortal(root, Lasting(FEW)) as it:
+        guest, journal = it.guest, it.kept.column("journal")
+        secret = (tmp_path / "outside/secret").stat()
+
+        @settings(max_examples=120, database=None, deadline=None, suppress_health_check=list(HealthCheck))
+        @given(st.lists(attempts, min_size=1, max_size=4))
+        def attack(sequence: list[tuple[tuple[int, int, bytes, int], object, bool, bool]]) -> None:
+            for name in (b"folder", b"way out", b"way to"):
+                guest.lookup(name)
+            for (opcode, node, arguments, room), forged, fits, repeats in sequence:
+                if forged is not None:
+                    (of, stage), facts, given_handles = forged  # type: ignore[misc]
+                    slot = [guest.unique + 2, (opcode if fits else of) << 8 | stage, *facts]
+                    inode = [secret.st_dev, secret.st_ino] if fits and not facts[-1] % 2 else []
+                    slot[FACTS : FACTS + len(inode)] = inode
+                    journal[:2] = memoryview(struct.pack("2Q", *given_handles)).cast("Q")
+                    for index in range(SLOTS):
+                        at = 2 + index * (len(journal) - 2) // SLOTS
+                        journal[at : at + len(slot)] = memoryview(struct.pack(f"{len(slot)}Q", *slot)).cast("Q")
+                it.die()
+                if repeats:
+                    guest.unique -= 2
+                reply = guest.ask(opcode, node, arguments, room=room)
+                if reply.written:
+                    assert reply.length == reply.written <= 16 + room
+                    assert reply.unique == guest.unique
+                    assert 0 <= reply.error < 4096
+                    assert reply.error == 0 or reply.written == 16
+                    assert SECRET not in reply.raw
+            guest.init()
+            check_outside(tmp_path)
+
+        attack()
+        assert guest.getattr(1).nlink >= 1
+
+
+@contained
+def test_a_unique_that_repeats_is_no_replay_in_the_same_worker(tmp_path: Path) -> None:
+    root, _, guest = share(tmp_path)
+    for name in ("one", "two", "three"):
+        guest.unique = 1000
+        assert guest.ask(MKDIR, 1, struct.pack("<II", 0o755, 0) + name.encode() + b"\0", room=128).error == 0
+    guest.unique = 1000
+    again = guest.ask(MKDIR, 1, struct.pack("<II", 0o755, 0) + b"one\0", room=128)
+    assert again.error == errno.EEXIST
+    assert {"one", "two", "three"} <= set(os.listdir(root))
+
+
+@pytest.mark.parametrize("opcode", [MKDIR, UNLINK])
+@contained
+def test_the_first_request_alone_may_be_a_replay(tmp_path: Path, opcode: int) -> None:
+    """With its opcode and its `unique`; the guest gets the answer that it has had. Whatever comes next is served."""
+    root, device, first = share(tmp_path)
+    device.close()
+    first.close()
+    with mortal(root, Lasting(FEW)) as it:
+        guest = it.guest
+        made = guest.ask(MKDIR, 1, struct.pack("<II", 0o755, 0) + b"made\0", room=128)
+        it.die()
+        guest.unique -= 2
+        if opcode == UNLINK:
+            assert guest.ask(UNLINK, 1, b"made\0").error == errno.EISDIR
+        else:
+            assert guest.ask(MKDIR, 1, struct.pack("<II", 0o755, 0) + b"other\0", room=128).raw == made.raw
+        assert not (root / "other").exists()
+        guest.unique -= 2
+        assert guest.ask(MKDIR, 1, struct.pack("<II", 0o755, 0) + b"other\0", room=128).error == 0
+        assert (root / "other").is_dir()
+
+
+def test_a_session_has_no_replays_of_the_one_before(tmp_path: Path) -> None:
+    """A guest that reboots counts from the same number again."""
+    with mortal(tmp_path) as it:
+        guest = it.guest
+        guest.unique = 100
+        arguments = struct.pack("<II", 0o755, 0) + b"made\0"
+        assert guest.ask(MKDIR, 1, arguments, room=128).error == 0
+        guest.init()
+        it.die()
+        (tmp_path / "made").rmdir()
+        guest.unique = 100
+        assert guest.ask(MKDIR, 1, arguments, room=128).error == 0
+        assert (tmp_path / "made").is_dir()
+
+
+def test_slots_apart() -> None:
+    """What one queue's worker died over is no replay on another queue, nor after another request."""
+    memory = memoryview(bytearray(SIZE))
+    journal = Journal(memory)
+    journal.slot(1).begin((40, MKDIR, 7, 1))
+    journal.slot(1).note(MKDIR, 1)
+    for header, replays in (((40, MKDIR, 7, 1), True), ((40, UNLINK, 7, 1), False), ((40, MKDIR, 9, 1), False)):
+        copy = memoryview(bytearray(memory))
+        for index in (0, 1):
+            slot = Journal(copy).slot(index)
+            slot.begin(header)
+            assert slot.replaying is (replays and index == 1)
+            assert (slot.recall() is not None) is slot.replaying
+        assert copy.cast("Q")[2 + (len(copy) // 8 - 2) // SLOTS + UNIQUE] == header[2]
+        assert slot.words[STAGE] >> 8 == (MKDIR if replays else 0)
+    slot = Journal(memory).slot(1)
+    slot.begin((40, MKDIR, 9, 1))
+    slot.begin((40, MKDIR, 7, 1))
+    assert not slot.replaying
