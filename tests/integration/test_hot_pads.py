@@ -127,16 +127,28 @@ def test_a_driver_that_is_back_at_once_is_no_replug(folder: Path, monkeypatch: p
     assert run(folder, during) == []
 
 
-def test_a_worker_that_dies_is_no_replug(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_that_die_are_no_replug(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two, one after the other: what the second one tells does not end the time that the first one's drivers have."""
     monkeypatch.setattr(hot_pads, "GRACE", 600.0)
+    look, heard = hot_pads._Pad.look, list[str]()
+
+    def noted(pad: hot_pads._Pad) -> None:
+        look(pad)
+        heard.append(pad.name)
+
+    monkeypatch.setattr(hot_pads._Pad, "look", noted)
 
     async def during(scene: Scene) -> None:
         server = scene.supervisor.devices["gamepad1"]
         with scene.connect():
             await scene.has(*MINE)
-            assert server.worker is not None
-            os.kill(server.worker.pid, signal.SIGKILL)
-            await until(lambda: server.restarts == 1 and server.sandbox is not None)
+            for restarts in (1, 2):
+                before = len(heard)
+                assert server.worker is not None
+                os.kill(server.worker.pid, signal.SIGKILL)
+                await until(lambda restarts=restarts: server.restarts == restarts and server.sandbox is not None)
+                await until(lambda before=before: len(heard) > before and not server.status()["gamepad"]["driven"])
+            await asyncio.sleep(0.2)
         with scene.connect():
             await until(lambda: server.status()["gamepad"]["driven"])
             await scene.has(*MINE)
