@@ -140,14 +140,18 @@ def test_workers_that_die_are_no_replug(folder: Path, monkeypatch: pytest.Monkey
 
     async def during(scene: Scene) -> None:
         server = scene.supervisor.devices["gamepad1"]
+
+        async def die() -> None:
+            deaths, said = server.restarts, len(heard)
+            assert server.worker is not None
+            os.kill(server.worker.pid, signal.SIGKILL)
+            await until(lambda: server.restarts > deaths and server.sandbox is not None)
+            await until(lambda: len(heard) > said and not server.status()["gamepad"]["driven"])
+
         with scene.connect():
             await scene.has(*MINE)
-            for restarts in (1, 2):
-                before = len(heard)
-                assert server.worker is not None
-                os.kill(server.worker.pid, signal.SIGKILL)
-                await until(lambda restarts=restarts: server.restarts == restarts and server.sandbox is not None)
-                await until(lambda before=before: len(heard) > before and not server.status()["gamepad"]["driven"])
+            await die()
+            await die()
             await asyncio.sleep(0.2)
         with scene.connect():
             await until(lambda: server.status()["gamepad"]["driven"])
