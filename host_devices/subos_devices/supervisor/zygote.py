@@ -156,8 +156,6 @@ class Zygote:
     def close(self) -> None:
         """Ends the zygote, and with it every worker. One that does not end by itself within PATIENCE is killed."""
         self.channel.close()
-        self._unborn.clear()  # whoever keeps this object keeps no device by it
-        self._children.clear()
         for fd in self._memory.values():
             os.close(fd)
         self._memory.clear()
