@@ -161,11 +161,11 @@ class Zygote:
     def close(self) -> None:
         """Ends the zygote, and with it every worker. One that does not end by itself within PATIENCE is killed."""
         self.channel.close()
-        self._unborn.clear()  # whoever keeps this object keeps no device by it
-        self._children.clear()
         for fd in self._memory.values():
             os.close(fd)
         self._memory.clear()
+        self._unborn.clear()  # whose callbacks would keep their devices' counters open
+        self._children.clear()
         deadline = time.monotonic() + PATIENCE
         with contextlib.suppress(ChildProcessError):
             while os.waitpid(self.pid, os.WNOHANG) == (0, 0):
