@@ -51,17 +51,18 @@ def make(path: str) -> Page:
 
 
 def watch_supervisor() -> None:
-    from subos_devices.supervisor.device_server import DeviceServer
+    from subos_devices.supervisor.caretaker import Caretaker
 
     page = Page(os.environ[STAGES])
-    _stamp(DeviceServer, "_died", page, before="noticed")
-    _stamp(DeviceServer, "_spawn", page, after="asked")
+    _stamp(Caretaker, "_died", page, before="noticed")
+    _stamp(Caretaker, "_spawn", page, after="asked")
 
 
 def watch_zygote() -> None:
     """In the zygote, before it lives; its children inherit it, the keepers of shares among them."""
     from subos_devices.supervisor import births, keeper_process, zygote_process
     from subos_devices.vhost_user.worker import DeviceWorker
+    from subos_devices.vhost_user.worker_rings import Rings
 
     page = Page(os.environ[STAGES])
     for owner, fork in ((zygote_process, "born"), (keeper_process, "fork_with")):
@@ -70,7 +71,7 @@ def watch_zygote() -> None:
         _stamp(owner, jail, page, after="jailed")
     _stamp(DeviceWorker, "begin", page, before="built")
     _stamp(DeviceWorker, "tell", page, before="ready")
-    _stamp(DeviceWorker, "_activate", page, before="told")
+    _stamp(Rings, "_activate", page, before="told")
 
 
 def _stamp(owner: Any, name: str, page: Page, *, before: str = "", after: str = "") -> None:

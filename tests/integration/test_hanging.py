@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from subos_devices.supervisor import device_server, watchdog
+from subos_devices.supervisor import caretaker, watchdog
 from subos_devices.testing import FrontEnd, NoAnswer, Supervised, supervise
 from subos_devices.vhost_user.device import Device
 from support.processes import is_alive
@@ -26,13 +26,13 @@ class Looks:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.count = 0
-        look = device_server.DeviceServer.look
+        look = caretaker.Caretaker.look
 
-        def counted(server: device_server.DeviceServer) -> None:
-            look(server)
+        def counted(one: caretaker.Caretaker) -> None:
+            look(one)
             self.count += 1
 
-        monkeypatch.setattr(device_server.DeviceServer, "look", counted)
+        monkeypatch.setattr(caretaker.Caretaker, "look", counted)
 
     def wait(self, more: int = 20) -> None:
         until = self.count + more
@@ -84,7 +84,7 @@ def test_one_that_waits_for_a_disk_is_waited_for(looks: Looks, monkeypatch: pyte
         disks.append(worker)
         return True
 
-    monkeypatch.setattr(device_server, "waits_for_disk", waits_for_disk)
+    monkeypatch.setattr(caretaker, "waits_for_disk", waits_for_disk)
     with served(Tired) as (supervised, vm):
         assert ask(vm, "nothing") is None
         worker = pid(supervised)

@@ -127,16 +127,32 @@ def test_a_driver_that_is_back_at_once_is_no_replug(folder: Path, monkeypatch: p
     assert run(folder, during) == []
 
 
-def test_a_worker_that_dies_is_no_replug(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_that_die_are_no_replug(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two, one after the other: what the second one tells does not end the time that the first one's drivers have."""
     monkeypatch.setattr(hot_pads, "GRACE", 600.0)
+    look, heard = hot_pads._Pad.look, list[str]()
+
+    def noted(pad: hot_pads._Pad) -> None:
+        look(pad)
+        heard.append(pad.name)
+
+    monkeypatch.setattr(hot_pads._Pad, "look", noted)
 
     async def during(scene: Scene) -> None:
         server = scene.supervisor.devices["gamepad1"]
-        with scene.connect():
-            await scene.has(*MINE)
+
+        async def die() -> None:
+            deaths, said = server.restarts, len(heard)
             assert server.worker is not None
             os.kill(server.worker.pid, signal.SIGKILL)
-            await until(lambda: server.restarts == 1 and server.sandbox is not None)
+            await until(lambda: server.restarts > deaths and server.sandbox is not None)
+            await until(lambda: len(heard) > said and not server.status()["gamepad"]["driven"])
+
+        with scene.connect():
+            await scene.has(*MINE)
+            await die()
+            await die()
+            await asyncio.sleep(0.2)
         with scene.connect():
             await until(lambda: server.status()["gamepad"]["driven"])
             await scene.has(*MINE)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from subos_devices.errors import UserError
-from subos_devices.supervisor import device_server
+from subos_devices.supervisor import caretaker
 from subos_devices.supervisor.sandbox import report
 from subos_devices.supervisor.sandbox.policies import AUTO, Choice
 from subos_devices.testing import FrontEnd, Supervised, serve, supervise
@@ -294,7 +294,7 @@ def test_what_is_no_worker_is_an_error_with_a_hint(script: str, says: str) -> No
 
 
 def test_one_that_never_says_that_it_is_ready(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device_server, "PROGRAM_PATIENCE", 0.5)
+    monkeypatch.setattr(caretaker, "PROGRAM_PATIENCE", 0.5)
     with open_folder() as folder:
         (folder / "silent.c").write_text("#include <unistd.h>\nint main(void) { return pause(); }\n")
         program = compile_c(folder / "silent.c", folder, static=True)

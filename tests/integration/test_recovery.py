@@ -13,7 +13,7 @@ import pytest
 from subos_devices.supervisor import restarts, watchdog
 from subos_devices.testing import FrontEnd, GuestRam, NoAnswer, Supervised, supervise
 from subos_devices.testing.driver_queue import Pending
-from subos_devices.vhost_user.worker import Counters
+from subos_devices.vhost_user.counters import Counters
 from subos_protocol.vhost_user import FrontendRequest
 from support.processes import descriptors, is_alive, maps
 from support.strangers import Reverser, Sleeper, Tired

@@ -35,7 +35,6 @@ def supervised(monkeypatch: pytest.MonkeyPatch) -> Iterator[Supervised]:
     monkeypatch.setattr(restarts, "BACKOFF", (PAUSE,) * 10)
     with supervise() as supervised:
         yield supervised
-    vars(supervised).clear()  # pytest keeps it longer than the descriptors may live
 
 
 def kill(supervised: Supervised) -> None:

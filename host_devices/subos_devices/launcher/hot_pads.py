@@ -92,11 +92,14 @@ async def _keep(pad: _Pad, plugged: Plugged, supervisor: Supervisor, agent: Game
 
     unsettled = False
     while True:
-        await pad.changed.wait()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(pad.changed.wait(), RETRY if unsettled else None)
         pad.changed.clear()
-        if not driven():
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(pad.changed.wait(), GRACE)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(GRACE):
+                while not driven():  # whatever else there is news of, a second worker that dies, say
+                    await pad.changed.wait()
+                    pad.changed.clear()
         try:
             async with plugged.lock:
                 missing = [device for device in pad.devices if not there(device)]
@@ -109,8 +112,6 @@ async def _keep(pad: _Pad, plugged: Plugged, supervisor: Supervisor, agent: Game
         except UserError as error:
             log.error("%s: %s", pad.name, error.message)
             unsettled = True  # a guest that was to let go of it may do so at any time, wanted or not
-        if unsettled:
-            asyncio.get_running_loop().call_later(RETRY, pad.changed.set)
 
 
 async def _unplug(pad: _Pad, plugged: Plugged, agent: Gamepads) -> None:

@@ -14,9 +14,10 @@ from typing import NamedTuple
 from .. import registry
 from ..errors import SubosError
 from ..vhost_user import worker
+from ..vhost_user.counters import Counters
 from ..vhost_user.device import Device, DeviceSpec
 from ..vhost_user.together import serve_together
-from ..vhost_user.worker import Counters, DeviceWorker
+from ..vhost_user.worker import DeviceWorker
 from .sandbox.jail import OFF, Cell, Sandbox, close_jail
 from .sandbox.program import Program, find
 

@@ -7,7 +7,8 @@ import logging
 
 from .. import registry
 from ..errors import SubosError
-from ..vhost_user.worker import Counters, DeviceWorker, failed, where
+from ..vhost_user.counters import Counters
+from ..vhost_user.worker import DeviceWorker, failed, where
 from .sandbox.report import INLINE
 from .zygote import Wanted
 

@@ -33,6 +33,7 @@ from ..errors import SubosError
 from ..processes import die_with_parent, set_name
 from ..vhost_user import worker
 from ..vhost_user.connection import receive_fds
+from ..vhost_user.counters import Counters
 from ..vhost_user.device import Device, DeviceSpec
 from .births import jailed
 from .parenting import attend, forget_children, heed_children, keep_only, live_and_end
@@ -149,5 +150,5 @@ class Keeper:
         def build() -> tuple[Device, Mapping[str, object]]:
             return registry.build(spec), self._sandbox.describe()
 
-        control, counters = socket.socket(fileno=fds[0]), worker.Counters(self._counters)
+        control, counters = socket.socket(fileno=fds[0]), Counters(self._counters)
         worker.main(build, control, counters, respawned, self._kept)

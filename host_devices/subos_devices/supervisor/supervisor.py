@@ -103,7 +103,7 @@ class Supervisor:
     def _look(self) -> None:
         self._looking = asyncio.get_running_loop().call_later(watchdog.PERIOD, self._look)
         for server in self.devices.values():
-            server.look()
+            server.caretaker.look()
 
     def _zygote_says(self) -> None:
         if not self._zygote.hear():

@@ -152,8 +152,6 @@ class Zygote:
         """Another zygote in the place of one that has died."""
         self.close()
         self.pid, self.channel = _start(self.kinds)
-        self._unborn.clear()
-        self._children.clear()
 
     def close(self) -> None:
         """Ends the zygote, and with it every worker. One that does not end by itself within PATIENCE is killed."""
@@ -161,6 +159,8 @@ class Zygote:
         for fd in self._memory.values():
             os.close(fd)
         self._memory.clear()
+        self._unborn.clear()  # whose callbacks would keep their devices' counters open
+        self._children.clear()
         deadline = time.monotonic() + PATIENCE
         with contextlib.suppress(ChildProcessError):
             while os.waitpid(self.pid, os.WNOHANG) == (0, 0):

@@ -17,8 +17,8 @@ import pytest
 from subos_devices.supervisor.process_models import Model
 from subos_devices.supervisor.zygote import Wanted, Zygote
 from subos_devices.testing.serving import children, importable
+from subos_devices.vhost_user.counters import Counters
 from subos_devices.vhost_user.device import DeviceSpec
-from subos_devices.vhost_user.worker import Counters
 from support.processes import descriptors, is_alive
 from support.waiting import eventually
 

@@ -16,11 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from subos_devices.testing import DriverQueue, GuestRam, Pending
+from subos_devices.vhost_user.counters import DEFERRING_RINGS, STATISTICS, TABLES, Counters
 from subos_devices.vhost_user.deferred import MAX_DEFERRED, TABLE_SIZE, Deferred
 from subos_devices.vhost_user.errors import RingError
 from subos_devices.vhost_user.memory import GuestMemory
 from subos_devices.vhost_user.virtqueue import LATER, Virtqueue, Words
-from subos_devices.vhost_user.worker import DEFERRING_RINGS, STATISTICS, TABLES, Counters
 from support.variants import variants
 
 RINGS = variants("subos_devices.vhost_user.virtqueue", "subos_devices.vhost_user._ring", "Virtqueue")

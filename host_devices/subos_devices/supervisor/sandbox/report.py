@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...errors import SubosError
+from ...text import printable
 from ...vhost_user.device import DeviceSpec
 from .jail import born, close_jail
 from .policies import AUTO
@@ -42,6 +43,18 @@ def warning(described: Mapping[str, Any]) -> str:
     """What a person should know who has not asked to go without; "" where there is nothing."""
     missing = [f"{name} ({why})" for name, why in described["missing"].items()]
     return f"the sandbox of workers goes without: {', '.join(missing)}" if missing and described["on"] else ""
+
+
+def understood(said: object) -> dict[str, Any]:
+    """A worker's words on its sandbox: {"on": […], "missing": {layer: why}, "without": {layer: why}}."""
+    said = said if isinstance(said, dict) else {}
+    on = said.get("on")
+    words: dict[str, Any] = {"on": [printable(str(name)) for name in on] if isinstance(on, list) else []}
+    for key in ("missing", "without"):
+        found = said.get(key)
+        reasons = found.items() if isinstance(found, dict) else ()
+        words[key] = {printable(str(name)): printable(str(why)) for name, why in reasons}
+    return words
 
 
 def try_out(kind: str) -> dict[str, Any]:

@@ -1,0 +1,301 @@
+"""The care of one device's workers: their births, their deaths, the watchdog, and the quiet that follows too many."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import time
+from typing import Any
+
+from ..errors import UserError
+from ..processes import waits_for_disk
+from ..text import printable
+from ..vhost_user.device import DeviceSpec
+from ..vhost_user.errors import TransportError
+from ..vhost_user.session import Vring
+from .desk import Desk
+from .faults import Faults
+from .keeper import Keeper
+from .link import Parent, WorkerLink
+from .nurseries import Nursery
+from .process_models import Model
+from .restarts import RETRY, Restarts
+from .rings import Rings
+from .sandbox.report import understood, warning
+from .watchdog import Verdict, Watch
+from .zygote import Zygote
+
+PROGRAM_PATIENCE, LAST_WORDS = 10.0, 1.0  # seconds that another program has to say that it is ready, and to end
+SOON = 1.0  # seconds between two tries of a quiet device whose driver begins anew
+QUIET_HINT = (
+    f"its driver waits, and nothing else does; a worker is tried every {RETRY:.0f} s, and when the guest sets the "
+    "device up again (a reboot, say)"
+)
+
+log = logging.getLogger("subos")
+
+
+class Caretaker:
+    """Sees to it that the device of `spec` has a worker, which serves `rings`; one that dies or hangs is replaced.
+    `counters` is the descriptor of its counters."""
+
+    def __init__(
+        self,
+        spec: DeviceSpec,
+        rings: Rings,
+        counters: int,
+        faults: Faults,
+        zygote: Zygote,
+        *,
+        model: Model,
+        nursery: Nursery,
+    ) -> None:
+        self.spec = spec
+        self.worker: WorkerLink | None = None
+        self.sandbox: dict[str, Any] | None = None
+        """What holds the worker, as it said itself before the guest could reach it."""
+        self._rings = rings
+        self._counters = counters
+        self._faults = faults
+        self._zygote = zygote
+        self._model = model
+        self._nursery = nursery
+        self._keeper: Keeper | None = None
+        self._loop = asyncio.get_running_loop()
+        self._ready: asyncio.Future[None] = self._loop.create_future()
+        self._restarts = Restarts()
+        self._respawn: asyncio.TimerHandle | None = None
+        self._renewed = False
+        self._watch = Watch(self._limit)
+        self._failure = ""
+        self._last_words = ""
+        self._reason, self._end = "", "nobody knows of what"
+        """Of the last death: what the worker said, or what was done to it; else how its process ended."""
+        self._quiet_since = 0.0
+
+    async def start(self) -> None:
+        """Starts a worker and waits until its device is ready. Raises UserError where it cannot be."""
+        self._nursery.join(self)
+        self._spawn(respawned=False)
+        if self._model.command:
+            await asyncio.wait([self._ready], timeout=PROGRAM_PATIENCE)
+            if not self._ready.done():
+                self._ready.set_exception(self._no_worker(f"is not ready after {PROGRAM_PATIENCE:g} s"))
+        await self._ready
+
+    def close(self) -> None:
+        """Lets go of worker and keeper, and makes no more."""
+        if self._respawn is not None:
+            self._respawn.cancel()
+        if self.worker is not None:
+            self.worker.close()
+            if self._model.command:  # which may not heed the end of its socket
+                self._loop.call_later(LAST_WORDS, self.worker.kill)
+            self.worker = None
+        if self._keeper is not None:
+            self._keeper.close()
+        self._nursery.leave(self)
+
+    @property
+    def restarts(self) -> int:
+        """How many workers have died."""
+        return self._restarts.count
+
+    def status(self) -> dict[str, Any]:
+        """Its part of what `DeviceServer.status` says."""
+        quiet = {"since": self._quiet_since, "reason": self._reason or self._end}
+        return {
+            "pid": self.worker.pid if self.worker else None,
+            "process": str(self._model),
+            "keeper": self._keeper.pid if self._keeper and self._keeper.alive else None,
+            "quiet": quiet if self._restarts.quiet else None,
+            "restarts": self.restarts,
+            "faults": self._faults.count,
+            "sandbox": self.sandbox,
+        }
+
+    # --- births
+
+    def _spawn(self, *, respawned: bool) -> None:
+        session = self._rings.session
+        self._respawn = None
+        self.sandbox = None
+        self._last_words = ""
+        self._restarts.born(self._loop.time(), self._requests)
+        self._watch = Watch(self._limit)
+        self.worker = WorkerLink(
+            self._parent(),
+            self.spec,
+            self._counters,
+            respawned=respawned,
+            on_message=self._hear,
+            on_death=self._died,
+            on_end=self._ended,
+            desk=Desk(lambda: self._rings.session.device) if session.device.asks else None,
+        )
+        if session.memory is not None:
+            self.worker.memory(session)
+        for vring in session.vrings:
+            if vring.started:
+                try:
+                    self.start_ring(vring, base=self._rings.base(vring))
+                except TransportError as error:
+                    self._faults.tell(vring, error.message)  # a newer memory table has left it outside
+
+    def _parent(self) -> Parent:
+        """Who makes the next worker."""
+        if self._model != Model() or not self._rings.session.device.keeps:
+            return self._nursery
+        if self._keeper is None or not self._keeper.hear():
+            self._keeper = Keeper(
+                self._zygote, self.spec, self._counters, on_failure=self._hear, on_gone=self._lost_keeper
+            )
+        return self._keeper
+
+    def _lost_keeper(self) -> None:
+        if self.worker is not None:
+            self.worker.let_go()
+
+    def start_ring(self, vring: Vring, base: int) -> None:
+        """Has the worker serve the ring from `base` on. Raises BadMemory where it lies outside guest memory."""
+        session = self._rings.session
+        if self.worker is not None and session.memory is not None:
+            self.worker.start(vring, session.memory, base=base, event_idx=session.event_idx)
+
+    def try_soon(self) -> None:
+        """A driver begins anew: what the last workers have died of may be gone."""
+        soon = self._loop.time() + SOON
+        if self._restarts.quiet and self._respawn is not None and self._respawn.when() > soon:
+            self._respawn.cancel()
+            self._respawn = self._loop.call_at(soon, lambda: self._spawn(respawned=True))
+
+    # --- what a worker says
+
+    def _hear(self, message: dict[str, Any]) -> None:
+        vrings = self._rings.session.vrings
+        said = printable(str(message.get("message")))  # it may be in a hostile guest's hands
+        match message["op"]:
+            case "jailed":  # from where another program is executed
+                self._is_jailed(message)
+            case "ready":
+                self._restarts.ready()
+                self._is_jailed(message)
+                if not self._ready.done():
+                    self._ready.set_result(None)
+            case "failed":
+                error = UserError(said, printable(str(message.get("hint", ""))))
+                if not self._ready.done():
+                    self._ready.set_exception(error)
+                elif said != self._failure:
+                    log.error("%s: the device cannot start again: %s", self.spec.name, said)
+                    self._failure = said
+                self._last_words = said
+            case "fault":
+                index = message.get("index")
+                if isinstance(index, int) and 0 <= index < len(vrings):
+                    self._faults.tell(vrings[index], said)
+            case "log":
+                log.warning("%s: %s", self.spec.name, said)
+                self._last_words = said
+            case "pong":
+                self._watch.answered()
+
+    def _is_jailed(self, message: dict[str, Any]) -> None:
+        if self.sandbox is None:  # what it says later may be the guest's words
+            self.sandbox = understood(message.get("sandbox"))
+            self._zygote.tell_once(warning(self.sandbox))
+
+    def _no_worker(self, why: str) -> UserError:
+        hint = "a worker in another language: host_devices/README.md has what it hears and says"
+        return UserError(f"the worker of {self.spec.name} {why}", hint if self._model.command else "")
+
+    # --- deaths
+
+    def _ended(self, status: int) -> None:
+        """The last worker's exit status; its socket has closed already, or does next."""
+        if status == -signal.SIGSYS:
+            log.error(
+                "%s: its worker was killed by its sandbox: it made a system call that a device of its kind does not "
+                "need (--seccomp log lets it, and the kernel's log then has the number: dmesg | grep type=1326)",
+                self.spec.name,
+            )
+        self._end = f"ended by signal {-status}" if status < 0 else f"ended with status {status}"
+
+    def _died(self) -> None:
+        if self._keeper is not None:
+            self._keeper.hear()  # what it has said before its socket closed
+        self.worker = None
+        self._reason = self._last_words
+        if self._renewed:
+            self._renewed = False
+            self._spawn(respawned=self._ready.done())
+            return
+        if not self._ready.done():
+            self._ready.set_exception(self._no_worker("died while it started"))
+        if self._ready.exception() is not None:
+            return  # it never served; `start` says why
+        was_quiet = self._restarts.quiet
+        delay = self._restarts.died(self._loop.time(), self._requests, owing=self._rings.is_owing)
+        if self._keeper is not None and self._restarts.poisoned:
+            self._keeper.close()  # what it keeps may be what they die of
+            self._keeper = None
+        if not self._restarts.quiet:
+            log.warning("%s: its worker died; the next one starts %s", self.spec.name, _when(delay))
+        elif not was_quiet:
+            self._quiet_since = time.time()
+            why = (self._reason or self._end).partition(" (at ")[0]
+            log.error("%s: its workers die again and again (%s): %s", self.spec.name, why, QUIET_HINT)
+        if delay:
+            self._respawn = self._loop.call_later(delay, lambda: self._spawn(respawned=True))
+        else:
+            self._spawn(respawned=True)
+
+    # --- the watchdog
+
+    def look(self) -> None:
+        """To be called every watchdog.PERIOD: a worker that hangs is killed; a device with one that lives is quiet no
+        longer."""
+        worker, now = self.worker, self._loop.time()
+        if worker is None:
+            return
+        owing, counters = self._rings.is_owing, self._rings.counters
+        if self._restarts.quiet and self._restarts.lives(now, self._requests, owing=owing):
+            self._restarts.recovered()
+            log.warning("%s: its worker lives, and serves again", self.spec.name)
+        words = [counters.requests, counters.wakeups, *(word for ring in self._rings.running() for word in ring)]
+        match self._watch.look(now, words, busy=owing or bool(counters.busy)):
+            case Verdict.PING:
+                worker.ping()
+            case Verdict.HANGS if not waits_for_disk(worker.pid):
+                log.error("%s: its worker hangs, and is replaced", self.spec.name)
+                self._last_words = "it hung"
+                worker.kill()
+
+    @property
+    def _limit(self) -> float:
+        return self._rings.session.device.limit
+
+    @property
+    def _requests(self) -> int:
+        return self._rings.counters.requests
+
+    # --- what a group asks
+
+    @property
+    def is_served(self) -> bool:
+        return self.worker is not None
+
+    def renew(self) -> None:
+        if self.worker is not None:
+            self._renewed = True
+            self.worker.kill()
+
+    def hurry(self) -> None:
+        if self._respawn is not None:
+            self._respawn.cancel()
+            self._spawn(respawned=True)
+
+
+def _when(delay: float) -> str:
+    return f"in {delay} s" if delay else "now"
