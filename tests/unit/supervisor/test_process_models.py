@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 
 import pytest
@@ -45,7 +46,7 @@ def test_a_model_is_written_and_shown(text: str, model: Model) -> None:
 
 
 def test_a_program_is_known_by_its_whole_path() -> None:
-    assert parse(f"own:{sys.executable} -P").command == (sys.executable, "-P")
+    assert parse(f"own:{shlex.quote(sys.executable)} -P").command == (sys.executable, "-P")
     with pytest.raises(UserError, match="there is no program '\\./entropy'") as caught:
         parse("own:./entropy")
     assert "own:/whole/path" in caught.value.hint
