@@ -67,10 +67,10 @@ class Descriptors:
         nodes = self.nodes
         for nodeid in nodes.marked("readable", 1):
             nodes.readable[nodeid] = nodes.fds[nodeid] != 0
-        for nodeid, fd in enumerate(nodes.fds[: nodes.end].tolist()):
-            if fd and nodeid != FUSE_ROOT_ID:
+        for nodeid in nodes.open_ones():
+            if nodeid != FUSE_ROOT_ID:
                 self._held[nodeid] = None
-                self.files.keep(fd)
+                self.files.keep(nodes.fds[nodeid])
         self.files.counted[NODES_OPEN] = len(self)
         for nodeid in nodes.marked("orphans", PINNED):  # something was being done with its name
             lost = nodes.fds[nodeid] and os.fstat(nodes.fds[nodeid]).st_nlink == 0

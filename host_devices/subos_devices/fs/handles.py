@@ -13,6 +13,7 @@ import errno
 import mmap
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 
 from .journal import GIVEN_DIRECTORY, GIVEN_FILE
 from .lasting import HANDLES, Lasting
@@ -139,8 +140,13 @@ class FileTable:
 
     def add(self, fd: int, nodeid: int) -> int:
         """A handle for the descriptor, which it has from now on. `Descriptors.admit` has made room for a new one.
-        Raises ENFILE after a million of them."""
-        handle = self.handles.add(fd, nodeid)
+        Raises ENFILE after a million of them; a descriptor that nobody has is closed then."""
+        try:
+            handle = self.handles.add(fd, nodeid)
+        except OSError:
+            if not self.holders[fd]:
+                os.close(fd)
+            raise
         self.keep(fd)
         self.counted[FILES] = self.handles.open
         return handle
@@ -164,8 +170,12 @@ class FileTable:
     # --- directories
 
     def add_directory(self, fd: int, nodeid: int) -> int:
-        """A handle for the descriptor, which it has from now on."""
-        handle = self._directory_handles.add(fd, nodeid)
+        """A handle for the descriptor, which it has from now on. Raises ENFILE as `add` does."""
+        try:
+            handle = self._directory_handles.add(fd, nodeid)
+        except OSError:
+            os.close(fd)
+            raise
         self._open_directory(handle, Directory(fd, nodeid))
         return handle
 
@@ -188,9 +198,10 @@ class FileTable:
         self.counted[DIRECTORIES] = len(self.directories)
 
     def close(self) -> None:
-        """Nothing is open any more."""
+        """Nothing is open any more. There is nobody to tell what a host file system has kept for close()."""
         for fd in self.handles.clear():
-            self.drop(fd)
+            with suppress(OSError):
+                self.drop(fd)
         for fd in self._directory_handles.clear():
             os.close(fd)
             self.in_use -= 1

@@ -31,9 +31,10 @@ What is noted, and what a replay does with it:
 
 Everything else may be done twice. GETATTR, STATX, READLINK, READ, LSEEK, STATFS, ACCESS, GETXATTR, LISTXATTR, GETLK and
 READDIR, which seeks to its offset, change nothing. WRITE, SETATTR and FALLOCATE (Linux sends no mode that moves data)
-say where, and what is to be there. FLUSH, FSYNC, FSYNCDIR,
-SYNCFS, SETLK, SETLKW and INTERRUPT ask for a state, SETXATTR without flags or with XATTR_REPLACE too. INIT and DESTROY
-begin anew. LOOKUP and READDIRPLUS may count a lookup twice: the node stays known until the guest unmounts.
+say where, and what is to be there. FLUSH, FSYNC, FSYNCDIR, SYNCFS, SETLK, SETLKW and INTERRUPT ask for a state,
+SETXATTR without flags or with XATTR_REPLACE too. INIT and DESTROY begin anew. LOOKUP and READDIRPLUS may count a lookup
+twice: the node stays known until the guest unmounts. Linux tells an open file of a failed write-back once: where it has
+told a worker that died over FSYNC or FLUSH, the replay does not hear of it.
 
 What the host's own processes do between a death and the replay, some milliseconds, cannot be told from what the
 request did where it looks the same. A slot may be forged by a worker that the guest has taken over, and a `unique` by

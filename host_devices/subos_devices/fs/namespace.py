@@ -281,18 +281,26 @@ class Namespace:
         share.journal.current.note(header[1])
         with share.caller(header, umask):
             fd = os.open(b".", access, stat.S_IMODE(share.made_as(mode)), dir_fd=directory)
+        nodeid = 0
         try:
             status = os.fstat(fd)
             nodeid = share.learn(NAMELESS, b"", status)
             share.descriptors.hold(nodeid, share.reopen(fd, os.O_PATH))
             share.nodes.orphans[nodeid] = 1
             if self.finish is not None:
-                status = self._finished(header, nodeid, mode, umask)
+                self.finish(header, nodeid, mode, umask, 0)
+                status = os.fstat(fd)
         except OSError:
             os.close(fd)
+            if nodeid:
+                share.unlearn(nodeid)
             raise
         share.put_entry(mem, o, nodeid, status)
-        return FUSE_ENTRY_OUT.size + self.hot.put_open(mem, o + FUSE_ENTRY_OUT.size, fd, nodeid, made=True)
+        try:
+            return FUSE_ENTRY_OUT.size + self.hot.put_open(mem, o + FUSE_ENTRY_OUT.size, fd, nodeid, made=True)
+        except OSError:
+            share.unlearn(nodeid)
+            raise
 
 
 def _is_kind(seen: Seen, mode: int) -> bool:

@@ -205,6 +205,10 @@ class NodeTable:
         """The nodes with this value in a column."""
         return self._lasting.find(column, mark, self.end)
 
+    def open_ones(self) -> Iterator[int]:
+        """The nodes that have a descriptor."""
+        return self._lasting.used("fds", self.end)
+
     def known(self, nodeid: int) -> bool:
         return nodeid < self.capacity and self.lookups[nodeid] != 0
 

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from subos_devices.fs import descriptors, device, nodes
+from subos_devices.fs import descriptors, device, handles, nodes
 from subos_devices.fs.nodes import NodeTable
 from subos_devices.fs.share import Share
 from subos_devices.fs.statistics import Statistics
-from subos_protocol.fuse import FUSE_OPEN_IN
+from subos_protocol.fuse import FUSE_CREATE_IN, FUSE_OPEN_IN
 from subos_protocol.fuse_opcodes import FuseOpcode
 from support.fuse_requests import Guest
 
@@ -258,3 +258,51 @@ def test_what_has_no_name_and_is_not_forgotten_uses_nothing_up(few: Guest, root:
     assert few.getattr(gone).nlink == 0
     few.release(node, handle)
     few.release(node, again)
+
+
+@pytest.mark.parametrize("what", ["open", "open to write", "create", "tmpfile", "opendir"])
+def test_a_guest_that_has_all_handles_costs_no_more_descriptors(
+    guest: Guest, root: Path, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was opened before the handle was refused is closed, and what was made for it is known no more."""
+    (root / "file").touch()
+    file = guest.lookup(b"file").nodeid
+    opening = guest.open(file), guest.open(file, os.O_RDWR), guest.opendir()
+    nameless = FUSE_CREATE_IN.struct.pack(os.O_RDWR, 0o600, 0, 0) + b"/\0"
+    requests = {
+        "open": lambda: guest.ask(FuseOpcode.FUSE_OPEN, file, FUSE_OPEN_IN.struct.pack(0, 0), room=16),
+        "open to write": lambda: guest.ask(FuseOpcode.FUSE_OPEN, file, FUSE_OPEN_IN.struct.pack(os.O_RDWR, 0), room=16),
+        "create": lambda: guest.ask(FuseOpcode.FUSE_CREATE, 1, nameless[:-2] + b"new\0", room=144),
+        "tmpfile": lambda: guest.ask(FuseOpcode.FUSE_TMPFILE, 1, nameless, room=144),
+        "opendir": lambda: guest.ask(FuseOpcode.FUSE_OPENDIR, 1, FUSE_OPEN_IN.struct.pack(0, 0), room=16),
+    }
+    share = guest.worker.device.server.share
+    before = fds(), share.nodes.count, share.files.in_use
+    monkeypatch.setattr(handles, "HANDLES", 2)
+    for _ in range(3):
+        assert requests[what]().error == errno.ENFILE
+    assert (fds(), share.nodes.count, share.files.in_use) == before
+    monkeypatch.undo()
+    assert requests[what]().error == 0
+    assert all(opening)
+
+
+def test_an_error_at_close_leaves_nothing_open(guest: Guest, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system that writes over a network tells of it then; a guest that reboots has nobody to hear that."""
+    before = fds()
+    for name in (b"one", b"two", b"three"):
+        guest.create(name)
+    close = os.close
+
+    def closed_with_errors(fd: int) -> None:
+        close(fd)
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(handles.os, "close", closed_with_errors)
+        share = guest.worker.device.server.share
+        share.files.close()
+    assert fds() == before
+    assert share.files.handles.open == 0
+    guest.init()
+    assert guest.lookup(b"two").nodeid

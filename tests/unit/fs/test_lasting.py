@@ -48,6 +48,18 @@ def test_values_are_found_where_they_are() -> None:
     assert list(lasting.find("parents", 0x0102, 12)) == [3, 9]
 
 
+def test_what_is_in_use_is_found() -> None:
+    lasting = Lasting(FEW)
+    fds = lasting.column("fds")
+    places = [0, 1, 63, 64, 191, 1000, FEW - 1]
+    for place in places:
+        fds[place] = -1 if place == 64 else 256
+    assert list(lasting.used("fds", FEW)) == list(lasting.used("fds", 1 << 63)) == places
+    assert list(lasting.used("fds", FEW - 1)) == places[:-1]
+    assert list(lasting.used("fds", 64)) == [0, 1, 63]
+    assert not list(lasting.used("orphans", FEW))
+
+
 def test_it_takes_what_the_system_reserves(monkeypatch: pytest.MonkeyPatch) -> None:
     real = mmap.mmap
 
