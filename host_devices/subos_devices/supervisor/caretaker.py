@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import signal
 import time
@@ -27,6 +28,7 @@ from .watchdog import Verdict, Watch
 from .zygote import Zygote
 
 PROGRAM_PATIENCE, LAST_WORDS = 10.0, 1.0  # seconds that another program has to say that it is ready, and to end
+LATER = 5.0  # seconds until the next worker is asked for where nobody could be asked
 SOON = 1.0  # seconds between two tries of a quiet device whose driver begins anew
 QUIET_HINT = (
     f"its driver waits, and nothing else does; a worker is tried every {RETRY:.0f} s, and when the guest sets the "
@@ -123,17 +125,36 @@ class Caretaker:
         self._last_words = ""
         self._restarts.born(self._loop.time(), self._requests)
         self._watch = Watch(self._limit)
-        self.worker = WorkerLink(
-            self._parent(),
-            self.spec,
-            self._counters,
-            respawned=respawned,
-            on_birth=self._tell_all,
-            on_message=self._hear,
-            on_death=self._died,
-            on_end=self._ended,
-            desk=Desk(lambda: self._rings.session.device) if self._rings.session.device.asks else None,
-        )
+        try:
+            self.worker = self._ask(respawned)
+        except OSError as error:  # out of descriptors, say: nobody could be asked
+            if not self._ready.done():
+                self._ready.set_exception(self._no_worker(f"cannot be asked for: {error.strerror}"))
+                return
+            log.error("%s: no worker can be asked for now: %s", self.spec.name, error.strerror)
+            self._respawn = self._loop.call_later(LATER, lambda: self._spawn(respawned=respawned))
+
+    def _ask(self, respawned: bool) -> WorkerLink:
+        """Raises OSError."""
+        with contextlib.ExitStack() as undo:
+            desk = None
+            if self._rings.session.device.asks:
+                desk = Desk(lambda: self._rings.session.device)
+                undo.callback(desk.theirs.close)
+                undo.callback(desk.close)
+            worker = WorkerLink(
+                self._parent(),
+                self.spec,
+                self._counters,
+                respawned=respawned,
+                on_birth=self._tell_all,
+                on_message=self._hear,
+                on_death=self._died,
+                on_end=self._ended,
+                desk=desk,
+            )
+            undo.pop_all()
+        return worker
 
     def _tell_all(self) -> None:
         """The next worker goes on with what there is."""
