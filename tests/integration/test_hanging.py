@@ -110,7 +110,7 @@ def test_one_that_takes_a_second_within_its_limit_is_not_replaced(
 
 
 def test_one_with_much_to_do_is_not_replaced(looks: Looks, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Sleeper, "limit", 0.1)
+    monkeypatch.setattr(Sleeper, "limit", 0.6)
     with supervise() as supervised, FrontEnd.connect(supervised.add(Sleeper)) as vm:
         queue = vm.queue(0, size=64)
         for _ in range(60):
@@ -142,7 +142,7 @@ def test_buffers_that_wait_for_an_event_are_no_requests(looks: Looks) -> None:
 
 
 def test_one_that_keeps_a_request_is_asked_once_whether_it_lives(looks: Looks, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Reverser, "limit", 0.1)
+    monkeypatch.setattr(Reverser, "limit", 1.0)
     with supervise() as supervised, FrontEnd.connect(supervised.add(Reverser, batch=2)) as vm:
         queue = vm.queue(1)
         kept = queue.add([b"kept"], [4])

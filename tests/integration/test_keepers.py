@@ -14,8 +14,7 @@ from typing import Any
 import pytest
 
 from subos_devices.errors import UserError
-from subos_devices.supervisor import link
-from subos_devices.supervisor.restarts import POISONED
+from subos_devices.supervisor import link, restarts
 from subos_devices.supervisor.sandbox import report
 from subos_devices.supervisor.sandbox.policies import AUTO, Choice
 from subos_devices.testing import FrontEnd, Supervised, supervise
@@ -62,6 +61,12 @@ def guest(choice: Choice = AUTO) -> Iterator[Guest]:
         yield Guest(supervised, vm)
 
 
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next worker is made at once, however often they die."""
+    monkeypatch.setattr(restarts, "BACKOFF", (0.0,) * len(restarts.BACKOFF))
+
+
 def live_on(choice: Choice = AUTO) -> None:
     with guest(choice) as each:
         assert each.ask("respawned") is False
@@ -81,15 +86,18 @@ def _descriptors(pid: int) -> list[str]:
     return descriptors(pid) if os.geteuid() == 0 else []
 
 
+@pytest.mark.usefixtures("at_once")
 def test_what_is_kept_outlives_any_number_of_workers() -> None:
     live_on()
 
 
+@pytest.mark.usefixtures("at_once")
 def test_without_a_sandbox_too() -> None:
     live_on(Choice("off"))
 
 
 @ONLY_ROOT
+@pytest.mark.usefixtures("at_once")
 def test_an_ordinary_user_s_too() -> None:
     def run() -> None:
         tempfile.tempdir = str(folder)
@@ -170,7 +178,7 @@ def test_what_all_die_of_is_kept_no_longer(caplog: pytest.LogCaptureFixture) -> 
         each.vm.queues[0].add([b"poison"], [4096])
         with caplog.at_level(logging.WARNING, logger="subos"):
             each.vm.queues[0].kick()
-            eventually(lambda: each.supervised.status()["restarts"] >= POISONED)
+            eventually(lambda: each.supervised.status()["restarts"] >= restarts.POISONED)
         each.vm.reboot()
         assert each.ask("count") == 1
         assert not is_alive(keeper)

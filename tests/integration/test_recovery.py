@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
 import logging
 import os
 import signal
+import socket
 import time
 from pathlib import Path
 
 import pytest
 
-from subos_devices.supervisor import restarts, watchdog
+from subos_devices import runtime
+from subos_devices.supervisor import caretaker, restarts, watchdog
 from subos_devices.testing import FrontEnd, GuestRam, NoAnswer, Supervised, supervise
 from subos_devices.testing.driver_queue import Pending
 from subos_devices.testing.serving import children
@@ -293,3 +297,27 @@ def test_a_ring_that_is_taken_back_before_the_next_worker_is_made_is_not_touched
         vm.start(queue, base=1)
         assert queue.wait(waiting).buffers == [b"eno"]
         assert supervised.status()["restarts"] == 1
+
+
+@pytest.mark.parametrize("refused", [{0, 1, 2}, {1, 3}])
+def test_a_supervisor_that_is_out_of_descriptors_asks_for_the_next_worker_later(
+    refused: set[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The device asks questions, so that its worker takes two pairs of sockets."""
+    monkeypatch.setattr(caretaker, "LATER", 0.05)
+    make, asked = socket.socketpair, itertools.count()
+
+    def socketpair(*arguments: int) -> tuple[socket.socket, socket.socket]:
+        if next(asked) in refused:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return make(*arguments)
+
+    with supervise() as supervised:
+        place = tmp_path / "sock"
+        supervised.add("vsock", fds={"listener": runtime.listen(place).detach()}, uds_path=str(place))
+        pid = supervised.status()["pid"]
+        monkeypatch.setattr(socket, "socketpair", socketpair)
+        os.kill(pid, signal.SIGKILL)
+        eventually(lambda: supervised.status()["pid"] not in (None, 0, pid))
+        assert next(asked) > max(refused)
+        assert "no worker can be asked for now: Too many open files" in caplog.text

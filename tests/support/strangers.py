@@ -108,7 +108,7 @@ class Tired(Inquisitive):
     """Takes its time, or all time that there is: over a request, or after it."""
 
     device_id = DeviceId.CONSOLE
-    limit = 0.3
+    limit = 1.0
 
     def start(self, worker: Worker) -> None:
         self.worker = worker

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import signal
 import time
@@ -16,7 +17,7 @@ from ..vhost_user.errors import TransportError
 from ..vhost_user.session import Vring
 from .desk import Desk
 from .faults import Faults
-from .keeper import Keeper
+from .keeper import Keepers
 from .link import Parent, WorkerLink
 from .nurseries import Nursery
 from .process_models import Model
@@ -27,6 +28,7 @@ from .watchdog import Verdict, Watch
 from .zygote import Zygote
 
 PROGRAM_PATIENCE, LAST_WORDS = 10.0, 1.0  # seconds that another program has to say that it is ready, and to end
+LATER = 5.0  # seconds until the next worker is asked for where nobody could be asked
 SOON = 1.0  # seconds between two tries of a quiet device whose driver begins anew
 QUIET_HINT = (
     f"its driver waits, and nothing else does; a worker is tried every {RETRY:.0f} s, and when the guest sets the "
@@ -61,7 +63,7 @@ class Caretaker:
         self._zygote = zygote
         self._model = model
         self._nursery = nursery
-        self._keeper: Keeper | None = None
+        self._keepers = Keepers(zygote, spec, counters, on_failure=self._hear, on_gone=self._lost_keeper)
         self._loop = asyncio.get_running_loop()
         self._ready: asyncio.Future[None] = self._loop.create_future()
         self._restarts = Restarts()
@@ -93,8 +95,7 @@ class Caretaker:
             if self._model.command:  # which may not heed the end of its socket
                 self._loop.call_later(LAST_WORDS, self.worker.kill)
             self.worker = None
-        if self._keeper is not None:
-            self._keeper.close()
+        self._keepers.close()
         self._nursery.leave(self)
 
     @property
@@ -108,7 +109,7 @@ class Caretaker:
         return {
             "pid": self.worker.pid if self.worker else None,
             "process": str(self._model),
-            "keeper": self._keeper.pid if self._keeper and self._keeper.alive else None,
+            "keeper": self._keepers.pid,
             "quiet": quiet if self._restarts.quiet else None,
             "restarts": self.restarts,
             "faults": self._faults.count,
@@ -123,17 +124,36 @@ class Caretaker:
         self._last_words = ""
         self._restarts.born(self._loop.time(), self._requests)
         self._watch = Watch(self._limit)
-        self.worker = WorkerLink(
-            self._parent(),
-            self.spec,
-            self._counters,
-            respawned=respawned,
-            on_birth=self._tell_all,
-            on_message=self._hear,
-            on_death=self._died,
-            on_end=self._ended,
-            desk=Desk(lambda: self._rings.session.device) if self._rings.session.device.asks else None,
-        )
+        try:
+            self.worker = self._ask(respawned)
+        except OSError as error:  # out of descriptors, say: nobody could be asked
+            if not self._ready.done():
+                self._ready.set_exception(self._no_worker(f"cannot be asked for: {error.strerror}"))
+                return
+            log.error("%s: no worker can be asked for now: %s", self.spec.name, error.strerror)
+            self._respawn = self._loop.call_later(LATER, lambda: self._spawn(respawned=respawned))
+
+    def _ask(self, respawned: bool) -> WorkerLink:
+        """Raises OSError."""
+        with contextlib.ExitStack() as undo:
+            desk = None
+            if self._rings.session.device.asks:
+                desk = Desk(lambda: self._rings.session.device)
+                undo.callback(desk.theirs.close)
+                undo.callback(desk.close)
+            worker = WorkerLink(
+                self._parent(),
+                self.spec,
+                self._counters,
+                respawned=respawned,
+                on_birth=self._tell_all,
+                on_message=self._hear,
+                on_death=self._died,
+                on_end=self._ended,
+                desk=desk,
+            )
+            undo.pop_all()
+        return worker
 
     def _tell_all(self) -> None:
         """The next worker goes on with what there is."""
@@ -149,18 +169,8 @@ class Caretaker:
 
     def _parent(self) -> Parent:
         """Who makes the next worker."""
-        if self._model != Model() or not self._rings.session.device.keeps:
-            return self._nursery
-        if self._keeper is None or not self._keeper.hear():
-            self._keeper = Keeper(
-                self._zygote,
-                self.spec,
-                self._counters,
-                after=self._keeper,
-                on_failure=self._hear,
-                on_gone=self._lost_keeper,
-            )
-        return self._keeper
+        kept = self._rings.session.device.keeps and self._model == Model()
+        return self._keepers.next() if kept else self._nursery
 
     def _lost_keeper(self) -> None:
         if self.worker is not None:
@@ -232,8 +242,7 @@ class Caretaker:
         self._end = f"ended by signal {-status}" if status < 0 else f"ended with status {status}"
 
     def _died(self) -> None:
-        if self._keeper is not None:
-            self._keeper.hear()  # what it has said before its socket closed
+        self._keepers.hear()  # what was said before its socket closed
         self.worker = None
         self._reason = self._last_words
         if self._renewed:
@@ -246,8 +255,8 @@ class Caretaker:
             return  # it never served; `start` says why
         was_quiet = self._restarts.quiet
         delay = self._restarts.died(self._loop.time(), self._requests, owing=self._rings.is_owing)
-        if self._keeper is not None and self._restarts.poisoned:
-            self._keeper.close()  # what it keeps may be what they die of
+        if self._restarts.poisoned:
+            self._keepers.close()  # what it keeps may be what they die of
         if not self._restarts.quiet:
             log.warning("%s: its worker died; the next one starts %s", self.spec.name, _when(delay))
         elif not was_quiet:

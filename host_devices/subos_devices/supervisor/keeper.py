@@ -12,6 +12,7 @@ import contextlib
 import json
 import socket
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from ..vhost_user.device import DeviceSpec
@@ -141,3 +142,38 @@ class Keeper:
             elif operation == "failed":
                 self._on_failure(message)
         return self.alive
+
+
+class Keepers:
+    """Those of one device, one after the other. What is heard of them is as with `Keeper`."""
+
+    def __init__(
+        self,
+        zygote: Zygote,
+        spec: DeviceSpec,
+        counters: int,
+        *,
+        on_failure: Callable[[dict[str, Any]], None],
+        on_gone: Callable[[], None],
+    ) -> None:
+        self._last: Keeper | None = None
+        self._make = partial(Keeper, zygote, spec, counters, on_failure=on_failure, on_gone=on_gone)
+
+    @property
+    def pid(self) -> int | None:
+        return self._last.pid if self._last and self._last.alive else None
+
+    def next(self) -> Keeper:
+        """Who makes the next worker: the last one, if it lives."""
+        if self._last is None or not self._last.hear():
+            self._last = self._make(after=self._last)
+        return self._last
+
+    def hear(self) -> None:
+        if self._last is not None:
+            self._last.hear()
+
+    def close(self) -> None:
+        """As `Keeper.close`; the next one begins with nothing."""
+        if self._last is not None:
+            self._last.close()

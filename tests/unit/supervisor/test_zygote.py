@@ -39,16 +39,19 @@ class Worker:
     def __init__(self, zygote: Zygote, kind: str, *, name: str = "w", **fds: int) -> None:
         self.zygote = zygote
         self.pid = 0
+        self.told: list[int] = []
+        """Its pid, and its exit status."""
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.control.settimeout(10)
         counters = Counters.create()
         with theirs:
             spec = DeviceSpec(kind, name, {}, fds)
-            zygote.spawn([Wanted(spec, theirs, counters, on_pid=self.born)], Model())
+            zygote.spawn([Wanted(spec, theirs, counters, on_pid=self.born, on_end=self.told.append)], Model())
         os.close(counters)
 
     def born(self, pid: int) -> None:
         self.pid = pid
+        self.told.append(pid)
 
     def said(self) -> dict[str, object]:
         message: dict[str, object] = json.loads(self.control.recv(1000) or b'{"op": "gone"}')
@@ -77,12 +80,16 @@ def test_workers_die_with_the_zygote(zygote: Zygote) -> None:
     workers = [Worker(zygote, "rng") for _ in range(3)]
     pids = [worker.wait() for worker in workers]
     assert len(set(pids)) == 3
+    os.kill(zygote.pid, signal.SIGSTOP)
+    unborn = Worker(zygote, "rng")
     os.kill(zygote.pid, signal.SIGKILL)
     eventually(lambda: not any(map(is_alive, pids)))
-    for worker in workers:
+    for worker in (*workers, unborn):
         worker.control.close()
     eventually(lambda: not zygote.hear())
     zygote.restart()
+    assert [worker.told for worker in workers] == [[pid, -signal.SIGKILL] for pid in pids]
+    assert unborn.told == [0]
     worker = Worker(zygote, "rng")
     assert worker.said()["op"] == "ready"
     worker.control.close()
