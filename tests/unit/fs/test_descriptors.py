@@ -292,7 +292,7 @@ def test_an_error_at_close_leaves_nothing_open(guest: Guest, root: Path, monkeyp
     """A file system that writes over a network tells of it then; a guest that reboots has nobody to hear that."""
     before = fds()
     for name in (b"one", b"two", b"three"):
-        guest.create(name)
+        guest.create(b"file", mkdir(guest, name))
     close = os.close
 
     def closed_with_errors(fd: int) -> None:
@@ -302,7 +302,7 @@ def test_an_error_at_close_leaves_nothing_open(guest: Guest, root: Path, monkeyp
     with monkeypatch.context() as patch:
         patch.setattr(handles.os, "close", closed_with_errors)
         share = guest.worker.device.server.share
-        share.files.close()
+        share.reset()
     assert fds() == before
     assert share.files.handles.open == 0
     guest.init()
