@@ -56,6 +56,7 @@ class StandIn:
         self.control.setblocking(False)
         self.control.send(b'{"op": "ready", "sandbox": {}}')
         self.loop.add_reader(self.control, self.obey)
+        wanted.on_pid(0)
 
     def obey(self) -> None:
         assert self.control is not None

@@ -145,7 +145,7 @@ def test_workers_that_die_are_no_replug(folder: Path, monkeypatch: pytest.Monkey
             deaths, said = server.restarts, len(heard)
             assert server.worker is not None
             os.kill(server.worker.pid, signal.SIGKILL)
-            await until(lambda: server.restarts > deaths and server.sandbox is not None)
+            await until(lambda: server.restarts > deaths and server.status()["sandbox"] is not None)
             await until(lambda: len(heard) > said and not server.status()["gamepad"]["driven"])
 
         with scene.connect():

@@ -141,9 +141,10 @@ def test_a_zygote_that_dies_takes_both_along_and_all_come_back() -> None:
 def test_a_worker_that_takes_its_keeper_s_descriptors_away_gets_another_keeper() -> None:
     with guest() as each:
         assert each.ask("count") == 1
-        keeper = each.keeper
+        keeper, worker = each.keeper, each.pid
         each.send("close all")
-        eventually(lambda: each.supervised.status()["keeper"] not in (None, 0, keeper))
+        eventually(lambda: each.supervised.status()["pid"] not in (None, 0, worker))
+        assert not is_alive(worker)  # no two of them ever touch a ring
         each.vm.reboot()
         assert each.ask("count") == 1
         eventually(lambda: not is_alive(keeper))

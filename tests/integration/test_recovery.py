@@ -13,6 +13,7 @@ import pytest
 from subos_devices.supervisor import restarts, watchdog
 from subos_devices.testing import FrontEnd, GuestRam, NoAnswer, Supervised, supervise
 from subos_devices.testing.driver_queue import Pending
+from subos_devices.testing.serving import children
 from subos_devices.vhost_user.counters import Counters
 from subos_protocol.vhost_user import FrontendRequest
 from support.processes import descriptors, is_alive, maps
@@ -271,3 +272,24 @@ def test_a_front_end_that_comes_back_finds_its_rings_as_they_were() -> None:
             queue.kick()
             vm.reconnect(path)
             assert queue.wait(pending).buffers == [b"fed"]
+
+
+def test_a_ring_that_is_taken_back_before_the_next_worker_is_made_is_not_touched_by_it() -> None:
+    with supervise() as supervised, FrontEnd.connect(supervised.add(Reverser)) as vm:
+        queue = vm.queue(0)
+        assert queue.request([b"abc"], [3]) == [b"cba"]
+        (zygote,) = children(os.getpid())
+        os.kill(zygote, signal.SIGSTOP)
+        try:
+            os.kill(supervised.status()["pid"], signal.SIGKILL)
+            eventually(lambda: supervised.status()["restarts"] == 1)
+            waiting = queue.add([b"one"], [3])
+            queue.kick()
+            assert vm.stop(queue) == 1  # and nobody is waited for
+        finally:
+            os.kill(zygote, signal.SIGCONT)
+        eventually(lambda: supervised.status()["sandbox"])  # the next one is ready
+        assert not queue.collect()
+        vm.start(queue, base=1)
+        assert queue.wait(waiting).buffers == [b"eno"]
+        assert supervised.status()["restarts"] == 1

@@ -135,6 +135,11 @@ class Keeping(Inquisitive):
 
     keeps = True
 
+    def __init__(self, spec: DeviceSpec) -> None:
+        super().__init__(spec)
+        if spec.options.get("unbuildable"):
+            raise UserError("there is nothing to build it of")
+
     @classmethod
     def keep(cls, spec: DeviceSpec) -> memoryview:
         if spec.options.get("unwilling"):

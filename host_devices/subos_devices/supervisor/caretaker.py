@@ -118,7 +118,6 @@ class Caretaker:
     # --- births
 
     def _spawn(self, *, respawned: bool) -> None:
-        session = self._rings.session
         self._respawn = None
         self.sandbox = None
         self._last_words = ""
@@ -129,12 +128,17 @@ class Caretaker:
             self.spec,
             self._counters,
             respawned=respawned,
+            on_birth=self._tell_all,
             on_message=self._hear,
             on_death=self._died,
             on_end=self._ended,
-            desk=Desk(lambda: self._rings.session.device) if session.device.asks else None,
+            desk=Desk(lambda: self._rings.session.device) if self._rings.session.device.asks else None,
         )
-        if session.memory is not None:
+
+    def _tell_all(self) -> None:
+        """The next worker goes on with what there is."""
+        session = self._rings.session
+        if self.worker is not None and session.memory is not None:
             self.worker.memory(session)
         for vring in session.vrings:
             if vring.started:
@@ -149,7 +153,12 @@ class Caretaker:
             return self._nursery
         if self._keeper is None or not self._keeper.hear():
             self._keeper = Keeper(
-                self._zygote, self.spec, self._counters, on_failure=self._hear, on_gone=self._lost_keeper
+                self._zygote,
+                self.spec,
+                self._counters,
+                after=self._keeper,
+                on_failure=self._hear,
+                on_gone=self._lost_keeper,
             )
         return self._keeper
 
@@ -239,7 +248,6 @@ class Caretaker:
         delay = self._restarts.died(self._loop.time(), self._requests, owing=self._rings.is_owing)
         if self._keeper is not None and self._restarts.poisoned:
             self._keeper.close()  # what it keeps may be what they die of
-            self._keeper = None
         if not self._restarts.quiet:
             log.warning("%s: its worker died; the next one starts %s", self.spec.name, _when(delay))
         elif not was_quiet:

@@ -19,12 +19,13 @@ from ..vhost_user.worker import MAX_PACKET, QUESTIONS
 from .keeper_process import BIRTH, KILL, PATIENCE, REBIRTH
 from .link import PACKETS_AT_ONCE
 from .process_models import Model
-from .zygote import OnEnd, Wanted, Zygote
+from .zygote import OnEnd, OnPid, Wanted, Zygote
 
 
 class Keeper:
-    """Asks `zygote` for one. `on_failure` gets what a keeper says that cannot make a worker; `on_gone` is called once,
-    when it has ended by itself."""
+    """Asks `zygote` for one, once the one before (`after`) has ended: a worker that has made away with its keeper's
+    descriptors lives until then, and no two may touch a ring. `on_failure` gets what a keeper says that cannot make a
+    worker; `on_gone` is called once, when it has ended by itself."""
 
     def __init__(
         self,
@@ -32,6 +33,7 @@ class Keeper:
         spec: DeviceSpec,
         counters: int,
         *,
+        after: Keeper | None = None,
         on_failure: Callable[[dict[str, Any]], None],
         on_gone: Callable[[], None],
     ) -> None:
@@ -42,17 +44,41 @@ class Keeper:
         self._on_failure = on_failure
         self._on_gone = on_gone
         self._on_end: OnEnd = lambda _status: None
+        self._unborn: list[OnPid] = []
+        self._is_over = False
+        self._next: Callable[[], None] = lambda: None
         self._loop = asyncio.get_running_loop()
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._channel.setblocking(False)
         self._loop.add_reader(self._channel, self.hear)
-        with theirs, contextlib.suppress(OSError):  # a zygote that has died: the channel closes
-            zygote.spawn([Wanted(spec, theirs, counters, on_pid=self._born)], Model(), keeper=True)
+        self._wanted = Wanted(spec, theirs, counters, on_pid=self._born, on_end=lambda _status: self._over())
+        if after is None or after._is_over:
+            self._ask()
+        else:
+            after._next = self._ask
+
+    def _ask(self) -> None:
+        with self._wanted.control:
+            if self.alive:
+                with contextlib.suppress(OSError):  # a zygote that has died: the channel closes
+                    self._zygote.spawn([self._wanted], Model(), keeper=True)
+                    return
+        self._over()
 
     def _born(self, pid: int) -> None:
         self.pid = pid
-        if self._doomed:
+        for on_pid in self._unborn:
+            on_pid(0)
+        self._unborn.clear()
+        if not pid:
+            self._over()
+        elif self._doomed:
             self.kill_all()
+
+    def _over(self) -> None:
+        """There is no process, nor will there be one."""
+        self._is_over = True
+        self._next()
 
     def spawn(self, wanted: Wanted) -> None:
         """Asks for a worker. It has the keeper's counters, and of the spec's descriptors only that for its questions is
@@ -62,7 +88,10 @@ class Keeper:
         questions = [wanted.spec.fds[QUESTIONS]] if QUESTIONS in wanted.spec.fds else []
         command = REBIRTH if wanted.respawned else BIRTH
         socket.send_fds(self._channel, [command], [wanted.control.fileno(), *questions])
-        wanted.on_pid(0)
+        if self.pid:
+            wanted.on_pid(0)
+        else:
+            self._unborn.append(wanted.on_pid)
 
     def kill(self, pid: int) -> None:
         """Kills its worker, whatever the pid."""
@@ -72,7 +101,7 @@ class Keeper:
     def kill_all(self) -> None:
         """Ends the keeper and its worker. What it keeps is lost."""
         self._doomed = True
-        if self.pid:
+        if self.pid and not self._is_over:
             self._zygote.kill(self.pid)
 
     def close(self) -> None:
@@ -81,6 +110,7 @@ class Keeper:
             self.alive = False
             self._loop.remove_reader(self._channel)
             self._channel.close()
+            self._wanted.control.close()  # if nobody was asked yet
             self._loop.call_later(2 * PATIENCE, self.kill_all)
 
     def hear(self) -> bool:

@@ -79,6 +79,7 @@ class Keeper:
         self._own = {control.fileno(), counters, self._wake, wake_write, *spec.fds.values()}
         self._pid = os.getpid()
         self._worker, self._workers_control = 0, -1
+        self._held: object = None
         gc.freeze()  # what all workers have in common
 
     def live(self) -> None:
@@ -150,5 +151,6 @@ class Keeper:
         def build() -> tuple[Device, Mapping[str, object]]:
             return registry.build(spec), self._sandbox.describe()
 
-        control, counters = socket.socket(fileno=fds[0]), Counters(self._counters)
+        # Held until the process has ended: freed before, they would close what the keeper still has.
+        self._held = control, counters = socket.socket(fileno=fds[0]), Counters(self._counters)
         worker.main(build, control, counters, respawned, self._kept)

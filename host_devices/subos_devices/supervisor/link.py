@@ -39,6 +39,9 @@ class WorkerLink:
     """One worker process of `parent`'s. `on_message` gets what it says; `on_end` its exit status, if that is known, and
     `on_death` is called once, when its socket closes; what it asks is answered at `desk`.
 
+    It is told nothing until `on_birth` says that there is a process: a ring that is taken back from one that is still
+    to be made must not be found in its socket by it later. So `on_birth` is where it is told of all that there is.
+
     Sending never waits: a worker whose socket is full has not listened for thousands of messages, and is killed.
     """
 
@@ -49,6 +52,7 @@ class WorkerLink:
         counters: int,
         *,
         respawned: bool,
+        on_birth: Callable[[], None],
         on_message: Callable[[dict[str, Any]], None],
         on_death: Callable[[], None],
         on_end: OnEnd = lambda _status: None,
@@ -58,9 +62,10 @@ class WorkerLink:
         """As this process sees it, told by the zygote or the first packet. A worker that root has started, in no pid
         namespace, could lie about it: nobody is killed by it but by the parent, who knows better."""
         self.alive = True
-        self._made = False
+        self._made = self._told = False
         self._doomed: asyncio.TimerHandle | None = None
         self._parent = parent
+        self._on_birth = on_birth
         self._on_message = on_message
         self._on_death = on_death
         self._stops: dict[int, asyncio.Future[None]] = {}
@@ -83,6 +88,13 @@ class WorkerLink:
         self._made = True
         if self._doomed is not None:
             self._parent.kill(pid)
+        else:
+            self._loop.call_soon(self._begin)
+
+    def _begin(self) -> None:
+        if self.alive:
+            self._told = True
+            self._on_birth()
 
     # --- commands
 
@@ -105,9 +117,10 @@ class WorkerLink:
         self._send({"op": "call", "index": vring.index}, [] if vring.call < 0 else [vring.call])
 
     async def stop(self, index: int, timeout: float) -> bool:
-        """True once nothing of the worker's touches the ring: it said so, or `timeout` seconds passed and
-        it was killed (QEMU is waiting, with its big lock held). False for a worker that does not even die."""
-        if not self.alive:
+        """True once nothing of the worker's touches the ring: it has never heard of it, or it said so, or `timeout`
+        seconds passed and it was killed (QEMU is waiting, with its big lock held). False for a worker that does not
+        even die."""
+        if not self.alive or not self._told:
             return True
         self._next_stop += 1
         done = self._stops[self._next_stop] = self._loop.create_future()
@@ -149,7 +162,7 @@ class WorkerLink:
     # --- what comes back
 
     def _send(self, message: dict[str, Any], fds: Sequence[int] = ()) -> None:
-        if not self.alive:
+        if not self.alive or not self._told:
             return
         try:
             socket.send_fds(self._socket, [json.dumps(message).encode()], list(fds))

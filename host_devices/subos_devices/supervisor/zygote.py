@@ -149,9 +149,14 @@ class Zygote:
         return found
 
     def restart(self) -> None:
-        """Another zygote in the place of one that has died."""
+        """Another zygote in the place of one that has died, and all that it had made with it."""
+        unborn, children = self._unborn[:], list(self._children.values())
         self.close()
         self.pid, self.channel = _start(self.kinds)
+        for each in (each for together in unborn for each in together):
+            each.on_pid(0)
+        for each in (each for together in children for each in together):
+            each.on_end(-signal.SIGKILL)
 
     def close(self) -> None:
         """Ends the zygote, and with it every worker. One that does not end by itself within PATIENCE is killed."""

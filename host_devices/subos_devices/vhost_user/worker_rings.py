@@ -95,6 +95,7 @@ class Rings:
                 self.drop(index)
         finally:
             self._memory = None
+            self._tell = _to_nobody  # it leads to the worker, which leads to us: nothing waits for a collector
 
     # --- what the supervisor orders
 
@@ -186,3 +187,7 @@ class Rings:
         queue, ring.queue, ring.resumed = ring.queue, None, True
         self._device.queue_stopped(queue)
         ring.description["base"] = queue.base
+
+
+def _to_nobody(**_message: object) -> None:
+    """The supervisor has gone."""

@@ -150,6 +150,17 @@ def test_one_that_ends_in_good_order_takes_its_keeper_along(keeper: Keeper) -> N
     assert keeper.has_ended() == 0
 
 
+def test_one_that_cannot_be_built_has_ended_when_its_socket_says_so(zygote: Zygote) -> None:
+    """Nothing of a worker's is closed before, by whatever frees objects: the table is its keeper's, too."""
+    keeper = Keeper(zygote, unbuildable="yes")
+    with keeper.channel, keeper.bear() as control:
+        assert json.loads(control.recv(1000))["op"] == "failed"
+        assert control.recv(1000) == b""
+        keeper.channel.setblocking(False)
+        assert keeper.says() == {"op": "exited", "status": 0}
+        assert keeper.has_ended() == 0
+
+
 def test_one_worker_at_a_time(keeper: Keeper) -> None:
     with ready(keeper.bear()), keeper.bear() as second:
         assert second.recv(10) == b""

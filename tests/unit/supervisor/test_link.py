@@ -30,11 +30,11 @@ class FakeNursery:
         self.workers: list[socket.socket] = []
         self.killed: list[int] = []
         self.all_killed = 0
-        self.pid = 4242
+        self.wanted: list[Wanted] = []
 
     def spawn(self, wanted: Wanted) -> None:
         self.workers.append(wanted.control.dup())
-        wanted.on_pid(self.pid)
+        self.wanted.append(wanted)
 
     def kill(self, pid: int) -> None:
         self.killed.append(pid)
@@ -44,26 +44,32 @@ class FakeNursery:
 
 
 class Scene:
-    def __init__(self, pid: int) -> None:
+    def __init__(self) -> None:
         self.nursery = FakeNursery()
-        self.nursery.pid = pid
         self.heard: list[dict[str, Any]] = []
-        self.died = asyncio.Event()
+        self.born, self.died = asyncio.Event(), asyncio.Event()
         self.link = WorkerLink(
             self.nursery,
             SPEC,
             0,
             respawned=False,
+            on_birth=self.born.set,
             on_message=self.heard.append,
             on_death=self.died.set,
         )
         [self.worker] = self.nursery.workers
 
+    async def bear(self, pid: int) -> None:
+        self.nursery.wanted[0].on_pid(pid)
+        await self.born.wait()
+
 
 @asynccontextmanager
-async def scene(pid: int) -> AsyncIterator[Scene]:
-    made = Scene(pid)
+async def scene(pid: int | None) -> AsyncIterator[Scene]:
+    made = Scene()
     try:
+        if pid is not None:
+            await made.bear(pid)
         yield made
     finally:
         if made.link.alive:
@@ -71,7 +77,7 @@ async def scene(pid: int) -> AsyncIterator[Scene]:
         made.worker.close()
 
 
-def run(test: Callable[[Scene], Awaitable[None]], pid: int = 4242) -> None:
+def run(test: Callable[[Scene], Awaitable[None]], pid: int | None = 4242) -> None:
     async def whole() -> None:
         async with asyncio.timeout(10), scene(pid) as made:
             await test(made)
@@ -117,6 +123,38 @@ def test_a_ring_that_is_not_let_go_of_costs_the_workers_life() -> None:
         assert scene.nursery.killed == [4242]
 
     run(test)
+
+
+def test_one_that_is_still_to_be_made_is_told_nothing_and_has_no_ring_to_let_go_of() -> None:
+    """What lies in its socket it would find later, when the driver has its ring back."""
+
+    async def test(scene: Scene) -> None:
+        call = os.eventfd(0)
+        scene.link.memory(Session(RngDevice(SPEC)))
+        scene.link.enable(Vring(0))
+        scene.link.call(Vring(0, call=call))
+        scene.link.ping()
+        os.close(call)
+        assert await scene.link.stop(0, timeout=10)
+        with pytest.raises(BlockingIOError):
+            scene.worker.recv(1000, socket.MSG_DONTWAIT)
+        await scene.bear(4242)
+        scene.link.ping()
+        assert json.loads(scene.worker.recv(1000)) == {"op": "ping"}
+        assert scene.nursery.killed == []
+
+    run(test, pid=None)
+
+
+def test_one_that_is_not_wanted_any_more_when_it_is_made_is_killed() -> None:
+    async def test(scene: Scene) -> None:
+        scene.link.kill()
+        scene.nursery.wanted[0].on_pid(4242)
+        await asyncio.sleep(0)
+        assert scene.nursery.killed == [4242]
+        assert not scene.born.is_set()
+
+    run(test, pid=None)
 
 
 def test_a_stop_ends_with_the_worker() -> None:
