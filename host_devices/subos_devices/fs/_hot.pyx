@@ -7,6 +7,8 @@ nodes.py and handles.py, without a Python object. Whatever is out of the ordinar
 handler (`PLAIN`), which then does the whole request; so every rule has one place, and here are only checks.
 
 Guest memory is read once: what decides is copied first. Buffers come from `Virtqueue.gather`, which checks them.
+The columns may have been written by another worker, which the guest had taken over: no number in them is an index
+before it was compared with the column's length.
 """
 
 from subos_devices.fs import handles, hot, journal, names, nodes, share, statistics
@@ -94,7 +96,7 @@ cdef class FsHandler(Handler):
     # journal.py
     cdef uint64_t* noted
     cdef uint64_t* given
-    cdef uint64_t capacity, valid, first_token
+    cdef uint64_t capacity, names_end, valid, first_token
     cdef int64_t settles
     cdef int proc, limit, open_flags, again_flags
     cdef bint negative, readonly, writeback, shares, met
@@ -130,6 +132,7 @@ cdef class FsHandler(Handler):
         self.counted = <uint64_t*>memory_of(self.share.statistics.words)
         self.noted, self.given = <uint64_t*>memory_of(slot.words), <uint64_t*>memory_of(self.share.journal.given)
         self.capacity, self.valid, self.first_token = nodes.capacity, self.share.valid, server.first_token
+        self.names_end = WORD * nodes.names.most
         self.settles = <int64_t>server.cache.settles * 1000000000
         self.proc, self.limit = self.share.proc, self.share.descriptors.limit
         self.negative, self.shares = server.cache.negative, server.shares
@@ -251,7 +254,8 @@ cdef class FsHandler(Handler):
 
     cdef inline const uint8_t* _name(self, uint64_t nodeid) noexcept:
         """Its length, and then its bytes with a NUL: see names.py."""
-        return self.names + <uint64_t>WORD * self.places[nodeid]
+        cdef uint64_t at = <uint64_t>WORD * self.places[nodeid]
+        return self.names + (at if at < self.names_end else 0)
 
     cdef inline uint64_t _find(self, uint64_t ino) noexcept:
         """The node of an inode on the share's own file system, or 0."""
@@ -259,10 +263,12 @@ cdef class FsHandler(Handler):
         cdef uint32_t nodeid
         if bucket >= self.table[HASH_BUCKETS]:
             bucket &= self.table[HASH_MASK] >> 1
+        if bucket >= self.capacity:
+            return 0
         nodeid = self.heads[bucket]
-        while nodeid and (self.inos[nodeid] != ino or self.devices[nodeid]):
+        while nodeid and nodeid < self.capacity and (self.inos[nodeid] != ino or self.devices[nodeid]):
             nodeid = self.links[nodeid]
-        return nodeid
+        return nodeid if nodeid < self.capacity else 0
 
     cdef int64_t _learn(self, uint64_t parent, const char* name, size_t length, const stat_t* status) except? -9:
         """NodeTable.learn of what is on the share's own file system: the node, counted as looked up."""
@@ -326,7 +332,7 @@ cdef class FsHandler(Handler):
                 return -c_errno
         else:
             parent = self.parents[nodeid]
-            if not parent or not self.fds[parent]:
+            if not parent or parent >= self.capacity or not self.fds[parent]:
                 return PLAIN
             self.used[parent] = 1
             if (
@@ -512,7 +518,7 @@ cdef class FsHandler(Handler):
         directory = self.files.directories.get(asked.fh)
         if directory is None:
             return -EBADF
-        if directory.nodeid != parent or self.devices[parent]:
+        if directory.nodeid != parent or parent >= self.capacity or self.devices[parent]:
             return PLAIN
         fd, at, end, cookie, buffer = directory.fd, directory.at, directory.end, directory.cookie, directory.buffer
         directory.cookie = -1  # whoever comes next seeks, should this not get to its end
@@ -593,8 +599,8 @@ cdef inline uint64_t mixed(uint64_t value) noexcept nogil:
     return value ^ value >> 31
 
 
-cdef inline void decimal(int number, char* text) noexcept nogil:
-    """The digits of a number that is not negative, and a NUL, into `text` of 12 bytes."""
+cdef inline void decimal(uint32_t number, char* text) noexcept nogil:
+    """The digits of a number, and a NUL, into `text` of 12 bytes."""
     cdef char digits[12]
     cdef int count = 0, place
     while True:

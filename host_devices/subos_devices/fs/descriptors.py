@@ -243,7 +243,8 @@ class Descriptors:
 
     def _release_all(self) -> None:
         for nodeid in [*self._held, *self._orphaned]:
-            self.release(nodeid)
+            with suppress(OSError):  # as in FileTable.close
+                self.release(nodeid)
         self._handles.clear()
 
     def forget_all(self) -> None:

@@ -209,12 +209,15 @@ class HotOperations:
         return access
 
     def put_open(self, mem: memoryview, o: int, fd: int, nodeid: int, *, made: bool = False) -> int:
-        """A handle for the descriptor `fd`, and its fuse_open_out at `o`. Returns the size of that.
+        """A handle for the descriptor `fd`, which is closed where this raises, and its fuse_open_out at `o`. Returns
+        the size of that.
 
         Raises ESTALE where the file has lost its last name and the guest has it not open: the host has
         replaced it since the guest looked its name up, which it does again then."""
         if _fstat(fd, _pointer):
-            raise error(get_errno())
+            number = get_errno()
+            os.close(fd)
+            raise error(number)
         _, _, links, _, _, _, _, size, _, _, _, _, *times = _unpack(_status)
         if not links and not made and next(self.files.of(nodeid), None) is None:
             os.close(fd)

@@ -27,7 +27,8 @@ class Names:
         self.bytes = lasting.column("names")
         self._words = lasting.column("names").cast("I")
         self._rooms = lasting.column("rooms")
-        self._most = len(self.bytes) // WORD
+        self.most = len(self.bytes) // WORD - _LARGEST
+        """Slots begin before this word. From there on is room for a name, so that none can be read beyond the end."""
 
     def __getitem__(self, nodeid: int) -> bytes:
         at = self.places[nodeid] * WORD
@@ -50,7 +51,7 @@ class Names:
             rooms[words] = self._words[2 * place]
         else:
             place = rooms[_END] or 1
-            if place + words > self._most:
+            if place + words > self.most:
                 return self._take_larger(words, name)
             rooms[_END] = place + words
         self._fill(place, name)

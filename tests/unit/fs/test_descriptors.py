@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import shutil
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from subos_devices.fs import descriptors, device, handles, nodes
+from subos_devices.fs import descriptors, device, handles, hot, nodes
 from subos_devices.fs.nodes import NodeTable
 from subos_devices.fs.share import Share
 from subos_devices.fs.statistics import Statistics
@@ -291,7 +292,7 @@ def test_an_error_at_close_leaves_nothing_open(guest: Guest, root: Path, monkeyp
     """A file system that writes over a network tells of it then; a guest that reboots has nobody to hear that."""
     before = fds()
     for name in (b"one", b"two", b"three"):
-        guest.create(name)
+        guest.create(b"file", mkdir(guest, name))
     close = os.close
 
     def closed_with_errors(fd: int) -> None:
@@ -301,8 +302,31 @@ def test_an_error_at_close_leaves_nothing_open(guest: Guest, root: Path, monkeyp
     with monkeypatch.context() as patch:
         patch.setattr(handles.os, "close", closed_with_errors)
         share = guest.worker.device.server.share
-        share.files.close()
+        share.reset()
     assert fds() == before
     assert share.files.handles.open == 0
     guest.init()
     assert guest.lookup(b"two").nodeid
+
+
+@pytest.mark.parametrize("twin", ["plain"], indirect=True)
+def test_what_cannot_be_looked_at_once_it_is_open_is_closed(
+    guest: Guest, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file system of a network may say so at any time."""
+    (root / "file").touch()
+    file = guest.lookup(b"file").nodeid
+    guest.release(file, guest.open(file, os.O_RDWR))
+    before = fds()
+
+    def refuse(_fd: int, _pointer: object) -> int:
+        ctypes.set_errno(errno.EIO)
+        return -1
+
+    with monkeypatch.context() as patch:
+        patch.setattr(hot, "_fstat", refuse)
+        for _ in range(3):
+            with pytest.raises(OSError, match="Input/output"):
+                guest.open(file, os.O_RDWR)
+    assert fds() == before
+    guest.open(file, os.O_RDWR)

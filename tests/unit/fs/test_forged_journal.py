@@ -1,9 +1,11 @@
-"""A guest that means harm, and a worker in its hands: requests that are made up as replays, slots that are forged."""
+"""A guest that means harm, and a worker in its hands: requests that are made up as replays; slots and columns that are
+forged."""
 
 from __future__ import annotations
 
 import errno
 import os
+import stat
 import struct
 from pathlib import Path
 
@@ -13,6 +15,8 @@ from hypothesis import strategies as st
 
 from subos_devices.fs.journal import BEGUN, DONE, FACTS, MOST_FACTS, NOTED, SIZE, SLOTS, STAGE, UNIQUE, Journal
 from subos_devices.fs.lasting import Lasting
+from subos_devices.fs.nodes import BUCKETS, MASK
+from subos_protocol.fuse import FUSE_READ_IN
 from subos_protocol.fuse_opcodes import FuseOpcode
 from support.contained import contained
 
@@ -67,6 +71,47 @@ def test_no_request_and_no_slot_does_harm(tmp_path: Path) -> None:
 
         attack()
         assert guest.getattr(1).nlink >= 1
+
+
+FORGED: dict[str, dict[str, dict[int, int]]] = {
+    "hash": {name: dict.fromkeys(range(64), 0xFFFF_FFFF) for name in ("heads", "links")},
+    "size of the hash": {"table": {MASK: ALL, BUCKETS: ALL}},
+    "names": {name: dict.fromkeys(range(2, 64), 0xFFFF_FFFF) for name in ("parents", "places")},
+    "a node that never was": {"lookups": {99: 1}, "kinds": {99: stat.S_IFREG >> 12}, "fds": {99: -1}},
+    "a directory": {"directory_nodes": {1: 0xFFFF_FFFF}},
+}
+
+
+@pytest.mark.parametrize("forgery", FORGED)
+@contained
+def test_columns_lead_nowhere(tmp_path: Path, forgery: str) -> None:
+    """The next worker reads what the one before has written as an index. Whatever it finds, it lives; and a guest that
+    begins anew has a share that is whole."""
+    root = tmp_path / "share"
+    root.mkdir()
+    for name in ("file", "other"):
+        (root / name).touch()
+    with mortal(root, Lasting(FEW)) as it:
+        guest = it.guest
+        known = [guest.lookup(name).nodeid for name in (b"file", b"other")]
+        handle = guest.opendir()
+        for column, values in FORGED[forgery].items():
+            for index, value in values.items():
+                it.kept.column(column)[index] = value
+        it.die()
+        listing = FUSE_READ_IN.struct.pack(handle, 0, 4096, 0, 0, 0, 0)
+        for node in (1, *known, 99, 0xFFFF_FFFF):
+            replies = [
+                guest.ask(FuseOpcode.FUSE_GETATTR, node, bytes(16), room=104),
+                guest.ask(FuseOpcode.FUSE_OPEN, node, bytes(8), room=16),
+                guest.ask(FuseOpcode.FUSE_READDIRPLUS, node, listing, data_room=4096),
+                *(guest.ask(FuseOpcode.FUSE_LOOKUP, node, name, room=128) for name in (b"file\0", b"nothing\0")),
+            ]
+            assert all(0 <= reply.error < 4096 for reply in replies)
+        guest.init()
+        assert {entry for entry in os.listdir(root) if guest.lookup(entry.encode()).nodeid} == {"file", "other"}
+        it.die()
+        assert guest.lookup(b"file").nodeid
 
 
 @contained

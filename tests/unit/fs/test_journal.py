@@ -1,4 +1,4 @@
-"""Workers that die over a request, before and after each system call, and others that complete it.
+"""Workers that die over a request, before and after each system call and each store, and others that complete it.
 
 Contained: see support/contained.py.
 """
@@ -20,6 +20,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from subos_devices.fs import device as device_module
+from subos_devices.fs import handler
 from subos_devices.fs import server as server_module
 from subos_protocol.fuse import FUSE_ENTRY_OUT, FUSE_OPEN_IN, FUSE_OPEN_OUT, FUSE_RELEASE_IN
 from subos_protocol.fuse_opcodes import FuseOpcode as Op
@@ -54,7 +55,8 @@ from .journal_cases import (
     setxattr,
     write,
 )
-from .lives import Lives, Request, ask, inodes, tree
+from .lives import Lives, Request, ask, inodes, known, tree
+from .mortal import FEW, Killed, Trapped, mortal
 
 NOBODY = 65534
 
@@ -151,6 +153,53 @@ def test_what_a_replay_opens_keeps_no_pages(tmp_path: Path, monkeypatch: pytest.
         request = case(lives.within(aged))
         kept = [FUSE_OPEN_OUT.unpack(lives.ask(request).body).open_flags & FuseOpened.FOPEN_KEEP_CACHE for _ in "ab"]
         assert kept == [0, FuseOpened.FOPEN_KEEP_CACHE]
+
+
+# --- killed by any store
+
+
+STORES = ["create", "create anew", "tmpfile", "mkdir", "link", "rename over a file", "exchange", "unlink", "append"]
+STORES += ["open to read", "opendir", "release"]
+
+
+def outcome(root: Path, case: Case, left: int | None) -> tuple[bool, Outcome]:
+    """Whether a worker was killed by the store after the next `left` of a request, and what came of that request."""
+    os.umask(0o22)
+    build(root)
+    kept, killed = Trapped(FEW), False
+    with mortal(root, kept) as it:
+        request = case(begin(it.guest))
+
+        def serve(queue: Any) -> None:
+            nonlocal killed
+            kept.left = left
+            try:
+                it.device.process(queue)
+            except Killed:
+                kept.left, killed = None, True
+                it.die()
+            kept.left = None
+
+        it.guest.drain = serve
+        reply = ask(it.guest, request)
+        return killed, Outcome(seen(request, reply, inodes(root)), tree(root), **known(it.device))
+
+
+@PLAIN
+@pytest.mark.parametrize("name", STORES)
+def test_a_worker_that_any_store_kills(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next one completes the request as if the first had lived on. A lookup may be counted twice."""
+    monkeypatch.setattr(handler, "_hot", None)
+    _, expected = outcome(tmp_path / "whole", CASES[name], None)
+    for left in count():
+        killed, found = outcome(tmp_path / f"{left}", CASES[name], left)
+        assert found._replace(lookups={}) == expected._replace(lookups={}), f"store {left}"
+        more = {found.lookups[node] - times for node, times in expected.lookups.items()}
+        assert more <= {0, 1}, f"store {left}"
+        if not killed:
+            break
+        shutil.rmtree(tmp_path / f"{left}")
+    assert left > 1, "nothing was ever killed"
 
 
 # --- more than one death, more than one request

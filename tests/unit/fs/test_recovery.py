@@ -394,6 +394,36 @@ def check(table: NodeTable) -> None:
 
 
 @pytest.mark.parametrize("twin", ["plain"], indirect=True)
+def test_a_worker_that_any_store_kills_while_the_root_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handler, "_hot", None)
+    for left in range(200):
+        root, elsewhere = tmp_path / f"share{left}", tmp_path / f"elsewhere{left}"
+        (root / "folder").mkdir(parents=True)
+        (root / "file").write_bytes(b"old")
+        with mortal(root, Trapped(FEW)) as it:
+            guest = it.guest
+            folder, node = guest.lookup(b"folder").nodeid, guest.lookup(b"file").nodeid
+            handle = guest.open(node)
+            root.rename(elsewhere)
+            root.mkdir()
+            (root / "file").write_bytes(b"new file")
+            it.device.presence.next = 0
+            killed = reply_of(it, lambda guest: guest.getattr(1), left)
+            it.die()
+            assert guest.read(node, handle, 10) == b"old"
+            fresh = guest.lookup(b"file").nodeid
+            assert guest.read(fresh, guest.open(fresh), 10) == b"new file"
+            assert guest.ask(FuseOpcode.FUSE_LOOKUP, folder, b"name\0", room=128).error == errno.ESTALE
+            check(it.share.nodes)
+        if not killed:
+            break
+    assert not killed
+    assert left > 10, "hardly anything was killed"
+
+
+@pytest.mark.parametrize("twin", ["plain"], indirect=True)
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.tuples(st.integers(1, 30), st.integers(0, 3), st.integers(0, 40)), max_size=60),
@@ -437,7 +467,7 @@ def test_names_are_what_a_dict_would_have(steps: list[tuple[int, int]]) -> None:
     """In memory that is used up soon, and then only in what was given back."""
     table = NodeTable(ROOT, Statistics(), Lasting(FEW))
     names = table.names
-    names._most = 150
+    names.most = 150
     expected: dict[int, bytes] = {}
     for node, length in steps:
         name = bytes([1 + node]) * length
@@ -454,7 +484,7 @@ def test_names_are_what_a_dict_would_have(steps: list[tuple[int, int]]) -> None:
 def test_there_is_room_for_names_until_all_of_it_is_in_use() -> None:
     """Of any size, whatever size the slots were that were given back."""
     names = NodeTable(ROOT, Statistics(), Lasting(FEW)).names
-    names._most = 1 + 33 * 4
+    names.most = 1 + 33 * 4
     for node in range(4):
         names[node] = bytes(255)
     with pytest.raises(OSError, match="Too many open files"):
