@@ -48,10 +48,10 @@ class Hosted:
         self._good = FrontEnd.connect(supervised.add("rng", "good"))
         self._queue = self._good.queue(0)
         self._serves_again()
-        gc.collect()
-        self._ours = descriptors()
         pid = self.supervised.status("hostile")["pid"]
         self._worker = eventually(lambda: not maps(pid, "guest-ram") and descriptors(pid))
+        gc.collect()
+        self._ours = descriptors()  # when the worker has been told to let go, the supervisor has
         self._count = len(self._processes())
 
     def check_others(self) -> None:
