@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ..errors import UserError
-from .qemu import VhostUserDevice
+from .qemu import INPUT_PORT, VhostUserDevice
 from .qmp import Qmp, QmpError
 
 UNPLUG_TIMEOUT = 20.0  # seconds; a guest under TCG acknowledges in less than one
@@ -119,13 +119,21 @@ async def add_device(monitor: Qmp, options: Mapping[str, object], wanted: int = 
     except UserError as error:
         if "hotplug" not in error.message:  # "Bus 'pcie.0' does not support hotplugging"
             raise
-    ports = list(_free_ports(await monitor.execute("query-pci")))
+    ports = _places(_free_ports(await monitor.execute("query-pci")), str(options["driver"]))
     if len(ports) < wanted:
         raise UserError(
             f"the VM has {len(ports)} free slots, and {wanted} devices are to be plugged",
             "start it with one for each device: -device pcie-root-port,id=subos0,chassis=100 (then 1 and 101, …)",
         )
     await monitor.execute("device_add", **options, bus=ports[0])
+
+
+def _places(ports: Iterable[str], driver: str) -> list[str]:
+    """Those that a device of this driver may take, the best first: what is kept for input devices is theirs alone."""
+    kept = {port: port.startswith(INPUT_PORT) for port in ports}
+    if driver.startswith("vhost-user-input"):
+        return sorted(kept, key=lambda port: not kept[port])
+    return [port for port in kept if not kept[port]]
 
 
 def _free_ports(buses: list[dict[str, Any]]) -> Iterator[str]:

@@ -19,6 +19,7 @@ MINIMUM_VERSION = (8, 2)
 
 ACCELERATORS = ("auto", "kvm", "tcg")
 
+INPUT_PORT = "subos-input"  # root ports whose ids begin so are for input devices
 FUNCTIONS = 8  # of a slot
 LAST_SLOT = 0x1E
 """Of a root bus: slot 0 is the bridge to it, and what is behind this one, 0x1f, is q35's own."""
@@ -184,7 +185,7 @@ class MachineConfig:
     qmp_fd: int | None = None
     hotplug_slots: int = 8
     spare_ports: int = 0
-    """Further places for devices that are plugged later."""
+    """Further places, for input devices that are plugged later."""
 
 
 def kernel_arguments(architecture: Architecture) -> str:
@@ -225,7 +226,7 @@ def qemu_arguments(config: MachineConfig) -> list[str]:
     for slot in range(config.hotplug_slots):
         arguments += _root_port(f"slot{slot}", next(numbers), last)
     for spare in range(config.spare_ports):
-        arguments += _root_port(f"spare{spare}", next(numbers), last)
+        arguments += _root_port(f"{INPUT_PORT}{spare}", next(numbers), last)
     return arguments
 
 

@@ -142,7 +142,7 @@ def test_places_for_what_is_plugged_later_share_slots_too() -> None:
     ports = [(0x1D, function) for function in range(2, 8)] + [(0x1C, function) for function in range(3)]
     for number, (slot, function) in enumerate(ports):
         place = f"addr={slot:#x}.{function}" + ",multifunction=on" * (not function)
-        assert ("-device", f"pcie-root-port,id=spare{number},chassis={3 + number},bus=pcie.0,{place}") in found
+        assert ("-device", f"pcie-root-port,id=subos-input{number},chassis={3 + number},bus=pcie.0,{place}") in found
 
 
 def test_the_order_of_devices_is_kept() -> None:
