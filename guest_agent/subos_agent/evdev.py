@@ -280,7 +280,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     args = parser.parse_args(argv)
     if args.command == "list":
         for device in devices():
-            with device:
+            with device, contextlib.suppress(OSError):  # it is gone already
                 print(json.dumps(_describe(device)))
         return 0
     chosen = find(args.name)
