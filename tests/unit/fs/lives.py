@@ -67,7 +67,7 @@ class Lives:
         return self
 
     def __exit__(self, *_exception: object) -> None:
-        for fd in open_fds() - self._own:
+        for fd, *_ in open_fds() - self._own:
             os.close(fd)
         os.close(self._root)
         self.guest.close()
@@ -137,8 +137,10 @@ class Lives:
         return result
 
     def _fork(self) -> int:
-        for fd in open_fds() - self._own - self.lasting.descriptors():
-            os.close(fd)
+        kept = self.lasting.descriptors()
+        for fd, *_ in open_fds() - self._own:
+            if fd not in kept:
+                os.close(fd)
         return dying.fork_with_descriptors()
 
     def _start(self) -> tuple[FsDevice, Virtqueue]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import gc
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,15 @@ from .conftest import NoWorker
 FEW = 1 << 16  # nodes
 
 
-def open_fds() -> set[int]:
-    """The descriptors that are open, but for the one that looks."""
-    return {int(fd) for fd in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{fd}")}
+def open_fds() -> set[tuple[int, int, int]]:
+    """The descriptors that are open, but for the one that looks, each with what it leads to (st_dev, st_ino): a number
+    that is free later may be another one's then."""
+    found = set()
+    for fd in map(int, os.listdir("/proc/self/fd")):
+        with suppress(OSError):
+            status = os.fstat(fd)
+            found.add((fd, status.st_dev, status.st_ino))
+    return found
 
 
 class Killed(BaseException):
@@ -36,7 +41,6 @@ class Mortal:
         self.spec = DeviceSpec("fs", "share", {"shared_dir": str(root), **options})
         self.kept = kept
         self.guest = Guest()
-        gc.collect()  # other tests' guests: a number that is free later would pass for one that was there before
         self.before = open_fds()
         self._start(respawned=False)
         self.guest.init()
@@ -54,8 +58,9 @@ class Mortal:
         What it had taken from the ring and not given back is served again."""
         meanwhile()
         kept = set(FsDevice.kept_descriptors(self.kept))
-        for fd in open_fds() - self.before - kept:
-            os.close(fd)
+        for fd, *_ in open_fds() - self.before:
+            if fd not in kept:
+                os.close(fd)
         guest = self.guest
         places = (BASE + place for place in (guest.desc, guest.avail, guest.used))
         used = int.from_bytes(guest.bytes[guest.used + 2 : guest.used + 4], "little")
@@ -81,7 +86,7 @@ def mortal(root: Path, kept: Lasting | None = None, **options: str | bool) -> It
     finally:
         running.close()
         left = open_fds() - running.before
-        assert not left, f"left open: {[os.readlink(f'/proc/self/fd/{fd}') for fd in left]}"
+        assert not left, f"left open: {[os.readlink(f'/proc/self/fd/{fd}') for fd, *_ in left]}"
 
 
 class Trapped(Lasting):
