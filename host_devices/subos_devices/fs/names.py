@@ -16,7 +16,14 @@ from .lasting import Lasting
 WORD = 8  # bytes; places count words, and 0 is no name
 _END = 0  # of "rooms": the first word that was never used; then the first free slot by its size in words
 _LONGEST = 255  # bytes of a name, NAME_MAX in linux/limits.h
-_LARGEST = (_LONGEST + 2 + WORD - 1) // WORD
+
+
+def _words_of(length: int) -> int:
+    """The size of the slot of a name of so many bytes."""
+    return (length + 2 + WORD - 1) // WORD
+
+
+_LARGEST = _words_of(_LONGEST)
 
 
 class Names:
@@ -45,7 +52,7 @@ class Names:
         """A slot with the name in it."""
         if len(name) > _LONGEST:
             raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
-        rooms, words = self._rooms, (len(name) + 2 + WORD - 1) // WORD
+        rooms, words = self._rooms, _words_of(len(name))
         place = rooms[words]
         if place:
             rooms[words] = self._words[2 * place]
@@ -75,7 +82,7 @@ class Names:
         self.bytes[at + 1 : at + 2 + len(name)] = name + b"\0"
 
     def _give_back(self, place: int) -> None:
-        self._free(place, (self.bytes[place * WORD] + 2 + WORD - 1) // WORD)
+        self._free(place, _words_of(self.bytes[place * WORD]))
 
     def _free(self, place: int, words: int) -> None:
         self._words[2 * place] = self._rooms[words]
