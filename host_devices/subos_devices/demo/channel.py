@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import secrets
-import sys
 
 from ..agent.caller import connected
 from ..launcher.devices import vsock_path
-from .scene import CheckFailed, Scene, in_guest, same
+from .scene import CheckFailed, Scene, begin, same
 
 MIB = 1 << 20
 PORT = 5000
@@ -28,8 +27,7 @@ client.close()
 
 async def echo(scene: Scene) -> str:
     """A program of the guest sends back what a program of the host sends."""
-    shell = '"$@" >/run/subos-demo-echo 2>&1 </dev/null & until [ -s /run/subos-demo-echo ]; do sleep 0.05; done'
-    await in_guest(scene, "sh", "-c", shell, "sh", sys.executable, "-S", "-c", ECHO)
+    await begin(scene, "/run/subos-demo-echo", ECHO)
     reader, writer = await asyncio.open_unix_connection(vsock_path(scene.vm.folder))
     try:
         writer.write(b"CONNECT %d\n" % PORT)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from .scene import Scene, eventually, in_guest, same
+from .scene import Scene, begin, eventually, in_guest, same
 
 MIB = 1 << 20
 
@@ -62,8 +61,7 @@ async def events(scene: Scene) -> str:
     """inotify in the guest reports what this host does in a share, as if it had happened there."""
     folder = scene.folder / "watched"
     folder.mkdir()
-    shell = f'"$@" >{SEEN} 2>&1 </dev/null & until [ -s {SEEN} ]; do sleep 0.05; done'
-    await in_guest(scene, "sh", "-c", shell, "sh", sys.executable, "-S", "-c", WATCHER, str(folder))
+    await begin(scene, SEEN, WATCHER, str(folder))
     steps: list[tuple[Callable[[], object], list[str]]] = [
         (lambda: (folder / "a").write_bytes(b"one"), ["CREATE a"]),
         (lambda: (folder / "a").write_bytes(b"another"), ["MODIFY a", "CLOSE_WRITE a"]),

@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import hashlib
 import secrets
-import sys
 import time
 from collections.abc import AsyncIterator
 
@@ -20,7 +19,7 @@ from ..input.client import DriverConnection
 from ..launcher.devices import driver_path, vsock_path
 from ..supervisor.device_server import DeviceServer
 from . import inputs
-from .scene import CheckFailed, Scene, in_guest, same
+from .scene import CheckFailed, Scene, begin, in_guest, same
 
 PORT = 5001
 ECHO = f"""
@@ -104,8 +103,7 @@ async def share(scene: Scene) -> str:
     name = next(
         device.name for device in scene.vm.plan.devices if device.options.get("shared_dir") == str(scene.folder)
     )
-    shell = f'"$@" >{seen} 2>&1 </dev/null & until [ -s {seen} ]; do sleep 0.05; done'
-    await in_guest(scene, "sh", "-c", shell, "sh", sys.executable, "-S", "-c", OPEN, str(path), enough)
+    await begin(scene, seen, OPEN, str(path), enough)
     killed = Killed(scene, name)
     back = killed.came_back(await killed.answered())
     until = f"touch {enough}; until [ $(wc -l <{seen}) -gt 1 ]; do sleep 0.05; done; tail -n 1 {seen}"
@@ -164,9 +162,7 @@ async def generator(scene: Scene) -> str:
 
 async def streams(scene: Scene) -> str:
     """A stream that was open ends at once, and the next one can be opened."""
-    seen = "/run/subos-demo-recovery-echo"
-    shell = f'"$@" >{seen} 2>&1 </dev/null & until [ -s {seen} ]; do sleep 0.05; done'
-    await in_guest(scene, "sh", "-c", shell, "sh", sys.executable, "-S", "-c", ECHO)
+    await begin(scene, "/run/subos-demo-recovery-echo", ECHO)
     async with _echoing(scene) as before:
         killed = Killed(scene, "vsock")
         with contextlib.suppress(ConnectionError):

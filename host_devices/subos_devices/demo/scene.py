@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -62,6 +63,12 @@ async def in_guest(scene: Scene, *argv: str, stdin: bytes = b"") -> str:
         said = done.stderr.decode(errors="replace").strip() or f"exit status {done.status}"
         raise CheckFailed(f"{argv[0]} in the guest: {said}")
     return done.stdout.decode()
+
+
+async def begin(scene: Scene, output: str, program: str, *arguments: str) -> None:
+    """Has a Python program run on in the guest, once it has printed something into the file `output` there."""
+    shell = f'"$@" >{output} 2>&1 </dev/null & until [ -s {output} ]; do sleep 0.05; done'
+    await in_guest(scene, "sh", "-c", shell, "sh", sys.executable, "-S", "-c", program, *arguments)
 
 
 def same(seen: object, wanted: object, what: str) -> None:
