@@ -6,9 +6,11 @@ import gc
 import os
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from subos_devices import runtime
 from subos_devices.testing.serving import children
 from support.processes import descriptors
 from support.waiting import eventually
@@ -25,3 +27,12 @@ def nothing_is_left(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytes
     eventually(lambda: children(os.getpid()) == before[0])
     assert eventually(lambda: descriptors() == before[1]), f"{descriptors()} are left, of {before[1]}"
     assert not list(folder.iterdir())
+
+
+@pytest.fixture
+def folder(nothing_is_left: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A short one, which is the runtime folder as well; no VM has a folder in it afterwards."""
+    with tempfile.TemporaryDirectory() as name:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", name)
+        yield Path(name)
+        assert not list(runtime.base_folder().glob("*"))

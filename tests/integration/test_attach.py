@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import tempfile
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +23,7 @@ from support.command import family, refused, running, status_of, subos, wait_end
 from support.fake_qemu import FakeQemu
 from support.waiting import eventually
 
-
-@pytest.fixture(autouse=True)
-def folder(nothing_is_left: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A short one, which is the runtime folder as well; no VM has a folder in it afterwards."""
-    with tempfile.TemporaryDirectory() as name:
-        monkeypatch.setenv("XDG_RUNTIME_DIR", name)
-        yield Path(name)
-        assert not list(runtime.base_folder().glob("*"))
+pytestmark = pytest.mark.usefixtures("folder")
 
 
 def attach(folder: Path, during: Callable[[FakeQemu], Awaitable[None]]) -> FakeQemu:

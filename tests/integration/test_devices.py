@@ -41,17 +41,22 @@ def features(indirect: bool, event_idx: bool) -> int:
     return mask
 
 
+def fills_buffers(vm: FrontEnd) -> None:
+    """A generator of random numbers fills them, however a request is framed."""
+    queue = vm.queue(0, size=16)
+    seen = set()
+    for sizes in ([64], [1, 63], [16] * 4, [4000, 5]):
+        buffers = queue.request(writable=sizes)
+        assert [len(buffer) for buffer in buffers] == sizes
+        assert len(set(b"".join(buffers))) > 8
+        seen.add(b"".join(buffers)[:16])
+    assert len(seen) == 4
+
+
 @pytest.mark.parametrize(("indirect", "event_idx"), EVERY_RING)
 def test_rng_fills_buffers_of_any_framing(indirect: bool, event_idx: bool) -> None:
     with serve("rng") as served, FrontEnd.connect(served.path, features=features(indirect, event_idx)) as vm:
-        queue = vm.queue(0, size=16)
-        seen = set()
-        for sizes in ([64], [1, 63], [16] * 4, [4000, 5]):
-            buffers = queue.request(writable=sizes)
-            assert [len(buffer) for buffer in buffers] == sizes
-            assert len(set(b"".join(buffers))) > 8
-            seen.add(b"".join(buffers)[:16])
-        assert len(seen) == 4
+        fills_buffers(vm)
 
 
 def test_rng_limits_one_request() -> None:

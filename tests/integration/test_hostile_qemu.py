@@ -337,7 +337,6 @@ def test_whatever_a_front_end_says(hosted: Hosted) -> None:
         settings=settings(
             max_examples=60,
             stateful_step_count=25,
-            deadline=None,
             suppress_health_check=list(HealthCheck),
             database=None,
         ),

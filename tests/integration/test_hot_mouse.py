@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import tempfile
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -20,14 +19,7 @@ from subos_devices.supervisor.zygote import Zygote
 from support.command import family, status_of, subos, wait_ended
 from support.fake_qemu import FakeQemu
 
-
-@pytest.fixture(autouse=True)
-def folder(nothing_is_left: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A short one, which is the runtime folder as well; no VM has a folder in it afterwards."""
-    with tempfile.TemporaryDirectory() as name:
-        monkeypatch.setenv("XDG_RUNTIME_DIR", name)
-        yield Path(name)
-        assert not list(runtime.base_folder().glob("*"))
+pytestmark = pytest.mark.usefixtures("folder")
 
 
 def run(folder: Path, during: Callable[[FakeQemu, Path], Awaitable[None]], *, mouse: bool = True) -> None:

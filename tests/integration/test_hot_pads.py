@@ -7,8 +7,7 @@ import contextlib
 import os
 import signal
 import socket
-import tempfile
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -25,13 +24,7 @@ from support.fake_qemu import FakeQemu
 MINE = ["subos-gamepad1", "subos-gamepad1-motion"]
 
 
-@pytest.fixture(autouse=True)
-def folder(nothing_is_left: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A short one, which is the runtime folder as well; no VM has a folder in it afterwards."""
-    with tempfile.TemporaryDirectory() as name:
-        monkeypatch.setenv("XDG_RUNTIME_DIR", name)
-        yield Path(name)
-        assert not list(runtime.base_folder().glob("*"))
+pytestmark = pytest.mark.usefixtures("folder")
 
 
 class Scene:

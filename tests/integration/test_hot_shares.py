@@ -6,8 +6,7 @@ import asyncio
 import json
 import os
 import signal
-import tempfile
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +31,11 @@ from support.waiting import eventually
 
 
 @pytest.fixture(autouse=True)
-def folder(nothing_is_left: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A short one, which is the runtime folder as well; no VM has a folder in it afterwards."""
-    with tempfile.TemporaryDirectory() as name:
-        monkeypatch.setenv("XDG_RUNTIME_DIR", name)
-        for each in ("src", "docs"):
-            Path(name, each).mkdir()
-        yield Path(name)
-        assert not list(runtime.base_folder().glob("*"))
+def folder(folder: Path) -> Path:
+    """With something to share."""
+    for each in ("src", "docs"):
+        (folder / each).mkdir()
+    return folder
 
 
 During = Callable[[FakeQemu, FakeAgent], Awaitable[None]]

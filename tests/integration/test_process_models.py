@@ -311,13 +311,6 @@ def test_one_that_cannot_be_inline_is_an_error_with_a_hint() -> None:
 # --- as a person asks for it
 
 
-@pytest.fixture
-def folder(nothing_is_left: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    with tempfile.TemporaryDirectory() as name:
-        monkeypatch.setenv("XDG_RUNTIME_DIR", name)
-        yield Path(name)
-
-
 def test_an_attached_vm_has_its_devices_as_its_rules_say(folder: Path) -> None:
     with FakeQemu(folder / "qmp") as qemu:
         rules = ["--process", "mouse=group:input", "--process", "keyboard=group:input", "--process", "rng=inline"]

@@ -24,7 +24,7 @@ from support.ordinary import as_nobody, open_folder
 from support.processes import descriptors, is_alive
 from support.waiting import eventually
 
-from .test_devices import EVERY_RING, features
+from .test_devices import EVERY_RING, features, fills_buffers
 from .test_sandbox import ONLY_ROOT
 
 KINDS_OF_LINKING = [pytest.param(True, id="static"), pytest.param(False, id="dynamic")]
@@ -56,14 +56,7 @@ def pid_of(supervised: Supervised) -> int:
 @pytest.mark.parametrize(("indirect", "event_idx"), EVERY_RING)
 def test_it_fills_buffers_of_any_framing(programs: dict[bool, Path], indirect: bool, event_idx: bool) -> None:
     with entropy(programs[True], features=features(indirect, event_idx)) as (supervised, vm):
-        queue = vm.queue(0, size=16)
-        seen = set()
-        for sizes in ([64], [1, 63], [16] * 4, [4000, 5]):
-            buffers = queue.request(writable=sizes)
-            assert [len(buffer) for buffer in buffers] == sizes
-            assert len(set(b"".join(buffers))) > 8
-            seen.add(b"".join(buffers)[:16])
-        assert len(seen) == 4
+        fills_buffers(vm)
         assert os.readlink(f"/proc/{pid_of(supervised)}/exe") == str(programs[True])
         assert supervised.status()["process"] == f"own:{shlex.quote(str(programs[True]))}"
 

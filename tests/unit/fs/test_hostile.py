@@ -20,7 +20,7 @@ from subos_devices.vhost_user.errors import BadChain
 from subos_protocol.fuse import FUSE_GETATTR_IN, FUSE_IN_HEADER, FUSE_READ_IN
 from subos_protocol.fuse_opcodes import FuseOpcode
 from support.contained import check_contained, contained, run_contained
-from support.fuse_requests import FRAMINGS, LINUX, Framing, Guest, Refused
+from support.fuse_requests import FRAMINGS, LINUX, Framing, Guest, Refused, Reply
 
 from .conftest import start
 
@@ -48,6 +48,16 @@ def check_outside(folder: Path) -> None:
     assert sorted(os.listdir(folder)) == ["outside", "share"]
     assert os.listdir(folder / "outside") == ["secret"]
     assert (folder / "outside/secret").read_bytes() == SECRET
+
+
+def check_reply(guest: Guest, reply: Reply, room: int) -> None:
+    """To whatever was asked, with `room` bytes for an answer: none, or one that Linux would take, of this share."""
+    if reply.written:
+        assert reply.length == reply.written <= 16 + room
+        assert reply.unique == guest.unique
+        assert 0 <= reply.error < 4096
+        assert reply.error == 0 or reply.written == 16
+        assert SECRET not in reply.raw
 
 
 def refused(guest: Guest, opcode: int, node: int, arguments: bytes) -> int:
@@ -435,18 +445,13 @@ def test_random_requests(tmp_path: Path, readonly: bool) -> None:
     for name in (b"folder", b"way out", b"way to"):
         guest.lookup(name)
 
-    @settings(max_examples=400, database=None, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=400, database=None, suppress_health_check=list(HealthCheck))
     @given(st.lists(requests, min_size=1, max_size=8), st.sampled_from(FRAMINGS[:4]))
     def attack(sequence: list[tuple[int, int, bytes, int]], framing: Framing) -> None:
         guest.framing = framing
         for opcode, node, arguments, room in sequence:
             reply = guest.ask(opcode, node, arguments, room=room)
-            if reply.written:
-                assert reply.length == reply.written <= 16 + room
-                assert reply.unique == guest.unique
-                assert 0 <= reply.error < 4096
-                assert reply.error == 0 or reply.written == 16
-                assert SECRET not in reply.raw
+            check_reply(guest, reply, room)
         guest.init()
         check_outside(tmp_path)
         if readonly:
@@ -474,7 +479,7 @@ def test_random_chains(tmp_path: Path) -> None:
     body = FUSE_READ_IN.struct.pack(1, 0, 1 << 20, 0, 0, 0, 0)
     outcomes = set()
 
-    @settings(max_examples=1500, database=None, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=1500, database=None, suppress_health_check=list(HealthCheck))
     @given(st.lists(words, min_size=1, max_size=9), st.integers(0, 60))
     def attack(chain: list[tuple[int, int, int, int]], opcode: int) -> None:
         guest.bytes[0x10000:0x10028] = FUSE_IN_HEADER.struct.pack(80, opcode, 2, 1, 0, 0, 0, 0, 0)
