@@ -59,7 +59,7 @@ def test_what_is_not_plain_is_refused_and_nothing_stays(bad: tuple[str, bytes], 
     assert [path.name for path in tmp_path.rglob("*")] == ["a"]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.binary(max_size=3000))
 def test_arbitrary_bytes_are_refused_or_empty(data: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("drop")

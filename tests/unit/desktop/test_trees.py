@@ -261,7 +261,7 @@ HOSTILE: st.SearchStrategy[Any] = st.one_of(
 def test_nothing_lands_outside_whatever_is_sent(tmp_path: Path) -> None:
     count = 0
 
-    @settings(max_examples=400, deadline=None, database=None)
+    @settings(max_examples=400, database=None)
     @given(st.lists(HOSTILE, max_size=12))
     def send(pieces: list[Piece]) -> None:
         nonlocal count

@@ -188,7 +188,7 @@ def test_a_deep_path_with_few_descriptors(few: Guest, root: Path) -> None:
     few.create(b"in the middle", path[depth // 2])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.integers(1, 40), st.integers(0, 2), st.booleans()), max_size=200))
 def test_the_table_knows_what_a_dict_would(steps: list[tuple[int, int, bool]]) -> None:
     """Inodes come, come again on other devices, and are forgotten, in any order."""

@@ -215,9 +215,7 @@ stops = st.integers(0, 30)
 def test_the_next_worker_dies_over_it_too(tmp_path: Path) -> None:
     numbers = count()
 
-    @settings(
-        max_examples=60, database=None, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
-    )
+    @settings(max_examples=60, database=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
     @given(st.sampled_from(DEADLY), stops, stops)
     def twice(name: str, first: int, second: int) -> None:
         whole, root = tmp_path / f"whole{(number := next(numbers))}", tmp_path / f"{number}"
@@ -335,9 +333,7 @@ def test_a_guest_whose_workers_die_again_and_again(tmp_path: Path) -> None:
     """It sees what the guest of a worker that lives sees."""
     numbers = count()
 
-    @settings(
-        max_examples=25, database=None, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
-    )
+    @settings(max_examples=25, database=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
     @given(st.lists(steps, min_size=4, max_size=14))
     def sequence(sequence: list[tuple[str, str, str, int, int | None]]) -> None:
         model_root, root = tmp_path / f"model{(number := next(numbers))}", tmp_path / f"{number}"

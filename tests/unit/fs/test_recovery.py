@@ -424,7 +424,7 @@ def test_a_worker_that_any_store_kills_while_the_root_is_replaced(
 
 
 @pytest.mark.parametrize("twin", ["plain"], indirect=True)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.tuples(st.integers(1, 30), st.integers(0, 3), st.integers(0, 40)), max_size=60),
     st.integers(0, 2),
@@ -461,7 +461,7 @@ def test_tables_that_are_killed_again_and_again(steps: list[tuple[int, int, int]
             assert table.names[node] == name
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.tuples(st.integers(0, 15), st.integers(0, 255)), max_size=200))
 def test_names_are_what_a_dict_would_have(steps: list[tuple[int, int]]) -> None:
     """In memory that is used up soon, and then only in what was given back."""

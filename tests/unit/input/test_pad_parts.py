@@ -192,7 +192,7 @@ event = st.one_of(
 step = st.tuples(st.integers(0, 2), st.lists(event, max_size=12), st.booleans())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(step, max_size=15))
 def test_whatever_drivers_do_fingers_and_buttons_agree(steps):
     with tempfile.TemporaryDirectory() as folder:

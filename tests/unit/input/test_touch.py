@@ -279,4 +279,4 @@ class Fingers(RuleBasedStateMachine):
 
 
 TestFingers = Fingers.TestCase
-TestFingers.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestFingers.settings = settings(max_examples=60, stateful_step_count=40)

@@ -44,7 +44,7 @@ def test_the_agents_disks(image: bytes, label: str) -> None:
 
 
 @given(st.dictionaries(NAMES, st.binary(max_size=5000), max_size=60))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_any_files(files: dict[str, bytes]) -> None:
     try:
         image = iso.build("LABEL_1", [File(name, content) for name, content in files.items()], WHEN)

@@ -119,7 +119,7 @@ def test_sending() -> None:
         os.close(array.array("i", fds)[0])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.tuples(st.integers(0, 50), st.binary(max_size=50), st.integers(0, 3)), max_size=6), st.data())
 def test_any_cutting_gives_the_same_messages(messages: list[tuple[int, bytes, int]], data: st.DataObject) -> None:
     before = descriptors()
@@ -151,7 +151,7 @@ def read_to_the_end(stream: MessageStream) -> None:
         message.close()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(st.tuples(st.binary(min_size=1, max_size=40), st.integers(0, 3)), max_size=8))
 def test_any_bytes_are_messages_or_refused_and_leak_nothing(pieces: list[tuple[bytes, int]]) -> None:
     before = descriptors()

@@ -208,7 +208,7 @@ def ring_name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(
     st.lists(
         st.one_of(

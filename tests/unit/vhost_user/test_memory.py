@@ -113,7 +113,7 @@ def test_files_that_are_refused() -> None:
 PLACES = st.tuples(st.integers(0, 11), st.integers(1, 4), st.integers(0, 1), st.integers(0, 5))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(PLACES, min_size=1, max_size=4), st.lists(st.tuples(st.integers(-3, 70), st.integers(0, 40))))
 def test_translation_is_that_of_a_naive_model(
     places: list[tuple[int, int, int, int]], questions: list[tuple[int, int]]

@@ -359,7 +359,7 @@ messages = st.tuples(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.lists(messages, max_size=25), st.booleans())
 def test_any_messages_are_served_or_refused_and_leak_nothing(
     conversation: list[tuple[int, bytes, list[object], int]], begun: bool

@@ -322,7 +322,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(STEPS, st.booleans(), st.booleans(), st.sampled_from([2, 4, 16]), st.sampled_from([0, 65_533]))
 def test_no_interleaving_loses_anything(
     ring: type[Virtqueue], steps: list[str], event_idx: bool, indirect: bool, size: int, begin: int
@@ -588,7 +588,7 @@ links = st.sampled_from([0, 1, 2, 3, 7, 8, 9, 65_535])
 anything = st.tuples(addresses, lengths, flags, links)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(
     st.lists(anything, min_size=1, max_size=8),
     st.lists(anything, max_size=12),
@@ -630,7 +630,7 @@ def test_any_table_is_served_or_ends_the_queue(
     guest.close()
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(st.lists(st.integers(0, (1 << 64) - 1), max_size=40).filter(lambda words: len(words) % 2 == 0))
 def test_split_of_any_words(ring: type[Virtqueue], words: list[int]) -> None:
     guest = Guest(ring, 8)

@@ -227,7 +227,7 @@ ACTION = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(ACTION, max_size=60))
 def test_anything_at_all(actions: list[tuple]) -> None:
     with (

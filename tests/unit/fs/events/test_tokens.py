@@ -373,7 +373,7 @@ def test_no_request_with_a_token_changes_anything(tmp_path: Path) -> None:
         names,
     )
 
-    @settings(max_examples=600, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=600, suppress_health_check=list(HealthCheck))
     @given(
         what=kinds,
         at=st.tuples(nodes, names),
