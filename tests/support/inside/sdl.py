@@ -5,10 +5,10 @@ sdl.py names PADS                 PADS is a JSON list of `subos_protocol.gamepad
 sdl.py play NAME SEEN GO EFFECT   Opens the pad that SDL calls NAME, appends what it does to the file SEEN, a line each
                                   ("button a 1", "axis leftx -32768"), the first line being "open", and once there is a
                                   file GO rumbles as EFFECT says, [low, high, milliseconds], until SDL has ended that.
-sdl.py feel NAMES SEEN GO RGB     Opens the first pad that SDL calls one of NAMES (a JSON list), gives it the colour RGB, has
-                                  its sensors speak, and appends each thing that they say to SEEN ("gyro 0 1.5 0", in
-                                  rad/s, "accel 0 9.8 0", in m/s²), the first line being "open" and what sensors there
-                                  are, until there is a file GO.
+sdl.py feel NAMES SEEN GO RGB     Opens the first pad that SDL calls one of NAMES (a JSON list), lights it as RGB says,
+                                  has its sensors speak, and appends each thing that they say to SEEN ("gyro 0 1.5 0",
+                                  in rad/s, "accel 0 9.8 0", in m/s²), the first line being "open" and what sensors
+                                  there are, until there is a file GO.
 """
 
 from __future__ import annotations
