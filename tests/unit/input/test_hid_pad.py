@@ -23,6 +23,13 @@ class HidBench(PadBench):
         return {"profile": "dualsense", "hid": "pointer"}
 
 
+class XboxBench(PadBench):
+    """As PadBench; its pad has none of it."""
+
+    def device_options(self):
+        return {"profile": "xbox360", "hid": "pointer"}
+
+
 @pytest.fixture
 def bench(tmp_path):
     bench = HidBench(tmp_path)
@@ -102,8 +109,21 @@ def test_what_no_battery_is_like_is_refused(taken, event):
     assert "refused" in heard(driver)[0]
 
 
-def test_a_pad_without_a_battery_refuses_to_be_told_of_it(tmp_path):
+def test_a_pad_that_is_no_hid_device_does_nothing_with_its_battery(tmp_path):
+    """Its drivers need not know how the guest has it."""
     bench = PadBench(tmp_path)
+    bench.tell(Opened())
+    bench.agent_hears()
+    driver = bench.connect()
+    bench.send(driver, (0x16, 0, 40))
+    bench.send(driver, (1, 0x130, 1))
+    assert bench.agent_hears() == [(1, 0x130, 1), REPORT]
+    assert heard(driver) == []
+    bench.close()
+
+
+def test_a_pad_without_a_battery_refuses_to_be_told_of_it(tmp_path):
+    bench = XboxBench(tmp_path)
     driver = bench.connect()
     bench.send(driver, (0x16, 0, 40))
     assert "has no event of type 0x16" in heard(driver)[0]["refused"]

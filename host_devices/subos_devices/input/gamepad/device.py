@@ -49,7 +49,6 @@ class AgentDevice(InputDevice):
     force_feedback: frozenset[int] = frozenset()
 
     def __init__(self, spec: DeviceSpec) -> None:
-        self.spec = spec
         self.profile = profiles.load(_profile(spec))
         self.capabilities, self.rest = self.described()
         super().__init__(spec)
@@ -152,7 +151,7 @@ class AgentDevice(InputDevice):
         if self._agent is not None and self._agent.has_pad:
             self._agent.put(frame)
         else:
-            super()._put(without_battery(frame))
+            super()._put(frame)
 
     def _send(self) -> None:
         if self._agent is None or not self._agent.has_pad:
@@ -191,7 +190,7 @@ class GamepadDevice(AgentDevice):
             os.eventfd_write(self.spec.fds["presence"], 1)
 
     def described(self) -> tuple[Capabilities, Rest]:
-        return self.profile.capabilities._replace(battery=self._hid() is not None), self.profile.rest
+        return self.profile.capabilities, self.profile.rest
 
     def new_state(self) -> State:
         kind = PadState if self.capabilities.battery else State
@@ -199,6 +198,11 @@ class GamepadDevice(AgentDevice):
 
     def more_state(self) -> Frame:
         return self._state.battery() if isinstance(self._state, PadState) else []
+
+    def _put(self, frame: Frame) -> None:
+        """Of its battery nobody hears who could do nothing with it."""
+        agent_makes_it = self._agent is not None and self._agent.has_pad and self._hid() is not None
+        super()._put(frame if agent_makes_it else without_battery(frame))
 
 
 class PartDevice(AgentDevice):
