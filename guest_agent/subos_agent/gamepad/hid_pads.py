@@ -77,12 +77,12 @@ class HidPads:
                 await self._part(made, pad.serial, SIBLING_SECONDS)
             return made.device.attach(hid.part)
 
-    async def release(self, pad: Hid, port: Port) -> None:
+    async def release(self, hid: Hid, port: Port) -> None:
         """The last one who does ends the device, and its twins are back."""
-        async with self._turns.alone(pad.pad):
-            made = self._made.get(pad.pad)
+        async with self._turns.alone(hid.pad):
+            made = self._made.get(hid.pad)
             if made is not None and made.device.detach(port):
-                del self._made[pad.pad]
+                del self._made[hid.pad]
                 await self._end(made)
 
     async def _come_up(self, pad: Pad, hid: Hid) -> _Made:
