@@ -5,10 +5,12 @@ sdl.py names PADS                 PADS is a JSON list of `subos_protocol.gamepad
 sdl.py play NAME SEEN GO EFFECT   Opens the pad that SDL calls NAME, appends what it does to the file SEEN, a line each
                                   ("button a 1", "axis leftx -32768"), the first line being "open", and once there is a
                                   file GO rumbles as EFFECT says, [low, high, milliseconds], until SDL has ended that.
-sdl.py feel NAMES SEEN GO RGB     Opens the first pad that SDL calls one of NAMES (a JSON list), lights it as RGB says,
-                                  has its sensors speak, and appends each thing that they say to SEEN ("gyro 0 1.5 0",
-                                  in rad/s, "accel 0 9.8 0", in m/s²), the first line being "open" and what sensors
+sdl.py feel NAMES SEEN GO         Opens the first pad that SDL calls one of NAMES (a JSON list), has its sensors speak,
+                                  and appends what they say to the file SEEN, a line each ("gyro 0.00 1.50 0.00", rad/s,
+                                  "accel 0.00 9.80 0.00", m/s²), the first line being "open" and the sensors that
                                   there are, until there is a file GO.
+
+SDL_LIBRARY may name another SDL than the system's.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ PATIENCE = 150  # seconds
 LOOK = 0.005
 
 os.environ.update(SDL_VIDEODRIVER="dummy", SDL_JOYSTICK_ALLOW_BACKGROUND_EVENTS="1")
-sdl = ctypes.CDLL("libSDL2-2.0.so.0")
+sdl = ctypes.CDLL(os.environ.get("SDL_LIBRARY", "libSDL2-2.0.so.0"))
 for name in (
     "SDL_GetError",
     "SDL_GameControllerNameForIndex",
@@ -55,7 +57,6 @@ for name in (
 sdl.SDL_GameControllerRumble.argtypes = [ctypes.c_void_p, ctypes.c_uint16, ctypes.c_uint16, ctypes.c_uint32]
 sdl.SDL_GameControllerHasSensor.argtypes = [ctypes.c_void_p, ctypes.c_int]
 sdl.SDL_GameControllerSetSensorEnabled.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_int]
-sdl.SDL_GameControllerSetLED.argtypes = [ctypes.c_void_p, ctypes.c_uint8, ctypes.c_uint8, ctypes.c_uint8]
 sdl.SDL_HapticNewEffect.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
 sdl.SDL_HapticRunEffect.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_uint32]
 
@@ -202,7 +203,7 @@ def feel(joystick: int, effect: list[int]) -> None:
     sdl.SDL_HapticClose(haptic)
 
 
-def feel_sensors(names: list[str], seen: Path, go: Path, rgb: list[int]) -> None:
+def feel_sensors(names: list[str], seen: Path, go: Path) -> None:
     begin()
     known = controllers()
     index = next((known[name] for name in names if name in known), None)
@@ -212,7 +213,6 @@ def feel_sensors(names: list[str], seen: Path, go: Path, rgb: list[int]) -> None
     there = [sensor for sensor in SENSORS if sdl.SDL_GameControllerHasSensor(pad, sensor)]
     for sensor in there:
         sdl.SDL_GameControllerSetSensorEnabled(pad, sensor, 1)
-    sdl.SDL_GameControllerSetLED(pad, *rgb)
     buffer = ctypes.create_string_buffer(UNION_SIZE)
     with seen.open("w") as file:
         print("open", *(SENSORS[sensor] for sensor in there), file=file, flush=True)
@@ -240,7 +240,7 @@ if __name__ == "__main__":
     if sys.argv[1] == "names":
         names(json.loads(sys.argv[2]))
     elif sys.argv[1] == "feel":
-        feel_sensors(json.loads(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4]), json.loads(sys.argv[5]))
+        feel_sensors(json.loads(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4]))
     else:
         play(sys.argv[2], Path(sys.argv[3]), Path(sys.argv[4]), json.loads(sys.argv[5]))
     sdl.SDL_Quit()
