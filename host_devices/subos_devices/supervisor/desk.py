@@ -57,6 +57,7 @@ class Desk:
         except (OSError, ValueError, RecursionError):
             question = None
         if not isinstance(question, dict):  # it has ended, or is no longer ours
+            self._take()
             self.close()
             return
         device = self._device()
@@ -81,10 +82,14 @@ class Desk:
         self._send(answer)
 
     def _send(self, answer: Answer) -> None:
-        with contextlib.suppress(OSError):
-            self._channel.recv(1)  # the question, whole: it is a packet
+        self._take()
         with contextlib.suppress(OSError):  # it has died, or does not listen
             send_answer(self._channel, answer)
+
+    def _take(self) -> None:
+        """The question is dealt with."""
+        with contextlib.suppress(OSError):
+            self._channel.recv(1)  # a whole packet goes with it
 
 
 def _answer(device: Device, question: dict[str, Any]) -> Answer:
