@@ -1,4 +1,4 @@
-"""What a message of the front end has the outside world do: `Session.receive` says it, who serves the device does it."""
+"""What the outside world is to do about a message of the front end: `Session.receive` says it, a `DeviceServer` does it."""
 
 from __future__ import annotations
 
