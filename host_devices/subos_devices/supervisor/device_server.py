@@ -159,8 +159,7 @@ class DeviceServer:
                 self._rings.forget()
                 self.session.close()
                 self._rings.session = Session(self._fresh_device())
-                if self.worker is not None:
-                    self.worker.memory(self.session)  # none: the guest's is held no longer
+                await self.caretaker.front_end_gone()
             if stream.received:  # one that said nothing only looked whether somebody serves here
                 self._on_disconnect()
 

@@ -83,6 +83,11 @@ class WorkerLink:
         if desk is not None:
             desk.theirs.close()
 
+    @property
+    def told(self) -> bool:
+        """Whether it has been told of what there is, so that it hears what changes."""
+        return self._told
+
     def _born(self, pid: int) -> None:
         self.pid = pid
         self._made = True
