@@ -7,6 +7,7 @@ taken back must not be touched any more, which the worker confirms or is killed 
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import socket
@@ -41,6 +42,8 @@ from .throttle import Throttle
 from .zygote import Zygote
 
 MESSAGES_AT_ONCE = 32  # of one front end, before the event loop looks at everything else
+ACCEPT_RETRY = 0.25  # seconds, where a front end cannot be taken
+_NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 log = logging.getLogger("subos")
 log.addFilter(Throttle())
@@ -134,9 +137,23 @@ class DeviceServer:
             **self.session.device.describe(self.counters.statistics),
         }
 
+    async def _accept(self) -> socket.socket:
+        """The next front end, which waits while there is no room for one; that is said once."""
+        told = False
+        while True:
+            try:
+                return (await self._loop.sock_accept(self._listener))[0]
+            except OSError as error:
+                if error.errno not in _NO_ROOM:
+                    raise
+                if not told:
+                    log.error("%s: no front end can be taken now: %s", self.spec.name, error.strerror)
+                told = True
+                await asyncio.sleep(ACCEPT_RETRY)
+
     async def _serve(self) -> None:
         while True:
-            connection, _ = await self._loop.sock_accept(self._listener)
+            connection = await self._accept()
             connection.setblocking(False)
             self._stream = stream = MessageStream(connection)
             self._readable.clear()
