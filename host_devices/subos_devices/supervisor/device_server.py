@@ -139,7 +139,7 @@ class DeviceServer:
         if self._task is None:
             return
         session, stream, fds = self.session, self._stream, {"outbox": self._outbox.fd, "counters": self._counters_fd}
-        fds |= session.descriptors | self.caretaker.descriptors
+        fds |= session.descriptors | self.caretaker.household.descriptors
         if stream is not None:
             fds["connection"] = stream.socket.fileno()
             if stream is not self._noted:
@@ -152,7 +152,7 @@ class DeviceServer:
             "pending": self._pending,
             **self.caretaker.record(),
         }
-        self._ledger.note(self.spec.name, record, fds, session.renewed | self.caretaker.renewed())
+        self._ledger.note(self.spec.name, record, fds, session.renewed | self.caretaker.household.renewed())
         session.renewed.clear()
 
     async def close(self) -> None:
