@@ -22,7 +22,7 @@ Record = Mapping[str, Any]
 """
 
 FORMAT = 1
-"""Of records, and of the meaning of their descriptors' names: a supervisor goes on with those of its own format only."""
+"""Of records, and of what their descriptors' names mean: a supervisor goes on with those of its own format only."""
 
 
 class Ledger(Protocol):

@@ -21,7 +21,6 @@ import logging
 import os
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -31,10 +30,10 @@ from ..processes import memory_file
 from ..vhost_user.device import DeviceSpec
 from .process_models import Model
 from .sandbox.policies import AUTO, Choice
+from .starting import start
 
 PROGRAM = f"from {__name__}_process import live; live()"  # -m would load runpy and all that it needs
 MAX_PACKET = 65536
-KEPT, KEPT_PREFIXES = ("PATH", "LANG", "TMPDIR"), ("PYTHON", "SUBOS_", "LD_", "LC_")  # of the environment
 PATIENCE = 1.0  # seconds that a zygote has to end once nobody wants it
 
 log = logging.getLogger("subos")
@@ -86,7 +85,7 @@ class Zygote:
     @classmethod
     def start(cls, *kinds: str) -> Zygote:
         """Starts the zygote, and has it load these kinds of devices at once; others it loads when one is asked for."""
-        return cls(*_start(kinds), kinds)
+        return cls(*start(PROGRAM, *kinds), kinds)
 
     def spawn(self, wanted: Sequence[Wanted], model: Model, *, keeper: bool = False) -> None:
         """Asks for one worker for all of them, or for the `keeper` of one; `hear` calls `on_pid` a little later, and
@@ -152,7 +151,7 @@ class Zygote:
         """Another zygote in the place of one that has died, and all that it had made with it."""
         unborn, children = self._unborn[:], list(self._children.values())
         self.close()
-        self.pid, self.channel = _start(self.kinds)
+        self.pid, self.channel = start(PROGRAM, *self.kinds)
         for each in (each for together in unborn for each in together):
             each.on_pid(0)
         for each in (each for together in children for each in together):
@@ -174,21 +173,3 @@ class Zygote:
                     os.waitpid(self.pid, 0)
                     return
                 time.sleep(0.001)
-
-
-def _start(kinds: Sequence[str]) -> tuple[int, socket.socket]:
-    """A new zygote's pid, and the socket to it."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with theirs:
-        theirs.set_inheritable(True)
-        # Without `site` (-S) and the folder that we are in (-P): where modules are is what our own path says.
-        command = [sys.executable, "-P", "-S", "-c", PROGRAM, str(theirs.fileno()), str(os.getpid()), *kinds]
-        # Not the whole environment: it may hold secrets, and a process can read what it was started with for ever.
-        variables = {
-            name: value for name, value in os.environ.items() if name in KEPT or name.startswith(KEPT_PREFIXES)
-        }
-        variables["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
-        # A group of its own: what a signal does to the launcher's whole group is the launcher's to decide.
-        pid = os.posix_spawn(sys.executable, command, variables, setpgroup=0)
-    ours.setblocking(False)
-    return pid, ours
