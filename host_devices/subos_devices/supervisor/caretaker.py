@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 import logging
 import signal
+import socket
 import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..errors import UserError
@@ -18,14 +20,15 @@ from ..vhost_user.session import Vring
 from .desk import Desk
 from .faults import Faults
 from .keeper import Keepers
+from .ledger import Record
 from .link import Parent, WorkerLink
 from .nurseries import Nursery
-from .process_models import Model
+from .process_models import INLINE, Model
 from .restarts import RETRY, Restarts
 from .rings import Rings
 from .sandbox.report import understood, warning
 from .watchdog import Verdict, Watch
-from .zygote import Zygote
+from .zygote import Wanted, Zygote
 
 PROGRAM_PATIENCE, LAST_WORDS = 10.0, 1.0  # seconds that another program has to say that it is ready, and to end
 LATER = 5.0  # seconds until the next worker is asked for where nobody could be asked
@@ -52,7 +55,9 @@ class Caretaker:
         *,
         model: Model,
         nursery: Nursery,
+        on_change: Callable[[], None] = lambda: None,
     ) -> None:
+        """`on_change` is called when `record` is another one."""
         self.spec = spec
         self.worker: WorkerLink | None = None
         self.sandbox: dict[str, Any] | None = None
@@ -63,12 +68,16 @@ class Caretaker:
         self._zygote = zygote
         self._model = model
         self._nursery = nursery
-        self._keepers = Keepers(zygote, spec, counters, on_failure=self._hear, on_gone=self._lost_keeper)
+        self._on_change = on_change
+        self._shown: tuple[WorkerLink | None, int | None] = (None, None)
+        self._keepers = Keepers(
+            zygote, spec, counters, on_failure=self._hear, on_gone=self._lost_keeper, on_birth=on_change
+        )
         self._loop = asyncio.get_running_loop()
         self._ready: asyncio.Future[None] = self._loop.create_future()
         self._restarts = Restarts()
         self._respawn: asyncio.TimerHandle | None = None
-        self._renewed = False
+        self._renewed = self._is_ready = False
         self._watch = Watch(self._limit)
         self._failure = ""
         self._last_words = ""
@@ -85,6 +94,77 @@ class Caretaker:
             if not self._ready.done():
                 self._ready.set_exception(self._no_worker(f"is not ready after {PROGRAM_PATIENCE:g} s"))
         await self._ready
+
+    def restore(self, record: Record, fds: Mapping[str, int]) -> None:
+        """Goes on where another supervisor has left off: with the worker and the keeper that it noted, or another
+        worker. `fds` are those that it noted, which become its own."""
+        self._ready.set_result(None)
+        self._restarts.count = record["restarts"]
+        self._faults.count = record["faults"]
+        self._nursery.join(self)
+        if "keeper" in fds:
+            self._keepers.adopt(record["keeper"], socket.socket(fileno=fds["keeper"]))
+        if "worker" in fds:
+            self._adopt(record, fds)
+        else:
+            self._spawn(respawned=True)
+
+    def _adopt(self, record: Record, fds: Mapping[str, int]) -> None:
+        pid, control = record["pid"], socket.socket(fileno=fds["worker"])
+        desk = None
+        if "questions" in fds:
+            desk = Desk(lambda: self._rings.session.device, socket.socket(fileno=fds["questions"]))
+        self.sandbox = record["sandbox"]
+        self._is_ready = True
+        self._restarts.born(self._loop.time(), self._requests)
+        self._restarts.ready()
+        parent: Parent = self._nursery
+        if self._keepers.pid:
+            keeper = self._keepers.next()
+            keeper.adopt(self._ended)
+            parent = keeper
+        else:
+            wanted = Wanted(self.spec, control, self._counters, on_end=self._ended)
+            self._zygote.adopt(pid, wanted, fds.get("memory", -1))
+        self.worker = self._link(parent, respawned=True, desk=desk, adopted=(pid, control))
+
+    def record(self) -> Record:
+        """What a successor needs; `descriptors` go with it."""
+        pid = self.worker.pid if self.worker and self._is_settled else 0
+        keeper = self._keepers.pid or 0
+        return {
+            "pid": pid,
+            "keeper": keeper,
+            "children": [child for child in (keeper or pid,) if child],
+            "restarts": self.restarts,
+            "faults": self._faults.count,
+            "sandbox": self.sandbox,
+        }
+
+    @property
+    def descriptors(self) -> dict[str, int]:
+        """By which worker and keeper are reached."""
+        found = self._keepers.descriptors
+        if self.worker and self._is_settled:
+            found |= self.worker.descriptors
+            memory = self._zygote.memory_of(self.worker.pid)
+            if memory is not None:
+                found["memory"] = memory
+        return found
+
+    def renewed(self) -> set[str]:
+        """Which of `descriptors` are others than when this was last asked."""
+        before, self._shown = self._shown, (self.worker, self._keepers.pid)
+        return {
+            *(("worker", "questions", "memory") if before[0] is not self.worker else ()),
+            *(("keeper",) if before[1] != self._keepers.pid else ()),
+        }
+
+    @property
+    def _is_settled(self) -> bool:
+        """Whether the worker is one that another supervisor could go on with. One that is served here is none."""
+        told = self.worker is not None and self.worker.told
+        return told and self._is_ready and self._model.how != INLINE
 
     def close(self) -> None:
         """Lets go of worker and keeper, and makes no more."""
@@ -121,6 +201,7 @@ class Caretaker:
     def _spawn(self, *, respawned: bool) -> None:
         self._respawn = None
         self.sandbox = None
+        self._is_ready = False
         self._last_words = ""
         self._restarts.born(self._loop.time(), self._requests)
         self._watch = Watch(self._limit)
@@ -141,19 +222,25 @@ class Caretaker:
                 desk = Desk(lambda: self._rings.session.device)
                 undo.callback(desk.theirs.close)
                 undo.callback(desk.close)
-            worker = WorkerLink(
-                self._parent(),
-                self.spec,
-                self._counters,
-                respawned=respawned,
-                on_birth=self._tell_all,
-                on_message=self._hear,
-                on_death=self._died,
-                on_end=self._ended,
-                desk=desk,
-            )
+            worker = self._link(self._parent(), respawned=respawned, desk=desk)
             undo.pop_all()
         return worker
+
+    def _link(
+        self, parent: Parent, *, respawned: bool, desk: Desk | None, adopted: tuple[int, socket.socket] | None = None
+    ) -> WorkerLink:
+        return WorkerLink(
+            parent,
+            self.spec,
+            self._counters,
+            respawned=respawned,
+            on_birth=self._tell_all,
+            on_message=self._hear,
+            on_death=self._died,
+            on_end=self._ended,
+            desk=desk,
+            adopted=adopted,
+        )
 
     def _tell_all(self) -> None:
         """The next worker goes on with what there is."""
@@ -166,6 +253,8 @@ class Caretaker:
                     self.start_ring(vring, base=self._rings.base(vring))
                 except TransportError as error:
                     self._faults.tell(vring, error.message)  # a newer memory table has left it outside
+        if self._is_settled:
+            self._on_change()
 
     def _parent(self) -> Parent:
         """Who makes the next worker."""
@@ -200,8 +289,11 @@ class Caretaker:
             case "ready":
                 self._restarts.ready()
                 self._is_jailed(message)
+                self._is_ready = True
                 if not self._ready.done():
                     self._ready.set_result(None)
+                elif self._is_settled:
+                    self._on_change()
             case "failed":
                 error = UserError(said, printable(str(message.get("hint", ""))))
                 if not self._ready.done():
@@ -255,6 +347,7 @@ class Caretaker:
             return  # it never served; `start` says why
         was_quiet = self._restarts.quiet
         delay = self._restarts.died(self._loop.time(), self._requests, owing=self._rings.is_owing)
+        self._on_change()
         if self._restarts.poisoned:
             self._keepers.close()  # what it keeps may be what they die of
         if not self._restarts.quiet:

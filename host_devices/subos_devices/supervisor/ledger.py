@@ -29,9 +29,9 @@ class Ledger(Protocol):
     """The way to the holder."""
 
     def note(self, name: str, record: Record, fds: Mapping[str, int], renewed: Collection[str]) -> None:
-        """Device `name` is as `record` says, with `fds`, of which those of `renewed` are other ones than before under
-        that name. It is with the holder, whatever happens next, when this returns. The descriptors stay the
-        caller's."""
+        """Device `name` is as `record` says, with `fds` and no others, of which those of `renewed` are other ones than
+        before under that name, as are those whose name the last note did not have. It is with the holder, whatever
+        happens next, when this returns. The descriptors stay the caller's."""
 
     def forget(self, name: str) -> None:
         """There is no such device any more."""

@@ -98,14 +98,15 @@ async def _serve(holder: _Holder) -> None:
     zygote = Zygote(pid, socket.socket(fileno=order.fds[0]), tuple(kinds), Choice(*body["sandbox"]))
     if used:
         zygote.succeed(children(each.held for each in held))
-    async with Supervisor(zygote, Models.of_plain(body["models"]), _Notes(holder), own_zygote=False) as supervisor:
+    notes = _Notes(holder, {each.spec.name: set(each.held.fds) for each in held})
+    async with Supervisor(zygote, Models.of_plain(body["models"]), notes, own_zygote=False) as supervisor:
         for device in held:
             supervisor.restore(device.spec, device.listener, device.held)
         holder.tell({"op": "taken"})
-        await _obey(holder, supervisor, zygote)
+        await _obey(holder, supervisor)
 
 
-async def _obey(holder: _Holder, supervisor: Supervisor, zygote: Zygote) -> None:
+async def _obey(holder: _Holder, supervisor: Supervisor) -> None:
     """Does what the holder asks, until it wants the end."""
     tasks: set[asyncio.Task[None]] = set()
     while True:
@@ -119,7 +120,7 @@ async def _obey(holder: _Holder, supervisor: Supervisor, zygote: Zygote) -> None
             case "ping":
                 holder.tell({"op": "pong"})
             case "zygote":
-                zygote.replace(message.body["pid"], socket.socket(fileno=message.fds[0]))
+                supervisor.replace_zygote(message.body["pid"], socket.socket(fileno=message.fds[0]))
             case _:
                 task = asyncio.ensure_future(_answer(holder, supervisor, message))
                 tasks.add(task)
@@ -211,17 +212,21 @@ class _Holder:
 
 
 class _Notes:
-    """The Ledger."""
+    """The Ledger. `noted` has the names of the descriptors that the holder has, by device."""
 
-    def __init__(self, holder: _Holder) -> None:
+    def __init__(self, holder: _Holder, noted: dict[str, set[str]]) -> None:
         self._holder = holder
+        self._noted = noted
 
     def note(self, name: str, record: Record, fds: Mapping[str, int], renewed: Collection[str]) -> None:
-        sent = [each for each in fds if each in renewed]
+        noted = self._noted.get(name, set())
+        self._noted[name] = set(fds)
+        sent = [each for each in fds if each in renewed or each not in noted]
         body = {"op": "note", "name": name, "record": record, "held": list(fds), "sent": sent}
         self._holder.tell(body, [fds[each] for each in sent])
 
     def forget(self, name: str) -> None:
+        self._noted.pop(name, None)
         self._holder.tell({"op": "forget", "name": name})
 
 

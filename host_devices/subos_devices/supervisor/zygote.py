@@ -8,23 +8,25 @@ packet:
                                      a worker is wanted for these, or a keeper, in a jail of this `Choice`; descriptors:
                                      for each device its control socket, its counters, the spec's own
     {"kill": pid}                    a worker is to end
+    {"keep": [pid, …]}               all others are to end: another supervisor has come
 
-and says {"pid": n} for each worker wanted, in order, its `memory_file` beside it, and {"exited": pid, "status": n}
-when one has ended. Everybody dies with their parent.
+and says {"pid": n} for each worker wanted, in order, its `memory_file` beside it, {"exited": pid, "status": n}
+when one has ended, and {"kept": [pid, …]} when all others have. Everybody dies with their parent.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
 import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..processes import memory_file
 from ..vhost_user.device import DeviceSpec
@@ -35,6 +37,7 @@ from .starting import start
 PROGRAM = f"from {__name__}_process import live; live()"  # -m would load runpy and all that it needs
 MAX_PACKET = 65536
 PATIENCE = 1.0  # seconds that a zygote has to end once nobody wants it
+SUCCESSION = 5.0  # seconds that it has to tell which of its children live
 
 log = logging.getLogger("subos")
 
@@ -81,6 +84,7 @@ class Zygote:
     _told: set[str] = field(default_factory=set)
     _children: dict[int, Sequence[Wanted]] = field(default_factory=dict)
     _memory: dict[int, int] = field(default_factory=dict)
+    _kept: frozenset[int] = frozenset()
 
     @classmethod
     def start(cls, *kinds: str) -> Zygote:
@@ -98,6 +102,36 @@ class Zygote:
         fds = [fd for each in wanted for fd in (each.control.fileno(), each.counters, *each.spec.fds.values())]
         socket.send_fds(self.channel, [json.dumps({**message, "sandbox": self.sandbox}).encode()], fds)
         self._unborn.append(wanted)
+
+    def adopt(self, pid: int, wanted: Wanted, memory: int = -1) -> None:
+        """The process `pid`, if it is one that `succeed` has found alive, was made for another supervisor, which wanted
+        it so. `memory` becomes the zygote's."""
+        if pid in self._kept:
+            self._children[pid] = [*self._children.get(pid, ()), wanted]
+        if memory >= 0 and (pid not in self._kept or self._memory.setdefault(pid, memory) != memory):
+            os.close(memory)
+
+    def succeed(self, pids: Collection[int]) -> None:
+        """Another supervisor goes on with these children: all others end. Waits. Raises OSError where the zygote does
+        not answer."""
+        self.channel.settimeout(SUCCESSION)
+        try:
+            self.channel.send(json.dumps({"keep": list(pids)}).encode())
+            message: dict[str, Any] = {}
+            while "kept" not in message:  # what comes before was said to somebody else
+                data, fds, _, _ = socket.recv_fds(self.channel, MAX_PACKET, 1, socket.MSG_CMSG_CLOEXEC)
+                for fd in fds:
+                    os.close(fd)
+                if not data:
+                    raise BrokenPipeError(errno.EPIPE, "the zygote is gone")
+                message = json.loads(data)
+            self._kept = frozenset(message["kept"])
+        finally:
+            self.channel.setblocking(False)
+
+    def memory_of(self, pid: int) -> int | None:
+        """The descriptor by which that process's memory can be seen, if there is one. It stays the zygote's."""
+        return self._memory.get(pid)
 
     def tell_once(self, warning: str) -> None:
         """Logs what is the same for each worker, once."""
@@ -133,6 +167,17 @@ class Zygote:
             else:
                 self._ended(message["exited"], message["status"])
 
+    def replace(self, pid: int, channel: socket.socket) -> None:
+        """Another zygote in the place of one that has died, and all that it had made with it."""
+        unborn, children = self._unborn[:], list(self._children.values())
+        self.release()
+        self.pid, self.channel = pid, channel
+        channel.setblocking(False)
+        for each in (each for together in unborn for each in together):
+            each.on_pid(0)
+        for each in (each for together in children for each in together):
+            each.on_end(-signal.SIGKILL)
+
     def _ended(self, pid: int, status: int) -> None:
         if pid in self._memory:
             os.close(self._memory.pop(pid))
@@ -148,23 +193,26 @@ class Zygote:
         return found
 
     def restart(self) -> None:
-        """Another zygote in the place of one that has died, and all that it had made with it."""
-        unborn, children = self._unborn[:], list(self._children.values())
-        self.close()
-        self.pid, self.channel = start(PROGRAM, *self.kinds)
-        for each in (each for together in unborn for each in together):
-            each.on_pid(0)
-        for each in (each for together in children for each in together):
-            each.on_end(-signal.SIGKILL)
+        """`replace`, by a new one."""
+        self._end()
+        self.replace(*start(PROGRAM, *self.kinds))
 
-    def close(self) -> None:
-        """Ends the zygote, and with it every worker. One that does not end by itself within PATIENCE is killed."""
+    def release(self) -> None:
+        """Lets go of the zygote, which is somebody else's to end."""
         self.channel.close()
         for fd in self._memory.values():
             os.close(fd)
         self._memory.clear()
         self._unborn.clear()  # whose callbacks would keep their devices' counters open
         self._children.clear()
+
+    def close(self) -> None:
+        """Ends the zygote, and with it every worker. One that does not end by itself within PATIENCE is killed."""
+        self.release()
+        self._end()
+
+    def _end(self) -> None:
+        self.channel.close()
         deadline = time.monotonic() + PATIENCE
         with contextlib.suppress(ChildProcessError):
             while os.waitpid(self.pid, os.WNOHANG) == (0, 0):

@@ -13,6 +13,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from typing import Any
 
 from .. import registry
@@ -29,6 +30,7 @@ from .sandbox.privileges import die_with
 
 MAX_PACKET = 65536
 MAX_FDS = 253  # SCM_MAX_FD
+PATIENCE = 2.0  # seconds that workers have to end which nobody wants any more
 
 
 def live() -> None:
@@ -87,6 +89,10 @@ def _obey(control: socket.socket, workers: set[int], myself: int) -> bool:
         if message["kill"] in workers:  # not reaped yet, so the number is still its own
             os.kill(message["kill"], signal.SIGKILL)
         return True
+    if "keep" in message:
+        _keep(workers, set(message["keep"]))
+        control.send(json.dumps({"kept": sorted(workers)}).encode())
+        return True
     newborns, choice, command = _newborns(message, fds), Choice(*message["sandbox"]), tuple(message["command"])
     specs = [newborn.spec for newborn in newborns]
     for spec in specs:
@@ -108,6 +114,20 @@ def _obey(control: socket.socket, workers: set[int], myself: int) -> bool:
     with contextlib.suppress(OSError):  # a supervisor that has gone meanwhile: the next look at the socket says so
         _tell_pid(control, pid or 0)
     return True
+
+
+def _keep(workers: set[int], wanted: set[int]) -> None:
+    """Ends all other workers. One that SIGKILL does not end in time waits in the kernel, and stays among them."""
+    for pid in workers - wanted:
+        os.kill(pid, signal.SIGKILL)
+    deadline = time.monotonic() + PATIENCE
+    for pid in workers - wanted:
+        while os.waitpid(pid, os.WNOHANG) == (0, 0):
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.001)
+        else:
+            workers.discard(pid)
 
 
 def _tell_pid(control: socket.socket, pid: int) -> None:

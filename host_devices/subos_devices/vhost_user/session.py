@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from subos_protocol.errors import ProtocolError
 from subos_protocol.vhost_user import (
@@ -44,6 +45,9 @@ TRANSPORT_FEATURES = (
     Feature.VERSION_1 | Feature.VHOST_USER_F_PROTOCOL_FEATURES | Feature.RING_INDIRECT_DESC | Feature.RING_EVENT_IDX
 )
 """Offered for every device. Not the packed ring: its state cannot be read back after a worker's death."""
+
+MAX_CONFIG_WRITES = 16
+"""So many of a front end's are remembered: a driver writes a word or two, again and again."""
 
 ANSWERED = frozenset(
     {
@@ -95,6 +99,17 @@ class CallChanged:
 
 
 Effect = MemoryChanged | RingStarted | RingStopped | RingEnabled | CallChanged
+EFFECTS: Sequence[type[Effect]] = (MemoryChanged, RingStarted, RingStopped, RingEnabled, CallChanged)
+
+
+def effect_name(effect: Effect) -> list[Any]:
+    """As JSON has it."""
+    return [type(effect).__name__, *vars(effect).values()]
+
+
+def effect_named(kind: str, *fields: int) -> Effect:
+    """What `effect_name` says."""
+    return {effect.__name__: effect for effect in EFFECTS}[kind](*fields)
 
 
 @dataclass
@@ -137,9 +152,13 @@ class Session:
     memory: GuestMemory | None = None
     region_fds: list[int] = field(default_factory=list)
     vrings: list[Vring] = field(default_factory=list)
+    config_writes: dict[int, bytes] = field(default_factory=dict)
+    """What was last written to the device's configuration space, by offset."""
+    renewed: set[str] = field(default_factory=set)
+    """Names of `descriptors` that are others than when somebody last looked, and emptied this."""
 
     def __post_init__(self) -> None:
-        self.vrings = [Vring(index) for index in range(self.device.num_queues)]
+        self.vrings = self.vrings or [Vring(index) for index in range(self.device.num_queues)]
         request = FrontendRequest
         self._handlers: dict[int, Callable[[Message], tuple[Effect, ...]]] = {
             request.GET_FEATURES: self._nothing,
@@ -171,6 +190,15 @@ class Session:
     def protocol_offered(self) -> int:
         config = ProtocolFeature.CONFIG if self.device.has_config else 0
         return ProtocolFeature.MQ | ProtocolFeature.REPLY_ACK | config
+
+    @property
+    def descriptors(self) -> dict[str, int]:
+        """All that are open, by names that stay."""
+        found = {f"region{number}": fd for number, fd in enumerate(self.region_fds)}
+        for vring in self.vrings:
+            kinds = {"kick": vring.kick, "call": vring.call, "err": vring.err}
+            found |= {f"{kind}{vring.index}": fd for kind, fd in kinds.items() if fd >= 0}
+        return found
 
     @property
     def event_idx(self) -> bool:
@@ -273,6 +301,7 @@ class Session:
         for fd in self.region_fds:
             os.close(fd)
         self.region_fds = [message.take_fd() for _ in regions]
+        self.renewed |= {f"region{number}" for number in range(len(regions))}
         return (MemoryChanged(),)
 
     def _set_vring_num(self, message: Message) -> tuple[Effect, ...]:
@@ -314,6 +343,7 @@ class Session:
         if vring.kick >= 0:
             os.close(vring.kick)
         vring.kick, vring.started = fd, True
+        self.renewed.add(f"kick{vring.index}")
         return (*effects, RingStarted(vring.index))
 
     def _set_vring_call(self, message: Message) -> tuple[Effect, ...]:
@@ -321,6 +351,7 @@ class Session:
         if vring.call >= 0:
             os.close(vring.call)
         vring.call = fd
+        self.renewed.add(f"call{vring.index}")
         return (CallChanged(vring.index),) if vring.started else ()
 
     def _set_vring_err(self, message: Message) -> tuple[Effect, ...]:
@@ -328,6 +359,7 @@ class Session:
         if vring.err >= 0:
             os.close(vring.err)
         vring.err = fd
+        self.renewed.add(f"err{vring.index}")
         return ()
 
     def _set_vring_enable(self, message: Message) -> tuple[Effect, ...]:
@@ -350,6 +382,10 @@ class Session:
             self.device.set_config(head.offset, data)
         except Exception as error:
             raise BadMessage(f"SET_CONFIG: the device failed: {error!r}") from error
+        self.config_writes.pop(head.offset, None)  # so that the last one comes last
+        self.config_writes[head.offset] = data
+        if len(self.config_writes) > MAX_CONFIG_WRITES:
+            del self.config_writes[next(iter(self.config_writes))]
         return ()
 
     # --- helpers
