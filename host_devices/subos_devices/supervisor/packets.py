@@ -122,7 +122,7 @@ class Inbox:
         Message({}, self._fds).close()
 
 
-class Outbox:
+class Backlog:
     """What goes into a socket that nobody waits for: what it has no room for goes `later`, when `flush` is called. Its
     own copies of the descriptors wait with it."""
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
 from ..errors import SubosError
-from .packets import Inbox, Message, Outbox, widen
+from .packets import Inbox, Message, Backlog, widen
 from .starting import start
 
 # Where it cannot even load its own code (a version that is half installed, say), it says why.
@@ -68,7 +68,7 @@ class SupervisorLink:
         self._ready: asyncio.Future[dict[str, Any]] = self._loop.create_future()
         self._taken: asyncio.Future[None] = self._loop.create_future()
         self._ended: asyncio.Future[None] = self._loop.create_future()
-        self._inbox, self._outbox = Inbox(self._socket), Outbox(self._socket)
+        self._inbox, self._backlog = Inbox(self._socket), Backlog(self._socket)
         self._flushing: asyncio.TimerHandle | None = None
         widen(self._socket)
         self._loop.add_reader(self._socket, self._readable)
@@ -93,7 +93,8 @@ class SupervisorLink:
         return not self.alive
 
     async def _said(self, future: asyncio.Future[T], patience: float) -> T:
-        await asyncio.wait([future, self._ended], timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+        either: list[asyncio.Future[Any]] = [future, self._ended]
+        await asyncio.wait(either, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
         if not future.done():
             raise SupervisorFailed(f"it {self.end}" if not self.alive else f"it says nothing for {patience:g} s")
         return future.result()
@@ -101,17 +102,17 @@ class SupervisorLink:
     def send(self, body: Mapping[str, Any], fds: Sequence[int] = ()) -> None:
         """Never waits. Raises OSError where there is no descriptor left."""
         if self.alive:
-            self._outbox.put(body, fds)
+            self._backlog.put(body, fds)
             self._flush_later()
 
     def _flush_later(self) -> None:
-        if self._outbox.is_waiting and self._flushing is None:
+        if self._backlog.is_waiting and self._flushing is None:
             self._flushing = self._loop.call_later(LATER, self._flush)
 
     def _flush(self) -> None:
         self._flushing = None
         if self.alive:
-            self._outbox.flush()
+            self._backlog.flush()
             self._flush_later()
 
     def kill(self) -> None:
@@ -167,7 +168,7 @@ class SupervisorLink:
         self._loop.remove_reader(self._socket)
         self.end = bury(self.pid, self._socket)
         self._inbox.close()
-        self._outbox.close()
+        self._backlog.close()
         self._ended.set_result(None)
         if self._ready.done():
             self._ready.exception()  # which nobody may have waited for
