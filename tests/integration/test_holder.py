@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import signal
-
-import pytest
-
-from subos_devices.errors import UserError
 from subos_devices.testing import FrontEnd
-from support.holding import Held, hold
+from support.holding import hold
 from support.strangers import Reverser
 
 

@@ -4,7 +4,6 @@ worker notices."""
 from __future__ import annotations
 
 import gc
-import os
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -13,11 +12,8 @@ import pytest
 
 from subos_devices.supervisor.zygote import Zygote
 from subos_devices.testing import FrontEnd
-from subos_devices.testing.fuse import FuseClient
 from subos_devices.testing.serving import kind_of
 from subos_devices.vhost_user.device import DeviceSpec
-from subos_protocol.fuse import FUSE_GETATTR_IN, FUSE_WRITE_IN, fuse_getattr_in, fuse_write_in
-from subos_protocol.fuse_opcodes import FuseOpcode
 from support.processes import descriptors
 from support.strangers import Reverser
 from support.succession import NAME, survives

@@ -52,9 +52,7 @@ class Held:
         spec = DeviceSpec(kind_of(device), name, options, fds)
         return self.holder.add(spec, listen(self.folder / f"{name}.sock"))
 
-    def add(
-        self, device: str | type[Device], name: str = "device0", **options: str | int | bool | None
-    ) -> Path:
+    def add(self, device: str | type[Device], name: str = "device0", **options: str | int | bool | None) -> Path:
         self.do(self.adding(device, name, **options))
         return self.folder / f"{name}.sock"
 

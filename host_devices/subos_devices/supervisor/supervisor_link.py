@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
 from ..errors import SubosError
-from .packets import Inbox, Message, Backlog, widen
+from .packets import Backlog, Inbox, Message, widen
 from .starting import start
 
 # Where it cannot even load its own code (a version that is half installed, say), it says why.
