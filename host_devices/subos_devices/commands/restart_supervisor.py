@@ -1,8 +1,8 @@
 """`subos-devices restart-supervisor [VM]`: puts another supervisor in the place of a VM's, which runs on.
 
-The supervisor is the process that speaks with QEMU for all devices of a VM. The next one is of the version of SubOS that
-is installed now, so this is how a VM that runs gets an upgrade. It is there and ready before the old one is killed: QEMU
-keeps its connections, and the devices' workers go on serving meanwhile, in the version in which they were started.
+The supervisor is the process that speaks with QEMU for all devices of a VM. The next one is of the version of SubOS
+that is installed now, so this is how a VM that runs gets an upgrade. It is there and ready before the old one is
+killed: QEMU keeps its connections, and the devices' workers serve on meanwhile, in the version that they began in.
 """
 
 from __future__ import annotations
