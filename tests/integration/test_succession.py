@@ -15,6 +15,7 @@ from subos_devices.testing import FrontEnd
 from subos_devices.testing.serving import kind_of
 from subos_devices.vhost_user.device import DeviceSpec
 from support.processes import descriptors
+from support.share_client import ShareClient
 from support.strangers import Reverser
 from support.succession import NAME, survives
 
@@ -59,4 +60,34 @@ def test_a_supervisor_dies_at_any_system_call(zygote: Zygote, tmp_path: Path, of
         gc.collect()  # mappings have descriptors of their own
         assert descriptors() == before
     print("stops", stop)
+    assert stop > 200
+
+
+def test_what_a_guest_has_open_stays_open(zygote: Zygote, tmp_path: Path) -> None:
+    """Its keeper lives on, and so do the questions that its worker asks."""
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    (shared / "there").write_bytes(b"from before")
+
+    def works(path: Path) -> None:
+        with FrontEnd.connect(path, timeout=20) as vm:
+            client = ShareClient(vm.queue(1, size=64))
+            client.init()
+            node = client.lookup(b"there")
+            handle = client.open(node)
+            made, written = client.create(b"made")
+            client.write(made, written, b"data", 0)
+            (shared / "made").unlink()
+            vm.replace_call(client.queue)
+            base = vm.stop(client.queue)
+            vm.start(client.queue, base=base)
+            assert client.read(node, handle) == b"from before"
+            assert client.read(made, written) == b"data"
+            client.release(made, written)
+            assert client.lookup(b"there") == node
+
+    spec = DeviceSpec("fs", NAME, {"shared_dir": str(shared)})
+    for stop in count(0, 3 * STRIDE):
+        if not survives(spec, zygote, tmp_path, stop, works):
+            break
     assert stop > 200

@@ -104,6 +104,8 @@ class Caretaker:
         self._nursery.join(self)
         if "keeper" in fds:
             self._keepers.adopt(record["keeper"], socket.socket(fileno=fds["keeper"]))
+        if "keeper-memory" in fds:
+            self._zygote.remember(record["keeper"], fds["keeper-memory"])
         if "worker" in fds:
             self._adopt(record, fds)
         else:
@@ -125,7 +127,9 @@ class Caretaker:
             parent = keeper
         else:
             wanted = Wanted(self.spec, control, self._counters, on_end=self._ended)
-            self._zygote.adopt(pid, wanted, fds.get("memory", -1))
+            self._zygote.adopt(pid, wanted)
+        if "worker-memory" in fds:
+            self._zygote.remember(pid, fds["worker-memory"])
         self.worker = self._link(parent, respawned=True, desk=desk, adopted=(pid, control))
 
     def record(self) -> Record:
@@ -143,21 +147,20 @@ class Caretaker:
 
     @property
     def descriptors(self) -> dict[str, int]:
-        """By which worker and keeper are reached."""
+        """By which worker and keeper are reached, and what memory they take is seen."""
         found = self._keepers.descriptors
+        seen = {"keeper-memory": self._zygote.memory_of(self._keepers.pid or 0)}
         if self.worker and self._is_settled:
             found |= self.worker.descriptors
-            memory = self._zygote.memory_of(self.worker.pid)
-            if memory is not None:
-                found["memory"] = memory
-        return found
+            seen["worker-memory"] = self._zygote.memory_of(self.worker.pid)
+        return found | {name: fd for name, fd in seen.items() if fd is not None}
 
     def renewed(self) -> set[str]:
         """Which of `descriptors` are others than when this was last asked."""
         before, self._shown = self._shown, (self.worker, self._keepers.pid)
         return {
-            *(("worker", "questions", "memory") if before[0] is not self.worker else ()),
-            *(("keeper",) if before[1] != self._keepers.pid else ()),
+            *(("worker", "questions", "worker-memory") if before[0] is not self.worker else ()),
+            *(("keeper", "keeper-memory") if before[1] != self._keepers.pid else ()),
         }
 
     @property

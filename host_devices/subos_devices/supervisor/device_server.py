@@ -24,19 +24,18 @@ from ..vhost_user import snapshot
 from ..vhost_user.connection import Message, MessageStream, Outbox
 from ..vhost_user.counters import Counters
 from ..vhost_user.device import Device, DeviceSpec
-from ..vhost_user.errors import BadMemory, BadMessage, TransportError
-from ..vhost_user.session import (
+from ..vhost_user.effects import (
     CallChanged,
     Effect,
     MemoryChanged,
     RingEnabled,
     RingStarted,
     RingStopped,
-    Session,
-    Vring,
     effect_name,
     effect_named,
 )
+from ..vhost_user.errors import BadMemory, BadMessage, TransportError
+from ..vhost_user.session import Session, Vring
 from .caretaker import Caretaker
 from .faults import Faults
 from .ledger import Held, Ledger, Nobody

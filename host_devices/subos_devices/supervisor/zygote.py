@@ -103,12 +103,15 @@ class Zygote:
         socket.send_fds(self.channel, [json.dumps({**message, "sandbox": self.sandbox}).encode()], fds)
         self._unborn.append(wanted)
 
-    def adopt(self, pid: int, wanted: Wanted, memory: int = -1) -> None:
+    def adopt(self, pid: int, wanted: Wanted) -> None:
         """The process `pid`, if it is one that `succeed` has found alive, was made for another supervisor, which wanted
-        it so. `memory` becomes the zygote's."""
+        it so."""
         if pid in self._kept:
             self._children[pid] = [*self._children.get(pid, ()), wanted]
-        if memory >= 0 and (pid not in self._kept or self._memory.setdefault(pid, memory) != memory):
+
+    def remember(self, pid: int, memory: int) -> None:
+        """`memory`, which becomes the zygote's, is an adopted process's `memory_file`."""
+        if pid not in self._children or self._memory.setdefault(pid, memory) != memory:
             os.close(memory)
 
     def succeed(self, pids: Collection[int]) -> None:

@@ -14,9 +14,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 from subos_protocol.errors import ProtocolError
 from subos_protocol.vhost_user import (
@@ -38,6 +37,7 @@ from subos_protocol.virtio import MAX_QUEUE_SIZE, Feature, avail_ring_size, used
 
 from .connection import Message
 from .device import Device
+from .effects import CallChanged, Effect, MemoryChanged, RingEnabled, RingStarted, RingStopped
 from .errors import BadMemory, BadMessage
 from .memory import GuestMemory
 
@@ -59,57 +59,6 @@ ANSWERED = frozenset(
     }
 )
 """Requests whose reply carries something else than an acknowledgement."""
-
-
-# --- effects
-
-
-@dataclass(frozen=True)
-class MemoryChanged:
-    """`session.memory` and `session.region_fds` are new, and rings may be running on the old ones."""
-
-
-@dataclass(frozen=True)
-class RingStarted:
-    """`session.vrings[index]` has all it needs; it serves once it is enabled too."""
-
-    index: int
-
-
-@dataclass(frozen=True)
-class RingStopped:
-    """The driver takes the ring back: nothing may touch it once this is performed. The performer
-    sets `session.vrings[index].base` to the next available index."""
-
-    index: int
-
-
-@dataclass(frozen=True)
-class RingEnabled:
-    """`session.vrings[index].enabled` changed while the ring was started."""
-
-    index: int
-
-
-@dataclass(frozen=True)
-class CallChanged:
-    """`session.vrings[index].call` is a new eventfd while the ring is started."""
-
-    index: int
-
-
-Effect = MemoryChanged | RingStarted | RingStopped | RingEnabled | CallChanged
-EFFECTS: Sequence[type[Effect]] = (MemoryChanged, RingStarted, RingStopped, RingEnabled, CallChanged)
-
-
-def effect_name(effect: Effect) -> list[Any]:
-    """As JSON has it."""
-    return [type(effect).__name__, *vars(effect).values()]
-
-
-def effect_named(kind: str, *fields: int) -> Effect:
-    """What `effect_name` says."""
-    return {effect.__name__: effect for effect in EFFECTS}[kind](*fields)
 
 
 @dataclass
