@@ -136,9 +136,7 @@ def test_a_launcher_that_is_killed(tmp_path: Path) -> None:
     with running("run", "--name", "again", "--", "sleep", "1000") as process:
         wait_for_vm("again", process)
         everybody = family(process.pid)
-        assert (
-            len(everybody) == 10
-        )  # itself, QEMU, the supervisor, the zygote, five workers, and the keeper of the root
+        assert len(everybody) == 10  # itself, QEMU, supervisor, zygote, five workers, and the keeper of the root
         step(f"SIGKILL to process {process.pid}")
         process.kill()
         process.wait()

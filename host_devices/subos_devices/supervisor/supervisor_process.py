@@ -96,6 +96,7 @@ async def _serve(holder: _Holder) -> None:
     body, held = order.body, [_Taken.of(each) for each in taken]
     pid, kinds, used = (body["zygote"][name] for name in ("pid", "kinds", "used"))
     zygote = Zygote(pid, socket.socket(fileno=order.fds[0]), tuple(kinds), Choice(*body["sandbox"]))
+    zygote.awaits_another = True
     if used:
         zygote.succeed(children(each.held for each in held))
     notes = _Notes(holder, {each.spec.name: set(each.held.fds) for each in held})

@@ -85,6 +85,9 @@ class Zygote:
     _children: dict[int, Sequence[Wanted]] = field(default_factory=dict)
     _memory: dict[int, int] = field(default_factory=dict)
     _kept: frozenset[int] = frozenset()
+    awaits_another: bool = False
+    """Somebody else starts the next one where this one dies: what is wanted until then is asked of that one."""
+    _put_off: list[tuple[Sequence[Wanted], Model, bool]] = field(default_factory=list)
 
     @classmethod
     def start(cls, *kinds: str) -> Zygote:
@@ -100,8 +103,14 @@ class Zygote:
         ]
         message = {"devices": said, "group": model.group, "command": model.command, "keeper": keeper}
         fds = [fd for each in wanted for fd in (each.control.fileno(), each.counters, *each.spec.fds.values())]
-        socket.send_fds(self.channel, [json.dumps({**message, "sandbox": self.sandbox}).encode()], fds)
-        self._unborn.append(wanted)
+        try:
+            socket.send_fds(self.channel, [json.dumps({**message, "sandbox": self.sandbox}).encode()], fds)
+        except ConnectionError:
+            if not self.awaits_another:
+                raise
+            self._put_off.append(([each.dup() for each in wanted], model, keeper))
+        else:
+            self._unborn.append(wanted)
 
     def adopt(self, pid: int, wanted: Wanted) -> None:
         """The process `pid`, if it is one that `succeed` has found alive, was made for another supervisor, which wanted
@@ -172,7 +181,8 @@ class Zygote:
 
     def replace(self, pid: int, channel: socket.socket) -> None:
         """Another zygote in the place of one that has died, and all that it had made with it."""
-        unborn, children = self._unborn[:], list(self._children.values())
+        unborn, children, put_off = self._unborn[:], list(self._children.values()), self._put_off[:]
+        self._put_off.clear()
         self.release()
         self.pid, self.channel = pid, channel
         channel.setblocking(False)
@@ -180,6 +190,10 @@ class Zygote:
             each.on_pid(0)
         for each in (each for together in children for each in together):
             each.on_end(-signal.SIGKILL)
+        for wanted, model, is_keeper in put_off:
+            with contextlib.suppress(OSError):  # it has died as well: the sockets close, which is a death too
+                self.spawn(wanted, model, keeper=is_keeper)
+            _close_all(wanted)
 
     def _ended(self, pid: int, status: int) -> None:
         if pid in self._memory:
@@ -208,6 +222,9 @@ class Zygote:
         self._memory.clear()
         self._unborn.clear()  # whose callbacks would keep their devices' counters open
         self._children.clear()
+        for wanted, _, _ in self._put_off:
+            _close_all(wanted)
+        self._put_off.clear()
 
     def close(self) -> None:
         """Ends the zygote, and with it every worker. One that does not end by itself within PATIENCE is killed."""
@@ -224,3 +241,8 @@ class Zygote:
                     os.waitpid(self.pid, 0)
                     return
                 time.sleep(0.001)
+
+
+def _close_all(wanted: Sequence[Wanted]) -> None:
+    for each in wanted:
+        each.close()
