@@ -6,20 +6,24 @@ import fcntl
 import os
 import re
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
+from subos_devices.supervisor import restarts
 from subos_devices.supervisor.restarts import BRIEF
 from subos_devices.testing import FrontEnd, Supervised, supervise
 from subos_protocol.fuse import (
     FUSE_DIRENT,
     FUSE_GETATTR_IN,
     FUSE_LK_IN,
+    FUSE_READ_IN,
 )
 from subos_protocol.fuse_opcodes import FuseInit, FuseOpcode
 from support.processes import descriptors
@@ -123,6 +127,90 @@ def test_a_lock_of_the_guest_holds_all_the_while(folder: Path) -> None:
             fcntl.lockf(here, fcntl.LOCK_EX | fcntl.LOCK_NB)
         served.client.release(node, handle)
         fcntl.lockf(here, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+@dataclass
+class Coming:
+    """One VM after the other, with the same share."""
+
+    supervised: Supervised
+    path: Path
+    file: Path
+
+    def session(self) -> Iterator[Served]:
+        """A VM that has a file locked, and others open, until it ends without a word."""
+        with FrontEnd.connect(self.path, timeout=20) as vm:
+            client = ShareClient(vm.queue(1, size=64))
+            client.init(flags=int(FuseInit.FUSE_POSIX_LOCKS | FuseInit.FUSE_FLOCK_LOCKS))
+            served = Served(self.supervised, client)
+            node = served.client.lookup(b"file")
+            handle = served.client.open(node, os.O_RDWR)
+            served.client.create(b"other")
+            served.client.open(1, os.O_DIRECTORY, FuseOpcode.FUSE_OPENDIR)
+            body = FUSE_LK_IN.struct.pack(handle, 1, 0, (1 << 63) - 1, fcntl.F_WRLCK, 1, 0, 0)
+            client.request(FuseOpcode.FUSE_SETLK, node, body)
+            assert not self.lock_is_free()
+            yield served
+
+    def lock_is_free(self) -> bool:
+        with self.file.open("r+b") as here:
+            try:
+                fcntl.lockf(here, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+        return True
+
+    def check_the_next_finds_nothing(self) -> None:
+        """Not even one that begins no session of its own."""
+        with FrontEnd.connect(self.path, timeout=20) as vm:
+            client = ShareClient(vm.queue(1, size=64))
+            assert self.lock_is_free()
+            for opcode, arguments, room in (
+                (FuseOpcode.FUSE_GETATTR, FUSE_GETATTR_IN.struct.pack(0, 0, 0), 104),
+                (FuseOpcode.FUSE_READ, FUSE_READ_IN.struct.pack(1, 0, 4096, 0, 0, 0, 0), 4096),
+            ):
+                with pytest.raises(OSError, match="not connected"):
+                    client.request(opcode, 2, arguments, reply=room)
+            client.init()
+            assert client.lookup(b"file")
+
+
+@pytest.fixture
+def coming(folder: Path) -> Iterator[Coming]:
+    (folder / "file").write_bytes(b"data")
+    with supervise() as supervised:
+        yield Coming(supervised, supervised.add("fs", shared_dir=str(folder), locks="host"), folder / "file")
+
+
+def test_what_a_vm_had_goes_with_it(coming: Coming) -> None:
+    before = open_in(int(coming.supervised.status()["pid"]))
+    for served in coming.session():
+        worker = served.pid()
+    eventually(coming.lock_is_free)
+    assert open_in(worker) == before
+    coming.check_the_next_finds_nothing()
+    assert coming.supervised.status()["restarts"] == 0
+
+
+@pytest.mark.parametrize("first", ["worker", "vm"])
+def test_what_a_vm_had_goes_with_it_though_its_worker_dies(coming: Coming, first: str) -> None:
+    """Before its end, or over it."""
+    for served in coming.session():
+        time.sleep(BRIEF)
+        os.kill(served.pid(), signal.SIGKILL if first == "worker" else signal.SIGSTOP)
+        if first == "vm":
+            threading.Timer(0.5, os.kill, (served.pid(), signal.SIGKILL)).start()
+    eventually(coming.lock_is_free)
+    coming.check_the_next_finds_nothing()
+
+
+def test_what_a_vm_had_goes_with_it_while_there_is_no_worker(coming: Coming, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(restarts, "BACKOFF", (2.0,) * 6)
+    for served in coming.session():
+        os.kill(served.pid(), signal.SIGKILL)
+        eventually(lambda: coming.supervised.status()["restarts"] == 1)
+    eventually(coming.lock_is_free, timeout=1.5)
+    coming.check_the_next_finds_nothing()
 
 
 def test_a_keeper_that_is_killed_takes_all_along(folder: Path) -> None:

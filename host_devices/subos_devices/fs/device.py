@@ -207,6 +207,9 @@ class FsDevice(Device):
                 queue.retry(retrying(self.server, queue))
         queue.drain(handle)
 
+    def front_end_gone(self) -> None:
+        self.server.end()
+
     def _replaced(self, worker: Worker) -> None:
         """Another directory has taken the place of the shared one. Raises SystemExit where this process is jailed in
         the old one: the next worker's jail is around the new one."""

@@ -77,7 +77,7 @@ class Caretaker:
         self._ready: asyncio.Future[None] = self._loop.create_future()
         self._restarts = Restarts()
         self._respawn: asyncio.TimerHandle | None = None
-        self._renewed = self._is_ready = False
+        self._renewed = self._is_ready = self._forsaken = False
         self._watch = Watch(self._limit)
         self._failure = ""
         self._last_words = ""
@@ -199,6 +199,22 @@ class Caretaker:
             "sandbox": self.sandbox,
         }
 
+    async def front_end_gone(self) -> None:
+        """What was kept for it goes, too: the worker says that it has dropped all, or the next one begins with nothing.
+        That is waited for, so that the next front end finds none of it."""
+        worker = self.worker
+        if worker is None:
+            self._keepers.close()
+            return
+        worker.memory(self._rings.session)  # none
+        if not self._keeps:
+            return
+        self._forsaken = True  # should it die over it
+        if not worker.told:
+            worker.kill()  # it was made to go on with what there is
+        elif await worker.stop(0, self._rings.session.device.patience):
+            self._forsaken = False
+
     # --- births
 
     def _spawn(self, *, respawned: bool) -> None:
@@ -261,8 +277,11 @@ class Caretaker:
 
     def _parent(self) -> Parent:
         """Who makes the next worker."""
-        kept = self._rings.session.device.keeps and self._model == Model()
-        return self._keepers.next() if kept else self._nursery
+        return self._keepers.next() if self._keeps else self._nursery
+
+    @property
+    def _keeps(self) -> bool:
+        return self._rings.session.device.keeps and self._model == Model()
 
     def _lost_keeper(self) -> None:
         if self.worker is not None:
@@ -340,6 +359,9 @@ class Caretaker:
         self._keepers.hear()  # what was said before its socket closed
         self.worker = None
         self._reason = self._last_words
+        if self._forsaken:
+            self._forsaken = False
+            self._keepers.close()
         if self._renewed:
             self._renewed = False
             self._spawn(respawned=self._ready.done())

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import socket
@@ -47,6 +48,8 @@ from .throttle import Throttle
 from .zygote import Zygote
 
 MESSAGES_AT_ONCE = 32  # of one front end, before the event loop looks at everything else
+ACCEPT_RETRY = 0.25  # seconds, where a front end cannot be taken
+_NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 log = logging.getLogger("subos")
 log.addFilter(Throttle())
@@ -203,11 +206,24 @@ class DeviceServer:
             **self.session.device.describe(self.counters.statistics),
         }
 
+    async def _accept(self) -> socket.socket:
+        """The next front end, which waits while there is no room for one; that is said once."""
+        told = False
+        while True:
+            try:
+                return (await self._loop.sock_accept(self._listener))[0]
+            except OSError as error:
+                if error.errno not in _NO_ROOM:
+                    raise
+                if not told:
+                    log.error("%s: no front end can be taken now: %s", self.spec.name, error.strerror)
+                told = True
+                await asyncio.sleep(ACCEPT_RETRY)
+
     async def _serve(self, stream: MessageStream | None) -> None:
         while True:
             if stream is None:
-                connection, _ = await self._loop.sock_accept(self._listener)
-                stream = MessageStream(connection)
+                stream = MessageStream(await self._accept())
             stream.socket.setblocking(False)
             self._stream = stream
             self._note()
@@ -239,8 +255,7 @@ class DeviceServer:
         self._rings.forget()
         self.session.close()
         self._rings.session = Session(self._fresh_device())
-        if self.worker is not None:
-            self.worker.memory(self.session)  # none: the guest's is held no longer
+        await self.caretaker.front_end_gone()
         self._note()
 
     def _fresh_device(self) -> Device:

@@ -142,6 +142,8 @@ class Keeper:
                 data = self._channel.recv(MAX_PACKET)
             except BlockingIOError:
                 break
+            except ConnectionResetError:  # it has left something unread: what it said before comes next
+                continue
             except ConnectionError:
                 data = b""
             if not data:

@@ -205,6 +205,8 @@ class WorkerLink:
                 data = self._receive()
             except BlockingIOError:
                 return
+            except ConnectionResetError:  # it has left something unread: what it said before comes next
+                continue
             except ConnectionError:
                 data = b""
             if not data:

@@ -163,6 +163,8 @@ class Zygote:
                 data, fds, _, _ = socket.recv_fds(self.channel, MAX_PACKET, 1, socket.MSG_CMSG_CLOEXEC)
             except BlockingIOError:
                 return True
+            except ConnectionResetError:  # it has left something unread: what it said before comes next
+                continue
             except ConnectionError:
                 data, fds = b"", []
             if not data:

@@ -1,4 +1,4 @@
-"""What the outside world is to do about a message of the front end: `Session.receive` says it, a `DeviceServer` does it."""
+"""What is to be done about a message of the front end: `Session.receive` says it, a `DeviceServer` does it."""
 
 from __future__ import annotations
 
