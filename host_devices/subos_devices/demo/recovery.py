@@ -8,7 +8,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import os
 import secrets
+import signal
 import time
 from collections.abc import AsyncIterator
 
@@ -17,7 +19,6 @@ from subos_protocol.input_codes import Abs, Ev, Key
 from ..input import actions, script
 from ..input.client import DriverConnection
 from ..launcher.devices import driver_path, vsock_path
-from ..supervisor.device_server import DeviceServer
 from . import inputs
 from .scene import CheckFailed, Scene, begin, in_guest, same
 
@@ -41,25 +42,24 @@ class Killed:
     """A device's process, killed when this is made, and the one that comes after it."""
 
     def __init__(self, scene: Scene, name: str) -> None:
-        self._server: DeviceServer = scene.vm.supervisor.devices[name]
-        self._restarts = self._server.restarts
-        worker = self._server.worker
-        if worker is None:
+        self._device = scene.vm.supervisor.devices[name]
+        self._restarts = self._device.restarts
+        self._pid = self._device.pid
+        if not self._pid:
             raise CheckFailed(f"{name} has no process")
-        self._link = worker
         self._began = time.monotonic()
-        worker.kill()
+        os.kill(self._pid, signal.SIGKILL)
 
     async def gone(self) -> None:
         """Until it is known that the process is dead."""
-        while self._server.restarts == self._restarts:
+        while self._device.restarts == self._restarts:
             await self._wait()
 
     async def answered(self) -> float:
         """Milliseconds until the next process has answered something."""
         await self.gone()
-        requests = self._server.counters.requests
-        while self._server.counters.requests == requests:
+        requests = self._device.counters.requests
+        while self._device.counters.requests == requests:
             await self._wait()
         return self.elapsed()
 
@@ -73,8 +73,8 @@ class Killed:
 
     def came_back(self, after: float) -> str:
         """What the row says."""
-        same(self._server.restarts, self._restarts + 1, "the number of restarts")
-        return f"process {self._link.pid} killed, back after {after:.0f} ms"
+        same(self._device.restarts, self._restarts + 1, "the number of restarts")
+        return f"process {self._pid} killed, back after {after:.0f} ms"
 
 
 OPEN = """

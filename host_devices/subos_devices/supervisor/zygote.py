@@ -23,7 +23,6 @@ import logging
 import os
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
@@ -33,10 +32,10 @@ from ..processes import memory_file
 from ..vhost_user.device import DeviceSpec
 from .process_models import Model
 from .sandbox.policies import AUTO, Choice
+from .starting import start
 
 PROGRAM = f"from {__name__}_process import live; live()"  # -m would load runpy and all that it needs
 MAX_PACKET = 65536
-KEPT, KEPT_PREFIXES = ("PATH", "LANG", "TMPDIR"), ("PYTHON", "SUBOS_", "LD_", "LC_")  # of the environment
 PATIENCE = 1.0  # seconds that a zygote has to end once nobody wants it
 SUCCESSION = 5.0  # seconds that it has to tell which of its children live
 
@@ -86,11 +85,14 @@ class Zygote:
     _children: dict[int, Sequence[Wanted]] = field(default_factory=dict)
     _memory: dict[int, int] = field(default_factory=dict)
     _kept: frozenset[int] = frozenset()
+    awaits_another: bool = False
+    """Somebody else starts the next one where this one dies: what is wanted until then is asked of that one."""
+    _put_off: list[tuple[Sequence[Wanted], Model, bool]] = field(default_factory=list)
 
     @classmethod
     def start(cls, *kinds: str) -> Zygote:
         """Starts the zygote, and has it load these kinds of devices at once; others it loads when one is asked for."""
-        return cls(*_start(kinds), kinds)
+        return cls(*start(PROGRAM, *kinds), kinds)
 
     def spawn(self, wanted: Sequence[Wanted], model: Model, *, keeper: bool = False) -> None:
         """Asks for one worker for all of them, or for the `keeper` of one; `hear` calls `on_pid` a little later, and
@@ -101,8 +103,14 @@ class Zygote:
         ]
         message = {"devices": said, "group": model.group, "command": model.command, "keeper": keeper}
         fds = [fd for each in wanted for fd in (each.control.fileno(), each.counters, *each.spec.fds.values())]
-        socket.send_fds(self.channel, [json.dumps({**message, "sandbox": self.sandbox}).encode()], fds)
-        self._unborn.append(wanted)
+        try:
+            socket.send_fds(self.channel, [json.dumps({**message, "sandbox": self.sandbox}).encode()], fds)
+        except ConnectionError:
+            if not self.awaits_another:
+                raise
+            self._put_off.append(([each.dup() for each in wanted], model, keeper))
+        else:
+            self._unborn.append(wanted)
 
     def adopt(self, pid: int, wanted: Wanted) -> None:
         """The process `pid`, if it is one that `succeed` has found alive, was made for another supervisor, which wanted
@@ -175,7 +183,8 @@ class Zygote:
 
     def replace(self, pid: int, channel: socket.socket) -> None:
         """Another zygote in the place of one that has died, and all that it had made with it."""
-        unborn, children = self._unborn[:], list(self._children.values())
+        unborn, children, put_off = self._unborn[:], list(self._children.values()), self._put_off[:]
+        self._put_off.clear()
         self.release()
         self.pid, self.channel = pid, channel
         channel.setblocking(False)
@@ -183,6 +192,10 @@ class Zygote:
             each.on_pid(0)
         for each in (each for together in children for each in together):
             each.on_end(-signal.SIGKILL)
+        for wanted, model, is_keeper in put_off:
+            with contextlib.suppress(OSError):  # it has died as well: the sockets close, which is a death too
+                self.spawn(wanted, model, keeper=is_keeper)
+            _close_all(wanted)
 
     def _ended(self, pid: int, status: int) -> None:
         if pid in self._memory:
@@ -201,7 +214,7 @@ class Zygote:
     def restart(self) -> None:
         """`replace`, by a new one."""
         self._end()
-        self.replace(*_start(self.kinds))
+        self.replace(*start(PROGRAM, *self.kinds))
 
     def release(self) -> None:
         """Lets go of the zygote, which is somebody else's to end."""
@@ -211,6 +224,9 @@ class Zygote:
         self._memory.clear()
         self._unborn.clear()  # whose callbacks would keep their devices' counters open
         self._children.clear()
+        for wanted, _, _ in self._put_off:
+            _close_all(wanted)
+        self._put_off.clear()
 
     def close(self) -> None:
         """Ends the zygote, and with it every worker. One that does not end by itself within PATIENCE is killed."""
@@ -229,19 +245,6 @@ class Zygote:
                 time.sleep(0.001)
 
 
-def _start(kinds: Sequence[str]) -> tuple[int, socket.socket]:
-    """A new zygote's pid, and the socket to it."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with theirs:
-        theirs.set_inheritable(True)
-        # Without `site` (-S) and the folder that we are in (-P): where modules are is what our own path says.
-        command = [sys.executable, "-P", "-S", "-c", PROGRAM, str(theirs.fileno()), str(os.getpid()), *kinds]
-        # Not the whole environment: it may hold secrets, and a process can read what it was started with for ever.
-        variables = {
-            name: value for name, value in os.environ.items() if name in KEPT or name.startswith(KEPT_PREFIXES)
-        }
-        variables["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
-        # A group of its own: what a signal does to the launcher's whole group is the launcher's to decide.
-        pid = os.posix_spawn(sys.executable, command, variables, setpgroup=0)
-    ours.setblocking(False)
-    return pid, ours
+def _close_all(wanted: Sequence[Wanted]) -> None:
+    for each in wanted:
+        each.close()

@@ -23,7 +23,7 @@ from ..vhost_user.device import DeviceSpec
 from . import births
 from .births import Newborn
 from .keeper_process import keep
-from .parenting import attend, forget_children, heed_children, keep_only, live_and_end
+from .parenting import attend, forget_children, heed_children, keep_only, live_and_end, shed
 from .sandbox.jail import Cell, born
 from .sandbox.policies import Choice, joint_policy
 from .sandbox.privileges import die_with
@@ -41,27 +41,13 @@ def live() -> None:
     control, parent, kinds = socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2]), sys.argv[3:]
     die_with_parent(parent)
     set_name("subos-zygote")
-    _shed(control)
+    shed(control)
     for kind in kinds:
         _preload(kind)
     wake, _ = heed_children()
     workers: set[int] = set()
     myself = os.pidfd_open(os.getpid())
     attend(control, wake, lambda: _obey(control, workers, myself), lambda: _reap(control, workers))
-
-
-def _shed(control: socket.socket) -> None:
-    """What came from the launcher and is not ours: descriptors, terminal, ways to take signals."""
-    keep_only({control.fileno()})
-    null = os.open(os.devnull, os.O_RDWR)
-    os.dup2(null, 0)
-    os.dup2(2, 1)  # nothing that a worker prints may land in the launcher's output
-    os.close(null)
-    sys.stdout = sys.stderr
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the launcher's to handle
-    for number in (signal.SIGTERM, signal.SIGWINCH, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 def _preload(kind: str) -> None:
