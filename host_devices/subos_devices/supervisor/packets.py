@@ -95,6 +95,8 @@ class Inbox:
                 )
             except BlockingIOError:
                 return None
+            except ConnectionResetError:  # it has left something unread: what it said before comes next
+                continue
             except ConnectionError as error:
                 raise EOFError from error
             self._fds += receive_fds(ancillary)

@@ -106,3 +106,16 @@ def test_what_there_is_no_room_for_goes_later_and_in_order(pair: Pair) -> None:
     right.close()  # and what it has not read
     backlog.put({"op": "ping"})  # nobody is there
     assert not backlog.is_waiting
+
+
+def test_all_that_was_said_is_heard_of_one_who_died_before_reading_everything(pair: Pair) -> None:
+    left, right = pair
+    inbox = Inbox(right)
+    send_whole(right, {"op": "never read"})
+    send_whole(left, {"op": "note"})
+    left.close()
+    message = inbox.receive()
+    assert message is not None
+    assert message.body == {"op": "note"}
+    with pytest.raises(EOFError):
+        inbox.receive()
