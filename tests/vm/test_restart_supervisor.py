@@ -1,4 +1,4 @@
-"""The supervisor of a VM is replaced, and killed, while its guest works: files, a stream, keys, and devices that come."""
+"""The supervisor of a VM is replaced, and killed, while its guest works: files, a stream, keys, devices that come."""
 
 from __future__ import annotations
 
