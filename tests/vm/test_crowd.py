@@ -128,6 +128,7 @@ def test_a_soak(tmp_path: Path, seconds: int) -> None:
         assert {what: late[what] - size for what, size in early.items() if late[what] - size > GROWTH} == {}
         restarts = sum(device["restarts"] for device in devices(name).values())
         assert soak.counts["kills"] >= restarts >= soak.counts["kills"] / 2  # a pid may be a dead one's
+        assert soak.counts["supervisors killed"] >= control.ask(name, "status")["supervisor"]["restarts"] > 0
         (shares[0] / ".leave").touch()
         _, errors = process.communicate(timeout=120)
         assert process.returncode == 0, errors.decode()
