@@ -15,7 +15,7 @@ from ..text import printable
 from ..vhost_user.device import DeviceSpec
 from ..vhost_user.errors import TransportError
 from ..vhost_user.session import Vring
-from .desk import Desk
+from .desk import Desk, allowance
 from .faults import Faults
 from .keeper import Keepers
 from .link import Parent, WorkerLink
@@ -70,6 +70,7 @@ class Caretaker:
         self._respawn: asyncio.TimerHandle | None = None
         self._renewed = self._forsaken = False
         self._watch = Watch(self._limit)
+        self._allowance = allowance(rings.session.device)
         self._failure = ""
         self._last_words = ""
         self._reason, self._end = "", "nobody knows of what"
@@ -154,7 +155,7 @@ class Caretaker:
         with contextlib.ExitStack() as undo:
             desk = None
             if self._rings.session.device.asks:
-                desk = Desk(lambda: self._rings.session.device)
+                desk = Desk(lambda: self._rings.session.device, self._allowance)
                 undo.callback(desk.theirs.close)
                 undo.callback(desk.close)
             worker = WorkerLink(
