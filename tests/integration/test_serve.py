@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from subos_devices.supervisor.device_server import ACCEPT_RETRY
 from subos_devices.supervisor.sandbox import report
 from subos_devices.testing import Disconnected, FrontEnd, serve
 from subos_devices.testing.serving import children, end
@@ -129,6 +132,24 @@ def test_persistent_it_waits_for_the_next() -> None:
             with FrontEnd.connect(served.path) as vm:
                 assert vm.queue(0).request(writable=[8])
         assert served.process.poll() is None
+
+
+def test_a_front_end_waits_until_there_is_a_descriptor_for_it() -> None:
+    with serve("rng") as served:
+        with FrontEnd.connect(served.path) as vm:
+            assert vm.queue(0).request(writable=[8])
+        limits = resource.prlimit(served.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(served.pid, resource.RLIMIT_NOFILE, (3, limits[1]))
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(os.fspath(served.path))
+            eventually(lambda: "no front end can be taken now" in served.log)
+            time.sleep(3 * ACCEPT_RETRY)
+            resource.prlimit(served.pid, resource.RLIMIT_NOFILE, limits)
+            with FrontEnd(connection) as vm:
+                vm.negotiate()
+                vm.set_memory()
+                assert vm.queue(0).request(writable=[8])
+        assert served.log.count("no front end can be taken now: Too many open files") == 1
 
 
 def test_a_socket_in_use_is_refused(tmp_path: Path) -> None:

@@ -196,7 +196,7 @@ class FuseServer:
 
     def init(self, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:
         """Begins a session, whatever was before: a guest that rebooted says nothing but this."""
-        self._end()
+        self.end()
         short = mem[a : a + min(n, FUSE_INIT_IN.size)]
         major, minor, readahead, flags, flags2, _ = FUSE_INIT_IN.unpack(bytes(short).ljust(FUSE_INIT_IN.size, b"\0"))
         if major < FUSE_KERNEL_VERSION or (major == FUSE_KERNEL_VERSION and minor < OLDEST_MINOR):
@@ -237,10 +237,11 @@ class FuseServer:
         self.operations[:] = self._suspended or self._ready
 
     def _destroy(self, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:
-        self._end()
+        self.end()
         return 0
 
-    def _end(self) -> None:
+    def end(self) -> None:
+        """Nothing is known, open or locked any more, until the next FUSE_INIT."""
         self.share.lasting.begun = False
         if self.locks is not None:
             self.locks.reset()

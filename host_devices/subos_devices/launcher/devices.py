@@ -10,13 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol
 
 from ..agent.worker_channels import WorkerChannels
 from ..errors import UserError
 from ..runtime import listen
-from ..supervisor.device_server import DeviceServer
-from ..supervisor.supervisor import Supervisor
 from ..vhost_user.device import DeviceSpec, Option
 from .qemu import VhostUserDevice
 from .settings import GAMEPAD_OPTIONS, HOTPLUG, MAX_GAMEPADS, NO_RUMBLE, NO_SENSORS, UHID, UINPUT
@@ -210,8 +208,14 @@ def serve_command(folder: Path, device: PlannedDevice) -> list[str]:
     return command
 
 
+class Serves(Protocol):
+    """A `Holder`, or a `Supervisor`."""
+
+    async def add(self, spec: DeviceSpec, listener: socket.socket) -> object: ...
+
+
 async def serve(
-    supervisor: Supervisor,
+    supervisor: Serves,
     folder: Path,
     devices: Sequence[PlannedDevice],
     channels: Mapping[str, WorkerChannels] = NO_CHANNELS,
@@ -220,7 +224,7 @@ async def serve(
     """Binds the devices' sockets in `folder` and serves them; `channels` to the guest's agent are there by what devices
     call them, `presence` makes what a hot gamepad tells of its drivers by. Raises UserError; the others are served
     then."""
-    starting: list[asyncio.Task[DeviceServer]] = []
+    starting: list[asyncio.Future[object]] = []
     try:
         for device in devices:
             starting.append(asyncio.ensure_future(supervisor.add(*_bound(folder, device, channels, presence))))

@@ -153,5 +153,9 @@ class Device(ABC):
     def queue_stopped(self, queue: Virtqueue) -> None:
         """`queue` is the driver's again: drop every chain popped from it, and every view into guest memory."""
 
+    def front_end_gone(self) -> None:
+        """The VM has ended: what was kept for its guest, descriptors and locks among it, is to go. All queues are
+        stopped; the next VM may begin. The worker may be told so more than once, and before there was any."""
+
     def close(self) -> None:
         """The worker ends in good order."""

@@ -2,7 +2,7 @@
 
 It is told what to do over a SOCK_SEQPACKET socket, one JSON object a packet, descriptors beside it:
 
-    {"op": "memory", "regions": [[guest_addr, size, user_addr, mmap_offset], …]}     + an fd a region; none: let go
+    {"op": "memory", "regions": [[guest_addr, size, user_addr, mmap_offset], …]}     + an fd a region; none: it ended
     {"op": "start", "index", "size", "desc", "avail", "used", "base", "event_idx", "enabled"}   + kick [+ call]
     {"op": "enable", "index", "on"}
     {"op": "call", "index"}                                                            [+ call]

@@ -107,6 +107,8 @@ class Rings:
         self._memory = GuestMemory(regions, fds) if regions else None
         for fd in fds:
             os.close(fd)
+        if self._memory is None:
+            self._device.front_end_gone()
         for ring in running:
             self._activate(ring)
 

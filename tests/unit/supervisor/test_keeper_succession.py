@@ -6,7 +6,7 @@ import asyncio
 import os
 import socket
 from collections.abc import Awaitable, Callable, Sequence
-from typing import cast
+from typing import Any, cast
 
 from subos_devices.supervisor.keeper import Keeper
 from subos_devices.supervisor.keeper_process import BIRTH
@@ -38,8 +38,13 @@ class FakeZygote:
         self.killed.append(pid)
 
 
-def keeper(zygote: FakeZygote, after: Keeper | None = None, gone: Callable[[], None] = lambda: None) -> Keeper:
-    return Keeper(cast(Zygote, zygote), SPEC, 0, after=after, on_failure=lambda _said: None, on_gone=gone)
+def keeper(
+    zygote: FakeZygote,
+    after: Keeper | None = None,
+    gone: Callable[[], None] = lambda: None,
+    failure: Callable[[dict[str, Any]], None] = lambda _said: None,
+) -> Keeper:
+    return Keeper(cast(Zygote, zygote), SPEC, 0, after=after, on_failure=failure, on_gone=gone)
 
 
 def run(test: Callable[[FakeZygote], Awaitable[None]]) -> None:
@@ -128,5 +133,21 @@ def test_one_that_no_zygote_can_make_is_gone() -> None:
         assert gone == ["first"]
         assert len(zygote.asked) == 2
         assert zygote.killed == []
+
+    run(test)
+
+
+def test_why_it_can_make_no_worker_is_heard_though_one_was_asked_for() -> None:
+    async def test(zygote: FakeZygote) -> None:
+        heard: list[dict[str, Any]] = []
+        first = keeper(zygote, failure=heard.append)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with ours, theirs:
+            first.spawn(Wanted(SPEC, theirs, 0))
+        zygote.ends[0].send(b'{"op": "failed", "message": "no room", "hint": ""}')
+        zygote.asked[0].control.close()
+        zygote.ends.pop(0).close()
+        assert not first.hear()
+        assert [said["message"] for said in heard] == ["no room"]
 
     run(test)

@@ -220,6 +220,17 @@ def test_what_it_says_is_passed_on() -> None:
     run(test)
 
 
+def test_last_words_are_heard_of_one_that_dies_over_what_it_was_told() -> None:
+    async def test(scene: Scene) -> None:
+        scene.link.ping()
+        scene.worker.send(b'{"op": "log", "message": "why"}')
+        scene.worker.close()  # the ping is still in it
+        await scene.died.wait()
+        assert [message["op"] for message in scene.heard] == ["log"]
+
+    run(test)
+
+
 def test_a_worker_that_does_not_die_is_killed_with_all_that_keeps_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(link, "GRACE", 0.01)
 
