@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import pytest
 
+from subos_devices.fs.lasting import Lasting
 from subos_devices.supervisor import restarts
 from subos_devices.supervisor.restarts import BRIEF
 from subos_devices.testing import FrontEnd, Supervised, supervise
@@ -224,3 +225,36 @@ def test_a_keeper_that_is_killed_takes_all_along(folder: Path) -> None:
             served.client.write(node, handle, b"lost", 0)
         served.client.init()
         assert served.client.lookup(b"file")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may write to a worker's memory")
+def test_a_circle_in_what_was_kept_costs_its_guest_no_more_than_the_session(folder: Path) -> None:
+    """A worker in a guest's hands has left it there."""
+    for name in ("file", "other"):
+        (folder / name).touch()
+    with serving(folder) as served:
+        node = served.client.lookup(b"file")
+        layout = Lasting()
+        begin = next(
+            int(line.partition("-")[0], 16)
+            for line in Path(f"/proc/{served.pid()}/maps").read_text().splitlines()
+            if line.endswith("/dev/zero (deleted)") and _length(line) == len(layout._memory)
+        )
+        with open(f"/proc/{served.pid()}/mem", "r+b", buffering=0) as memory:
+            for column, index, count in (("heads", 0, 64), ("links", node, 1)):
+                memory.seek(begin + layout._places[column][0] + 4 * index)
+                memory.write(node.to_bytes(4, "little") * count)
+        os.kill(served.pid(), signal.SIGKILL)
+        began = time.monotonic()
+        with pytest.raises(OSError, match="not connected"):
+            served.client.lookup(b"other")
+        served.client.init()
+        assert served.client.lookup(b"other")
+        assert time.monotonic() - began < 10
+        assert served.supervised.status()["restarts"] == 2
+
+
+def _length(line: str) -> int:
+    """Of a mapping."""
+    begin, _, end = line.split()[0].partition("-")
+    return int(end, 16) - int(begin, 16)

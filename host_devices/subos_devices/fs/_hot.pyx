@@ -45,7 +45,7 @@ cdef uint64_t MAX_NAME = share.MAX_NAME
 cdef uint64_t HANDLES = handles.MOST
 cdef int OPEN_FLAGS = hot.OPEN_FLAGS
 cdef int64_t FINE_TICK = hot.FINE_TICK, COARSE_TICK = hot.COARSE_TICK
-cdef uint64_t SPREAD = 0x9E3779B1
+cdef int LONGEST_CHAIN = nodes.LONGEST
 cdef int ERRORS = statistics.ERRORS, TIMES = statistics.TIMES, BUCKETS = statistics.BUCKETS
 cdef int UNIQUE = journal.UNIQUE, STAGE = journal.STAGE, FACTS = journal.FACTS, GIVEN_FILE = journal.GIVEN_FILE
 cdef uint64_t BEGUN = journal.BEGUN, NOTED = journal.NOTED
@@ -258,9 +258,11 @@ cdef class FsHandler(Handler):
         return self.names + (at if at < self.names_end else 0)
 
     cdef inline uint64_t _find(self, uint64_t ino) noexcept:
-        """The node of an inode on the share's own file system, or 0."""
+        """The node of an inode on the share's own file system, or 0, also where there is no end of nodes to look at:
+        NodeTable.learn finds that, too."""
         cdef uint64_t bucket = ino & self.table[HASH_MASK]
         cdef uint32_t nodeid
+        cdef int steps = 0
         if bucket >= self.table[HASH_BUCKETS]:
             bucket &= self.table[HASH_MASK] >> 1
         if bucket >= self.capacity:
@@ -268,6 +270,9 @@ cdef class FsHandler(Handler):
         nodeid = self.heads[bucket]
         while nodeid and nodeid < self.capacity and (self.inos[nodeid] != ino or self.devices[nodeid]):
             nodeid = self.links[nodeid]
+            steps += 1
+            if steps > LONGEST_CHAIN:
+                return 0
         return nodeid if nodeid < self.capacity else 0
 
     cdef int64_t _learn(self, uint64_t parent, const char* name, size_t length, const stat_t* status) except? -9:

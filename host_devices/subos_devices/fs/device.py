@@ -27,7 +27,7 @@ from .events.replays import FileEvents
 from .handler import handler, retrying
 from .identity import Identity, IdMap, parse_map
 from .kept import KeptShare
-from .lasting import Lasting
+from .lasting import Corrupt, Lasting
 from .locks import Locks
 from .presence import Presence, Sight, looking_at
 from .server import FuseServer
@@ -150,6 +150,7 @@ class FsDevice(Device):
     def start(self, worker: Worker) -> None:
         """Opens the directory, or goes on with what an earlier worker had open. The limit of descriptors goes as high
         as it may, and the share keeps within it. Raises UserError where the directory cannot be opened."""
+        self._worker = worker
         prepare_process()
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         with suppress(OSError, ValueError):
@@ -201,11 +202,15 @@ class FsDevice(Device):
         if monotonic() > self.presence.next:
             self.presence.look()
         handle = self._handlers[queue]
-        if self._due and queue in self._due:
-            self._due.discard(queue)
-            if len(queue.deferred):
-                queue.retry(retrying(self.server, queue))
-        queue.drain(handle)
+        try:
+            if self._due and queue in self._due:
+                self._due.discard(queue)
+                if len(queue.deferred):
+                    queue.retry(retrying(self.server, queue))
+            queue.drain(handle)
+        except Corrupt:
+            self._worker.log("its tables were forged: the guest must mount it again")
+            raise
 
     def front_end_gone(self) -> None:
         self.server.end()

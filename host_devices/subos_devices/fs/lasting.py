@@ -56,6 +56,11 @@ _AT_ONCE = 64  # records that `used` looks at together
 _MAP_NORESERVE = 0x4000  # asm-generic/mman.h; Python names it since 3.13
 
 
+class Corrupt(SystemExit):
+    """Nobody can have left the tables like this but a worker in a guest's hands. This worker ends in good order, which
+    takes its keeper along, and the tables with it."""
+
+
 class Lasting:
     """Columns by name, zeros at first. `nodes` is how many nodes there is room for. Without `shared` it lasts as long
     as this process."""

@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator
 
 from subos_protocol.fuse_opcodes import FUSE_ROOT_ID
 
-from .lasting import DEVICES, END, NODE_COLUMNS, Lasting
+from .lasting import DEVICES, END, NODE_COLUMNS, Corrupt, Lasting
 from .names import Names
 from .statistics import NODES, Statistics
 
@@ -39,6 +39,7 @@ PRIVATE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
 """Flags of memory of our own: the shared kind, which is Python's default, counts against no limit. What outlives the
 worker has to be of that kind, and is bounded by its layout (lasting.py)."""
 _DIRECTORY = 0o4  # S_IFDIR >> 12
+LONGEST = 1 << 20  # nodes of a bucket: to have come to as many, each found through the others, would have taken days
 _SPREAD = 0x9E37_79B1  # what an inode number moves by with its device
 
 
@@ -149,7 +150,8 @@ class NodeTable:
         return index
 
     def find(self, device: int, ino: int) -> int:
-        """The node of an inode, or 0."""
+        """The node of an inode, or 0. Raises Corrupt where there is no end of nodes to look at, as does all that
+        changes the hash."""
         index = 0 if device == self.device else self.device_index(device)
         table = self.table
         bucket = (ino + index * _SPREAD) & table[MASK]
@@ -157,8 +159,12 @@ class NodeTable:
             bucket &= table[MASK] >> 1
         nodeid: int = self.heads[bucket]
         inos, devices, links = self.inos, self.devices, self.links
+        steps = 0
         while nodeid and (inos[nodeid] != ino or devices[nodeid] != index):
             nodeid = links[nodeid]
+            steps += 1
+            if steps > LONGEST:
+                raise Corrupt
         return nodeid
 
     def learn(self, parent: int, name: bytes, device: int, ino: int, mode: int) -> int:
@@ -298,12 +304,15 @@ class NodeTable:
         if at == nodeid:
             self.heads[bucket] = self.links[nodeid]
             return
-        while at:
+        for _ in range(LONGEST):
+            if not at:
+                return
             after = self.links[at]
             if after == nodeid:
                 self.links[at] = self.links[nodeid]
                 return
             at = after
+        raise Corrupt
 
     def _split(self) -> None:
         """One more bucket: it takes its share of the nodes of the one that it comes from."""
@@ -314,10 +323,13 @@ class NodeTable:
             table[MASK] = table[MASK] << 1 | 1
         old = new & table[MASK] >> 1
         at, self.heads[old], self.heads[new] = self.heads[old], 0, 0
-        while at:
+        for _ in range(LONGEST):
+            if not at:
+                return
             after = self.links[at]
             self._put_in_bucket(at)
             at = after
+        raise Corrupt
 
     def _retire(self, nodeid: int) -> None:
         """The inode is gone, and its number another file's: the node stays known, but is found no more."""

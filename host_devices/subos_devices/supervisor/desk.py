@@ -15,6 +15,11 @@ from typing import Any
 
 from ..vhost_user.device import Device
 from ..vhost_user.questions import MAX_QUESTION, Answer, send_answer
+from .allowance import Allowance
+
+RATE, BURST = 1000, 2000  # questions a second, and at once: each is some 50 us of ours, and a connection of vsock's
+SLOW_RATE, SLOW_BURST = 20, 40  # of those that are answered on a thread: a share looks four times a second
+PAUSE = 0.02  # seconds until one that has asked too often is heard again
 
 log = logging.getLogger("subos")
 
@@ -25,11 +30,15 @@ class Desk:
 
     A question stays in the socket until there is an answer: another supervisor may have to begin with it anew. What
     may take long is answered on a thread, so that neither the supervisor waits, nor its end for a disk that is gone.
-    The next question is read when the last one is answered.
+    The next question is read when the last one is answered, and once `allowance` has one more.
     """
 
-    def __init__(self, device: Callable[[], Device], channel: socket.socket | None = None) -> None:
+    def __init__(
+        self, device: Callable[[], Device], allowance: Allowance, channel: socket.socket | None = None
+    ) -> None:
         self._device = device
+        self._allowance = allowance
+        self._pause: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
         if channel is None:
             self._channel, self.theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -45,10 +54,18 @@ class Desk:
     def close(self) -> None:
         if not self.closed:
             self.closed = True
+            if self._pause is not None:
+                self._pause.cancel()
             self._loop.remove_reader(self._channel)
             self._channel.close()
 
     def _readable(self) -> None:
+        if not self._allowance.take(self._loop.time()):
+            if self._pause is None:
+                log.warning("%s: its worker asks more than it may, and waits", self._device().spec.name)
+            self._loop.remove_reader(self._channel)
+            self._pause = self._loop.call_later(PAUSE, self._loop.add_reader, self._channel, self._readable)
+            return
         try:
             data = self._channel.recv(MAX_QUESTION, socket.MSG_PEEK)
             question = json.loads(data)
@@ -90,6 +107,11 @@ class Desk:
         """The question is dealt with."""
         with contextlib.suppress(OSError):
             self._channel.recv(1)  # a whole packet goes with it
+
+
+def allowance(device: Device) -> Allowance:
+    """Of all workers of a device, one after the other."""
+    return Allowance(SLOW_RATE, SLOW_BURST) if device.answers_slowly else Allowance(RATE, BURST)
 
 
 def _answer(device: Device, question: dict[str, Any]) -> Answer:

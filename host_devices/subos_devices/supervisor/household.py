@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from ..vhost_user.device import Device, DeviceSpec
-from .desk import Desk
+from .desk import Desk, allowance
 from .keeper import Keepers
 from .ledger import Record
 from .link import Parent, WorkerLink
@@ -59,6 +59,7 @@ class Household:
         self._zygote = zygote
         self._nursery = nursery
         self._device = device
+        self._allowance = allowance(device())
         self._carer = carer
         self._shown: tuple[WorkerLink | None, int | None] = (None, None)
         self.keepers = Keepers(
@@ -81,7 +82,7 @@ class Household:
         with contextlib.ExitStack() as undo:
             desk = None
             if self._device().asks:
-                desk = Desk(self._device)
+                desk = Desk(self._device, self._allowance)
                 undo.callback(desk.theirs.close)
                 undo.callback(desk.close)
             parent = self.keepers.next() if self.keeps else self._nursery
@@ -158,7 +159,9 @@ class Household:
         if "worker" not in fds:
             return False
         pid, control = record["pid"], socket.socket(fileno=fds["worker"])
-        desk = Desk(self._device, socket.socket(fileno=fds["questions"])) if "questions" in fds else None
+        desk = None
+        if "questions" in fds:
+            desk = Desk(self._device, self._allowance, socket.socket(fileno=fds["questions"]))
         parent: Parent = self._nursery
         if self.keepers.pid:
             keeper = self.keepers.next()

@@ -10,7 +10,7 @@ from typing import Protocol
 from ..vhost_user.device import DeviceSpec
 from .inline import InlineWorker
 from .link import Parent
-from .process_models import GROUP, INLINE, Model
+from .process_models import GROUP, INLINE, Model, check_size
 from .zygote import Wanted, Zygote
 
 
@@ -18,7 +18,7 @@ class Nursery(Parent, Protocol):
     """What a device needs to have workers."""
 
     def join(self, device: Sharing) -> None:
-        """`device` is going to ask for workers."""
+        """`device` is going to ask for workers. Raises UserError where it cannot have any."""
 
     def leave(self, device: Sharing) -> None:
         """It does so no more, and has let go of its last one."""
@@ -77,6 +77,8 @@ class Group:
         self._look: asyncio.Handle | None = None
 
     def join(self, device: Sharing) -> None:
+        """Raises UserError where it is one too many."""
+        check_size(self._model.group, [len(each.spec.fds) for each in (*self._devices, device)])
         self._devices.append(device)
 
     def leave(self, device: Sharing) -> None:

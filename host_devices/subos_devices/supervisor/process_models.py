@@ -21,6 +21,8 @@ from ..vhost_user.device import DeviceSpec
 
 OWN, GROUP, INLINE = "own", "group", "inline"
 HINT = "DEVICE=own, DEVICE=own:COMMAND …, DEVICE=group:NAME or DEVICE=inline"
+MOST_DESCRIPTORS = 253  # SCM_MAX_FD: what the packet may carry by which the process of a group is asked for
+OF_EACH = 3  # that a device's share of it has: a control socket, counters, and a socket for questions
 _GROUP_NAME = re.compile(r"[A-Za-z0-9_.-]{1,32}")
 
 
@@ -48,6 +50,8 @@ class Row(NamedTuple):
     no_inline: str = ""
     no_command: str = ""
     default: Model = Model()
+    descriptors: int = 0
+    """How many a device of the kind is given at most, besides OF_EACH."""
 
 
 _FLOOD = "a flood of its events holds up no other device's, and no other worker reaches its drivers"
@@ -61,9 +65,11 @@ TABLE = {
     "vsock": Row(
         "it moves bulk data, and holds sockets of programs",
         no_inline="it asks the supervisor, and would wait for itself",
+        descriptors=1,
     ),
-    "keyboard": Row("passwords are typed on it, which no other worker is to see"),
-    **dict.fromkeys(("mouse", "pointer", "touch", "pen", "gamepad", "motion", "touchpad"), Row(_FLOOD)),
+    "keyboard": Row("passwords are typed on it, which no other worker is to see", descriptors=1),
+    **dict.fromkeys(("mouse", "pointer", "touch", "pen"), Row(_FLOOD, descriptors=1)),
+    **dict.fromkeys(("gamepad", "motion", "touchpad"), Row(_FLOOD, descriptors=3)),
     "rng": Row("keys are made of it: no other worker is to have it in its memory"),
 }
 """By kind. A process of its own costs a device some 3 MiB, so none has to share."""
@@ -120,12 +126,31 @@ class Models:
                 there = ", ".join(name for name, _ in devices)
                 hint = f"did you mean {nearest[0]}?" if nearest else f"there are {there}, and kinds of devices"
                 raise UserError(f"a process model is for {rule!r}, which is no device", hint)
+        groups: dict[str, list[int]] = {}
+        for name, kind in devices:
+            group = self.named(name, kind).group
+            if group:
+                groups.setdefault(group, []).append(TABLE.get(kind, OTHERS).descriptors)
+        for group, descriptors in groups.items():
+            check_size(group, descriptors)
         for name, kind in devices:
             if self.named(name, kind).how == INLINE and sandbox == "require":
                 raise UserError(
                     f"{name} is inline, where it has no sandbox, and --sandbox require wants all of it",
                     f"give it a process of its own: {name}=own",
                 )
+
+
+def check_size(group: str, descriptors: Sequence[int]) -> None:
+    """That one process can serve all of a group: how many descriptors each of its devices has, besides OF_EACH. Raises
+    UserError."""
+    needed = sum(descriptors) + OF_EACH * len(descriptors)
+    if needed > MOST_DESCRIPTORS:
+        raise UserError(
+            f"{len(descriptors)} devices are too many for the group {group}: its process needs {needed} descriptors, "
+            f"and can be given {MOST_DESCRIPTORS}",
+            "make two groups of it: DEVICE=group:ANOTHER",
+        )
 
 
 def parse(text: str) -> Model:

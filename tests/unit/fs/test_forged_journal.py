@@ -7,6 +7,8 @@ import errno
 import os
 import stat
 import struct
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from subos_devices.fs.journal import BEGUN, DONE, FACTS, MOST_FACTS, NOTED, SIZE, SLOTS, STAGE, UNIQUE, Journal
-from subos_devices.fs.lasting import Lasting
+from subos_devices.fs.lasting import Corrupt, Lasting
 from subos_devices.fs.nodes import BUCKETS, MASK
 from subos_protocol.fuse import FUSE_READ_IN
 from subos_protocol.fuse_opcodes import FuseOpcode
@@ -107,6 +109,43 @@ def test_columns_lead_nowhere(tmp_path: Path, forgery: str) -> None:
         assert {entry for entry in os.listdir(root) if guest.lookup(entry.encode()).nodeid} == {"file", "other"}
         it.die()
         assert guest.lookup(b"file").nodeid
+
+
+@pytest.mark.parametrize("size", [1, 2, 5])
+@pytest.mark.parametrize("walk", ["find", "forget", "grow"])
+@contained
+def test_a_circle_in_the_hash_ends_the_worker(tmp_path: Path, walk: str, size: int) -> None:
+    """At once, and in good order, which is its keeper's end, too. A guest that begins anew has a whole share."""
+    root = tmp_path / "share"
+    root.mkdir()
+    names = [b"file%d" % number for number in range(8)]
+    for name in names:
+        (root / os.fsdecode(name)).touch()
+    with mortal(root, Lasting(FEW)) as it:
+        said: list[str] = []
+        guest = it.guest
+        nodes = [guest.lookup(name).nodeid for name in names[:6]]
+        heads, links = it.kept.column("heads"), it.kept.column("links")
+        for index in range(len(heads)):
+            heads[index] = nodes[0]
+        for index, node in enumerate(nodes[:size]):
+            links[node] = nodes[(index + 1) % size]
+        it.die()
+        it.worker.log = said.append  # type: ignore[method-assign]
+        began = time.monotonic()
+        walks: dict[str, Callable[[], object]] = {
+            "find": lambda: guest.lookup(names[6]),
+            "forget": lambda: guest.ask(FuseOpcode.FUSE_FORGET, nodes[5], struct.pack("<Q", ALL), reply=False),
+            "grow": it.share.nodes._split,
+        }
+        with pytest.raises(Corrupt):
+            walks[walk]()
+        assert time.monotonic() - began < 5
+        assert said == ([] if walk == "grow" else ["its tables were forged: the guest must mount it again"])
+        it.kept.begun = False  # as it is in new memory
+        it.die()
+        guest.init()
+        assert all(guest.lookup(name).nodeid for name in names)
 
 
 @contained

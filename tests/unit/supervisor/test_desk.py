@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import json
 import os
@@ -17,6 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from subos_devices.fs.device import FsDevice
+from subos_devices.supervisor import desk as desks
+from subos_devices.supervisor.allowance import Allowance
 from subos_devices.supervisor.desk import Desk
 from subos_devices.vhost_user.device import Device, DeviceSpec
 from subos_devices.vhost_user.questions import Questions
@@ -51,11 +54,13 @@ class SlowOracle(Oracle):
         return super().answer(question)
 
 
-def at_desk(device: Device, work: Callable[[Desk, socket.socket], Awaitable[None]]) -> None:
+def at_desk(
+    device: Device, work: Callable[[Desk, socket.socket], Awaitable[None]], allowance: Allowance | None = None
+) -> None:
     """Runs `work` with a desk and the worker's socket. Nothing may be left of either."""
 
     async def run() -> None:
-        desk = Desk(lambda: device)
+        desk = Desk(lambda: device, allowance or desks.allowance(device))
         with desk.theirs as theirs:
             theirs.setblocking(False)
             await work(desk, theirs)
@@ -124,6 +129,55 @@ def test_a_worker_that_does_not_listen() -> None:
                 await asyncio.sleep(0.001)
 
     at_desk(Oracle(DeviceSpec("oracle", "oracle")), work)
+
+
+@pytest.mark.parametrize("kind", [Oracle, SlowOracle])
+def test_one_that_asks_without_end_waits_and_nobody_else_does(kind: type[Oracle]) -> None:
+    SlowOracle.gate.set()
+
+    async def work(_desk: Desk, theirs: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        turns = answers = 0
+        end = loop.time() + 1
+        while loop.time() < end:
+            turns += 1
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    theirs.send(b'{"errno": 2}')
+            with contextlib.suppress(BlockingIOError):
+                while theirs.recv(4096):
+                    answers += 1
+            await asyncio.sleep(0.001)
+        assert 100 + 50 < answers <= 100 + 110  # at once, and then in a second
+        assert turns > 100
+
+    at_desk(kind(DeviceSpec("oracle", "oracle")), work, Allowance(100, 100))
+
+
+def test_the_next_worker_has_no_allowance_of_its_own(caplog: pytest.LogCaptureFixture) -> None:
+    allowance = Allowance(1, 10)
+
+    async def work(_desk: Desk, theirs: socket.socket) -> None:
+        for _ in range(20):
+            theirs.send(b'{"errno": 2}')
+        await asyncio.sleep(0.1)
+        heard.append(0)
+        with contextlib.suppress(BlockingIOError):
+            while theirs.recv(4096):
+                heard[-1] += 1
+
+    heard: list[int] = []
+    for _ in range(2):
+        at_desk(Oracle(DeviceSpec("oracle", "oracle")), work, allowance)
+    assert heard == [10, 0]
+    assert caplog.text.count("asks more than it may") == 2
+
+
+def test_an_allowance() -> None:
+    allowance = Allowance(rate=10, burst=3)
+    assert [allowance.take(100.0) for _ in range(4)] == [True, True, True, False]
+    assert [allowance.take(100.05), allowance.take(100.11), allowance.take(100.12)] == [False, True, False]
+    assert [allowance.take(1000.0) for _ in range(4)] == [True, True, True, False]
 
 
 def test_a_worker_that_ends_before_it_is_answered() -> None:

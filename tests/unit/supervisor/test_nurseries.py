@@ -9,6 +9,9 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import cast
 
+import pytest
+
+from subos_devices.errors import UserError
 from subos_devices.supervisor.nurseries import Alone, Group, Inline, nursery
 from subos_devices.supervisor.process_models import Model
 from subos_devices.supervisor.zygote import Wanted, Zygote
@@ -184,3 +187,16 @@ def test_a_model_has_its_nursery_and_a_name_one_group() -> None:
     assert isinstance(nursery(Model("inline"), zygote, groups), Inline)
     assert nursery(MODEL, zygote, groups) is nursery(MODEL, zygote, groups)
     assert nursery(Model("group", "other"), zygote, groups) is not nursery(MODEL, zygote, groups)
+
+
+def test_one_too_many_for_a_process_is_refused_and_the_others_stay() -> None:
+    async def test() -> None:
+        with group(*(f"rng{number}" for number in range(84))) as (zygote, made, devices):
+            with pytest.raises(UserError, match="85 devices are too many for the group small"):
+                FakeDevice("one more", made)
+            for device in devices:
+                device.ask()
+            await asyncio.sleep(0)
+            assert len(zygote.asked[0]) == 84
+
+    run(test)

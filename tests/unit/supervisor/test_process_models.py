@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 
+from subos_devices.agent.worker_channels import WorkerChannels
 from subos_devices.errors import UserError
+from subos_devices.launcher.devices import _bound, plan
 from subos_devices.registry import KINDS, load
 from subos_devices.supervisor.process_models import TABLE, Model, Models, parse
 from subos_devices.vhost_user.device import DeviceSpec
@@ -120,3 +125,37 @@ def test_inline_has_no_sandbox_and_so_cannot_be_required_to_have_one() -> None:
     with pytest.raises(UserError, match="mouse is inline, where it has no sandbox") as caught:
         models.check(DEVICES, "require")
     assert "mouse=own" in caught.value.hint
+
+
+def test_a_group_is_as_large_as_one_packet_s_descriptors() -> None:
+    models = Models(["gamepad=group:pads", "rng=group:small"])
+    pads = [(f"gamepad{number}", "gamepad") for number in range(43)]
+    models.check([*pads[:42], ("rng", "rng")], "auto")
+    with pytest.raises(UserError, match="43 devices are too many for the group pads: its process needs 258") as caught:
+        models.check(pads, "auto")
+    assert "two groups" in caught.value.hint
+
+
+def test_no_kind_is_given_more_descriptors_than_its_row_says() -> None:
+    """Of those that a group may have."""
+    everything = plan(
+        [],
+        **dict.fromkeys(("mouse", "pointer", "keyboard", "touch", "pen", "rng", "vsock"), True),
+        gamepad=["dualsense:hotplug"],
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        for device in everything:
+            channels = {device.channel: Channels()} if device.channel else {}
+            spec, listener = _bound(Path(folder), device, channels, lambda _name: os.eventfd(0))
+            listener.close()
+            for fd in spec.fds.values():
+                os.close(fd)
+            assert len(spec.fds) <= TABLE[device.kind].descriptors
+            assert len(spec.fds) == TABLE[device.kind].descriptors or device.beside
+
+
+class Channels(WorkerChannels):
+    def __init__(self) -> None: ...
+
+    def open(self, name: str) -> int:
+        return os.eventfd(0)
