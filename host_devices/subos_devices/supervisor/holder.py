@@ -93,10 +93,10 @@ class Holder:
 
     @classmethod
     def start(cls, *kinds: str) -> Holder:
-        """Starts the zygote, which loads these kinds of devices at once, and the supervisor. Raises OSError."""
+        """Starts the zygote and the supervisor, which load these kinds of devices at once. Raises OSError."""
         zygote = HeldZygote(*kinds)
         try:
-            return cls(zygote, begin())
+            return cls(zygote, begin(kinds))
         except OSError:
             zygote.close()
             raise
@@ -182,9 +182,8 @@ class Holder:
         is ready. Raises UserError where it does not get ready, and then the old one serves on."""
         async with self._restarting:
             await self._until_serving()
-            kinds = {mirror.spec.kind for mirror in self.devices.values()}
             try:
-                link = SupervisorLink(begin(kinds), lambda message: self._hear(link, message))
+                link = SupervisorLink(begin(self._kinds()), lambda message: self._hear(link, message))
             except OSError as error:
                 raise UserError(f"no other supervisor can be started: {error.strerror}", NEXT_HINT) from error
             try:
@@ -219,6 +218,10 @@ class Holder:
         new = self._link
         assert new is not None
         return Succession(old.pid, new.pid, (loop.time() - began) * 1000, old.version, new.version)
+
+    def _kinds(self) -> set[str]:
+        """Of the devices that the next supervisor is going to have, and may have."""
+        return {*self._zygote.kinds, *(mirror.spec.kind for mirror in self.devices.values())}
 
     @property
     def _version(self) -> str:
@@ -269,7 +272,7 @@ class Holder:
             return link
         begun, self._begun = self._begun, None
         if begun is None:
-            begun = begin({mirror.spec.kind for mirror in self.devices.values()})
+            begun = begin(self._kinds())
         link = SupervisorLink(begun, lambda message: self._hear(link, message))
         return link
 
