@@ -80,6 +80,8 @@ class Holder:
         self._zygote = zygote
         self._begun: Begun | None = begun
         self._link: SupervisorLink | None = None
+        self._has_order = False
+        """It has been told to take over."""
         self._next: SupervisorLink | None = None
         """One that is ready to come after it."""
         self._serving: asyncio.Event
@@ -231,7 +233,8 @@ class Holder:
 
     async def _keep_one(self) -> None:
         """Has a supervisor serve, always. Ends with `_fault` where not even the first one comes to serve."""
-        restarts, loop, failures, served = Restarts(), asyncio.get_running_loop(), 0, False
+        restarts, loop = Restarts(), asyncio.get_running_loop()
+        starts, failures, served = 0, 0, False
         while True:
             restarts.born(loop.time(), 0)
             try:
@@ -241,12 +244,13 @@ class Holder:
                 why = error.message if isinstance(error, SupervisorFailed) else f"it cannot be started: {error}"
                 if self._link is not None:
                     self._link.close()
-                failures += 1
-                if not served and failures > TRIES:
+                starts += 1
+                if not served and starts > TRIES:
                     self._give_up(SupervisorFailed(f"the supervisor does not serve: {why}", "subos-devices doctor"))
                     return
                 log.error("a supervisor does not come to serve: %s", why)
-                if failures % TRIES == 0:
+                failures += self._has_order
+                if self._has_order and failures % TRIES == 0:
                     self._zygote.renew()  # what its workers are, or say, may be why
             else:
                 restarts.ready()
@@ -266,7 +270,7 @@ class Holder:
 
     def _successor(self) -> SupervisorLink:
         """One that is ready, or the one that was started first, or another. Raises OSError."""
-        self._link = None
+        self._link, self._has_order = None, False
         if self._next is not None:
             link, self._next = self._next, None
             return link
@@ -295,7 +299,7 @@ class Holder:
             "devices": len(handed),
             "zygote": {"pid": self._zygote.pid, "kinds": self._zygote.kinds, "used": self._zygote.used},
         }
-        self._zygote.used = True
+        self._zygote.used = self._has_order = True
         link.send(order, [self._zygote.channel])
         for mirror, held in handed:
             body = {"op": "device", "spec": mirror.plain(), "record": held.record, "held": list(held.fds)}
@@ -303,7 +307,7 @@ class Holder:
         await link.taken(TAKE_PATIENCE)
 
     def _renewed_zygote(self) -> None:
-        if self._link is not None:
+        if self._link is not None and self._has_order:
             self._zygote.used = True
             self._link.send({"op": "zygote", "pid": self._zygote.pid}, [self._zygote.channel])
 
