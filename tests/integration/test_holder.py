@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
@@ -20,7 +19,7 @@ import pytest
 from subos_devices.errors import SubosError, UserError
 from subos_devices.supervisor import holder, ledger, supervisor, supervisor_link
 from subos_devices.supervisor.holder import Holder
-from subos_devices.testing import Disconnected, FrontEnd
+from subos_devices.testing import FrontEnd
 from subos_devices.testing.serving import children
 from subos_protocol import __version__
 from support.holding import Held, hold
@@ -96,13 +95,6 @@ def killing(held: Held, seed: int) -> Iterator[None]:
         killer.join()
 
 
-def connected(path: Path) -> FrontEnd:
-    """A connection that was accepted by one that died before it could say so is lost."""
-    while True:
-        with contextlib.suppress(Disconnected):
-            return FrontEnd.connect(path, timeout=60)
-
-
 @pytest.mark.parametrize("seed", range(3))
 def test_a_front_end_sets_its_device_up_while_supervisors_die(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(holder, "LONGEST", 0.01)
@@ -110,7 +102,7 @@ def test_a_front_end_sets_its_device_up_while_supervisors_die(seed: int, monkeyp
         path = held.add(Reverser)
         with killing(held, seed):
             for number in range(10):
-                with connected(path) as vm:
+                with FrontEnd.connect(path, timeout=60) as vm:
                     queue = vm.queue(0, size=16)
                     reverses(vm)
                     assert vm.config().startswith(b"reverser")
