@@ -33,7 +33,7 @@ CHECKS: tuple[Check, ...] = (
     ("gamepad", KILLED, recovery.gamepad),
     ("rng", "the guest draws random bytes", entropy.generator),
     ("rng", KILLED, recovery.generator),
-    ("vsock", "1 MiB there and back again", channel.echo),
+    ("vsock", "1 MiB there and back again", channel.echoes),
     ("vsock", KILLED, recovery.streams),
     ("agent", "the host runs a command in the guest", channel.runs_a_command),
     ("clipboard", "text, copied here, pasted there", clipboard.text_to_guest),

@@ -16,25 +16,12 @@ from subos_protocol.input_codes import Abs, Ev, Key
 
 from ..input import actions, script
 from ..input.client import DriverConnection
-from ..launcher.devices import driver_path, vsock_path
+from ..launcher.devices import driver_path
 from ..supervisor.device_server import DeviceServer
-from . import inputs
+from . import echo, inputs
 from .scene import CheckFailed, Scene, begin, in_guest, same
 
 PORT = 5001
-ECHO = f"""
-import socket, threading
-def echo(client):
-    with client:
-        while data := client.recv(1 << 16):
-            client.sendall(data)
-listener = socket.socket(socket.AF_VSOCK)
-listener.bind((socket.VMADDR_CID_ANY, {PORT}))
-listener.listen()
-print("listening", flush=True)
-while True:
-    threading.Thread(target=echo, args=(listener.accept()[0],), daemon=True).start()
-"""
 
 
 class Killed:
@@ -162,11 +149,11 @@ async def generator(scene: Scene) -> str:
 
 async def streams(scene: Scene) -> str:
     """A stream that was open ends at once, and the next one can be opened."""
-    await begin(scene, "/run/subos-demo-recovery-echo", ECHO)
+    await echo.listen(scene, PORT)
     async with _echoing(scene) as before:
         killed = Killed(scene, "vsock")
         with contextlib.suppress(ConnectionError):
-            same(await asyncio.wait_for(before.read(), 20), b"", "what came at the end")
+            same(await before.rest(), b"", "what came at the end")
         ended = killed.elapsed()
         async with _echoing(scene):
             back = killed.came_back(killed.elapsed())
@@ -197,16 +184,9 @@ async def _meanwhile(scene: Scene, command: str) -> AsyncIterator[None]:
 
 
 @contextlib.asynccontextmanager
-async def _echoing(scene: Scene) -> AsyncIterator[asyncio.StreamReader]:
+async def _echoing(scene: Scene) -> AsyncIterator[echo.Stream]:
     """A stream to the guest's program, which has sent back what it got."""
-    reader, writer = await asyncio.open_unix_connection(vsock_path(scene.vm.folder))
-    try:
-        word = secrets.token_bytes(16)
-        writer.write(b"CONNECT %d\n" % PORT)
-        if not (answer := await asyncio.wait_for(reader.readline(), 20)).startswith(b"OK "):
-            raise CheckFailed(f"the device answered {answer!r}")
-        writer.write(word)
-        same(await asyncio.wait_for(reader.readexactly(len(word)), 20), word, "what came back")
-        yield reader
-    finally:
-        writer.close()
+    word = secrets.token_bytes(16)
+    async with echo.stream(scene, PORT) as stream:
+        same(await stream.echoed(word), word, "what came back")
+        yield stream
