@@ -12,7 +12,7 @@ import errno
 import os
 import socket
 
-from ..vhost_user.connection import receive_fds
+from ..vhost_user.connection import receive_with_fds
 
 LATER = 1.0  # seconds until another connection is accepted, where there was no room for one
 
@@ -51,7 +51,7 @@ class Entrance:
                 with first:
                     is_it = os.path.sameopenfile(first.fileno(), connection.fileno())
                 if is_it:
-                    for fd in self._receive()[1]:
+                    for fd in receive_with_fds(self._socket, 1, 1)[1]:
                         os.close(fd)
 
     def close(self) -> None:
@@ -59,7 +59,7 @@ class Entrance:
 
     def _peek(self) -> socket.socket | None:
         try:
-            data, fds = self._receive(socket.MSG_PEEK)
+            data, fds = receive_with_fds(self._socket, 1, 1, socket.MSG_PEEK)
         except BlockingIOError:
             return None
         if not data:
@@ -67,11 +67,6 @@ class Entrance:
         if not fds:
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         return socket.socket(fileno=fds[0])
-
-    def _receive(self, flags: int = 0) -> tuple[bytes, list[int]]:
-        """Not socket.recv_fds, which drops its flags (Python 3.11)."""
-        data, ancillary, _, _ = self._socket.recvmsg(1, socket.CMSG_SPACE(4), flags | socket.MSG_CMSG_CLOEXEC)
-        return data, receive_fds(ancillary)
 
 
 class Corridor:

@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import resource
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -38,8 +39,9 @@ TAKE_PATIENCE = 20.0  # seconds until it has taken over
 CLOSE_PATIENCE = 20.0  # seconds until it has let go of all devices, when all ends
 PING = 5.0  # seconds between two looks at whether it answers
 MISSES = 2  # looks after which one that has not answered hangs
+DESCRIPTORS = 16384  # that the launcher may have open, if it may
 TRIES = 2  # take-overs that fail until the next one begins without the workers that there are
-NEXT_HINT = "the one that serves goes on; is the new version installed whole? subos-devices doctor looks"
+NEXT_HINT = "the one that serves goes on; once the new version is installed whole, try again"
 
 log = logging.getLogger("subos")
 log.addFilter(Throttle())
@@ -101,6 +103,7 @@ class Holder:
 
     async def __aenter__(self) -> Holder:
         self._serving, self._restarting = asyncio.Event(), asyncio.Lock()
+        _make_room()
         self._zygote.watch(self._renewed_zygote)
         self._reign = asyncio.ensure_future(self._keep_one())
         self._reign.add_done_callback(_tell_fault)
@@ -193,7 +196,11 @@ class Holder:
                 await self._until_serving()  # one that has died meanwhile has a successor of its own
             except SupervisorFailed as error:
                 link.close()
-                hint = NEXT_HINT if link.version == "" else "the one that serves goes on; the VM must be started anew"
+                hint = (
+                    NEXT_HINT
+                    if link.version == ""
+                    else "the one that serves goes on; the VM gets that version when it is started anew"
+                )
                 raise UserError(f"the next supervisor does not serve: {error.message}", hint) from error
             except BaseException:
                 link.close()
@@ -279,7 +286,6 @@ class Holder:
                     self._note_request({"op": "add", "spec": mirror.plain()}, mirror.spec.name)
         order = {
             "op": "take over",
-            "format": FORMAT,
             "sandbox": self.sandbox,
             "models": self.models.plain(),
             "level": log.getEffectiveLevel(),
@@ -422,6 +428,14 @@ class Holder:
         if self._misses == 0:
             link.send({"op": "ping"})
         self._misses += 1
+
+
+def _make_room() -> None:
+    """A device takes some twenty descriptors here, and 1024, the usual limit, are few for fifty of them."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _tell_fault(task: asyncio.Task[None]) -> None:
