@@ -38,7 +38,7 @@ from .waiting import eventually
 
 BOOT_TIMEOUT = 120.0  # seconds; 6 under emulation on an idle machine
 MAX_BOOTS = 3  # in one session; a guest that is lost again and again would only take time
-GAMEPADS = ("xbox360", "dualsense:no-rumble", "dualshock4", "switchpro:hotplug", "generic:hotplug:no-rumble")
+GAMEPADS = ("xbox360", "dualsense:no-rumble", "dualshock4:uinput", "switchpro:hotplug", "generic:hotplug:no-rumble")
 CACHES = ("always", "metadata", "never")
 INSIDE = Path(__file__).with_name("inside")
 
@@ -68,14 +68,14 @@ class Guest:
         self._thread = threading.Thread(target=lambda: asyncio.run(self._live(plan, holder)), name="guest")
 
     @classmethod
-    def boot(cls, name: str, folder: Path) -> Guest:
+    def boot(cls, name: str, folder: Path, gamepads: Sequence[str] = GAMEPADS) -> Guest:
         """Boots a guest called `name`, whose shares are made in `folder`. Raises GuestLost, UserError."""
         share, read_only, locked = folder / "share", folder / "read-only", folder / "locked"
         for path in (share, read_only, locked):
             path.mkdir(parents=True)
         shutil.copytree(INSIDE, share / ".inside", ignore=shutil.ignore_patterns("__pycache__"))
         shares = [f"{share}:rw", f"{read_only}:readonly:ro"]
-        chosen = argparse.Namespace(name=name, share=shares, touch=True, pen=True, gamepad=list(GAMEPADS))
+        chosen = argparse.Namespace(name=name, share=shares, touch=True, pen=True, gamepad=list(gamepads))
         plan = VmPlan.from_settings(resolve(chosen, SETTINGS, None))
         plan = replace(plan, common={"locks": "host"}).sharing(f"{locked}:locked:rw")
         caches = {mode: folder / mode for mode in CACHES}

@@ -15,9 +15,10 @@ from typing import Any, Protocol
 from ..agent.worker_channels import WorkerChannels
 from ..errors import UserError
 from ..runtime import listen
+from ..supervisor.process_models import Model
 from ..vhost_user.device import DeviceSpec, Option
 from .qemu import VhostUserDevice
-from .settings import GAMEPAD_OPTIONS, HOTPLUG, MAX_GAMEPADS, NO_RUMBLE, NO_SENSORS
+from .settings import GAMEPAD_OPTIONS, HOTPLUG, MAX_GAMEPADS, NO_RUMBLE, NO_SENSORS, UHID, UINPUT
 from .shares import ROOT_TAG, Share
 
 INPUT_KINDS = ("mouse", "pointer", "keyboard", "touch", "pen", "gamepad", "motion", "touchpad")
@@ -31,6 +32,7 @@ MICE = ("mouse", "pointer")  # absolute and relative: while the VM runs, either 
 FILE_EVENTS, GAMEPAD = "events", "agent"  # channels of workers: their names in a device's descriptors
 PRESENCE = "presence"  # an eventfd: a gamepad's worker has news of its drivers
 FS_QUEUE_SIZE = 1024  # descriptors; Linux sizes its requests by it, so a small one means small reads
+OWN_PROCESS = Model()
 NO_CHANNELS: Mapping[str, WorkerChannels] = MappingProxyType({})
 
 
@@ -96,14 +98,15 @@ def _gamepad(name: str, text: str) -> list[PlannedDevice]:
     from ..input.gamepad.profiles import load  # which takes the time that loading the kernel's codes takes
 
     profile, *options = text.split(":")
-    parts = load(profile).parts
+    loaded = load(profile)
+    parts = {} if NO_SENSORS in options else loaded.parts
     for option in options:
         if option not in GAMEPAD_OPTIONS:
             raise UserError(f"{text}: {option!r} is no option of a gamepad", f"there are {', '.join(GAMEPAD_OPTIONS)}")
     pad = PlannedDevice(
         name,
         "gamepad",
-        {"profile": profile},
+        {"profile": profile, **_hid_options(text, name, bool(loaded.hid and parts), options)},
         driven=True,
         channel="" if NO_RUMBLE in options else GAMEPAD,
         hot=HOTPLUG in options,
@@ -111,10 +114,19 @@ def _gamepad(name: str, text: str) -> list[PlannedDevice]:
     # uinput knows no serials: where the agent makes them, its twins need ones that differ.
     serial: dict[str, Option] = {} if pad.channel else {"serial": name}
     return [pad] + [
-        replace(pad, name=f"{name}-{part}", kind=part, options={**pad.options, **serial}, beside=name)
-        for part in parts
-        if NO_SENSORS not in options
+        replace(pad, name=f"{name}-{part}", kind=part, options={**pad.options, **serial}, beside=name) for part in parts
     ]
+
+
+def _hid_options(text: str, name: str, possible: bool, options: Sequence[str]) -> dict[str, Option]:
+    """Of a pad that the agent may make as a HID device, which has sensors in any case. Raises UserError."""
+    others = [option for option in options if option in (UINPUT, NO_RUMBLE, NO_SENSORS)]
+    if UHID in options and (others or not possible):
+        hint = f"leave out :{others[0]}" if others else "dualsense and dualshock4 can be one"
+        raise UserError(f"{text}: this gamepad is no HID device", hint)
+    if others or not possible:
+        return {}
+    return {"hid": name, **({"hid_only": True} if UHID in options else {})}
 
 
 def plan(
@@ -183,8 +195,14 @@ def vsock_path(folder: Path) -> Path:
     return folder / "vsock.sock"
 
 
-def serve_command(folder: Path, device: PlannedDevice) -> list[str]:
-    """The `subos-devices serve` that offers `device` on its socket in `folder`."""
+def serve_command(folder: Path, device: PlannedDevice, model: Model = OWN_PROCESS) -> list[str]:
+    """The `subos-devices serve` that offers `device` on its socket in `folder`. Raises UserError for a group's: each
+    such command serves one device."""
+    if model.group:
+        raise UserError(
+            f"{device.name} cannot be {model} here: each command serves one device, in a process of its own",
+            "own, own:COMMAND or inline; subos-devices run and attach have groups",
+        )
     command = ["subos-devices", "serve", device.kind, "--socket-path", str(socket_path(folder, device))]
     if device.kind == "fs":
         command += ["--shared-dir", shared_path(device.options)]
@@ -195,6 +213,8 @@ def serve_command(folder: Path, device: PlannedDevice) -> list[str]:
         command += [word for key, value in device.options.items() for word in ("--option", f"{key}={value}")]
     if device.kind == "vsock":
         command += ["--uds-path", str(vsock_path(folder))]
+    if model != OWN_PROCESS:
+        command += ["--process", str(model)]
     return command
 
 
