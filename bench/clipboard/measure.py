@@ -35,7 +35,7 @@ from subos_devices.launcher.devices import vsock_path
 from subos_devices.launcher.guest_run import Mode
 from subos_devices.launcher.settings import SETTINGS
 from subos_devices.launcher.vm import VmPlan, start
-from subos_devices.supervisor.zygote import Zygote
+from subos_devices.supervisor.holder import Holder
 
 WORK = Path(__file__).with_name("work.py")
 PORT = 5000
@@ -53,10 +53,10 @@ def run() -> None:
     options = parser.parse_args()
     if unknown := set(options.rows) - set(ROWS):
         parser.error(f"there is no row {', '.join(sorted(unknown))}")
-    with closing(Zygote.start()) as zygote:
+    with closing(Holder.start()) as holder:
         try:
             results: list[Row] = []
-            status = signals.run(measure(results, zygote, options.rows or list(ROWS), options.rounds))
+            status = signals.run(measure(results, holder, options.rows or list(ROWS), options.rounds))
         except SubosError as error:
             raise BenchError(str(error)) from error
     if options.json:
@@ -69,12 +69,12 @@ def run() -> None:
     sys.exit(status)
 
 
-async def measure(results: list[Row], zygote: Zygote, rows: list[str], rounds: int) -> int:
+async def measure(results: list[Row], holder: Holder, rows: list[str], rounds: int) -> int:
     say("booting")
     with x_server() as display:
         os.environ["DISPLAY"] = display
         os.environ.pop("WAYLAND_DISPLAY", None)
-        async with booted(zygote) as (reader, writer), X11Clipboard(display) as clipboard:
+        async with booted(holder) as (reader, writer), X11Clipboard(display) as clipboard:
             ends = Ends(reader, writer, clipboard)
             for what in rows:
                 mime, size = ROWS[what]
@@ -164,13 +164,13 @@ def x_server() -> Any:
 
 
 @contextlib.asynccontextmanager
-async def booted(zygote: Zygote) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+async def booted(holder: Holder) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
     """The default guest with an X server, a session of the agent and work.py; a stream to that."""
     os.chdir(PROJECT)  # which the guest then sees even under /tmp
     plan = VmPlan.from_settings(resolve(argparse.Namespace(mouse=False, keyboard=False, rng=False), SETTINGS, None))
     agent, variables = agent_command()
     session, _ = agent_command("session", "--backend", "x11")
-    async with start(plan, zygote, command=agent, mode=Mode.CONTROL, environment=variables) as vm:
+    async with start(plan, holder, command=agent, mode=Mode.CONTROL, environment=variables) as vm:
         control = GuestControl(vm.machine)
         await control.wait_booted()
         script = (

@@ -23,7 +23,7 @@ from subos_devices.launcher.guest_run import Mode
 from subos_devices.launcher.qemu import VhostUserDevice
 from subos_devices.launcher.settings import SETTINGS
 from subos_devices.launcher.vm import RunningVm, VmPlan, start
-from subos_devices.supervisor.zygote import Zygote
+from subos_devices.supervisor.holder import Holder
 from subos_devices.vhost_user.device import Option
 from subos_protocol.fuse_opcodes import FuseOpcode
 
@@ -45,10 +45,10 @@ class Side:
     def pid(self) -> int:
         if self.process is not None:
             return self.process.pid
-        worker = self.vm.supervisor.devices[self.name].worker
-        if worker is None:
+        pid = self.vm.supervisor.devices[self.name].pid
+        if not pid:
             raise BenchError("our share has no worker")
-        return worker.pid
+        return pid
 
     def cpu(self) -> float:
         """Seconds of processor time that all threads of the back end have had."""
@@ -87,7 +87,7 @@ def opcode_name(number: int) -> str:
 
 @asynccontextmanager
 async def booted(
-    zygote: Zygote,
+    holder: Holder,
     store: Path,
     peer: Sequence[str],
     ours: dict[str, str],
@@ -106,7 +106,7 @@ async def booted(
         shares = {name: Path(folder, name) for name in (OURS, PEER)}
         for share in shares.values():
             share.mkdir()
-        async with start(plan, zygote, command=agent, mode=Mode.CONTROL, environment=variables) as vm:
+        async with start(plan, holder, command=agent, mode=Mode.CONTROL, environment=variables) as vm:
             control = GuestControl(vm.machine)
             await control.wait_booted()
             socket = vm.folder / "peer.sock"

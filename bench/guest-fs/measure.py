@@ -24,7 +24,7 @@ from rows import ROWS, Fixtures
 from peers import BUILD, BenchError, main, say, virtiofsd
 from subos_devices import signals
 from subos_devices.errors import SubosError
-from subos_devices.supervisor.zygote import Zygote
+from subos_devices.supervisor.holder import Holder
 
 PEER_OPTIONS = ("--sandbox=none", "--thread-pool-size=0")
 """virtiofsd's fastest mode."""
@@ -37,9 +37,9 @@ def run() -> None:
     xattr = ["--xattr"] if options.xattr else []
     peer = [*program, *PEER_OPTIONS, *xattr, f"--cache={options.cache}", *options.peer]
     results: dict[str, dict[str, Any]] = {}
-    with closing(Zygote.start()) as zygote:
+    with closing(Holder.start()) as holder:
         try:
-            status = signals.run(measure(results, zygote, fixtures, peer, options))
+            status = signals.run(measure(results, holder, fixtures, peer, options))
         except SubosError as error:
             raise BenchError(str(error)) from error
     if results:  # of a run that was ended early: the rows that it had
@@ -106,11 +106,11 @@ def pairs(parser: argparse.ArgumentParser, words: list[str]) -> dict[str, str]:
 
 
 async def measure(
-    results: dict[str, dict[str, Any]], zygote: Zygote, fixtures: Fixtures, peer: list[str], options: argparse.Namespace
+    results: dict[str, dict[str, Any]], holder: Holder, fixtures: Fixtures, peer: list[str], options: argparse.Namespace
 ) -> int:
     """Fills in the rows' results, by name."""
     say("booting")
-    async with booted(zygote, options.store.resolve(), peer, options.ours, options.device, options.followed) as guest:
+    async with booted(holder, options.store.resolve(), peer, options.ours, options.device, options.followed) as guest:
         for row in options.rows:
             say(row)
             results[row] = await measure_row(guest, row, fixtures, options.rounds)

@@ -39,7 +39,7 @@ from subos_devices.launcher.devices import driver_path, vsock_path
 from subos_devices.launcher.guest_run import Mode
 from subos_devices.launcher.settings import NO_RUMBLE, SETTINGS
 from subos_devices.launcher.vm import RunningVm, VmPlan, start
-from subos_devices.supervisor.zygote import Zygote
+from subos_devices.supervisor.holder import Holder
 from subos_protocol.input_codes import Abs, Ev, Key, Rel, Syn
 from subos_protocol.virtio_input import virtio_input_event
 
@@ -240,8 +240,8 @@ def pace(moment: float) -> None:
 def idle(guest: Guest, _options: argparse.Namespace) -> dict[str, Any]:
     """How often each worker is woken in ten seconds in which nothing happens."""
     time.sleep(2.0)
-    workers = {name: server.worker for name, server in guest.vm.supervisor.devices.items()}
-    inputs = {name: worker.pid for name, worker in workers.items() if worker and name not in ("vsock", "root", "rng")}
+    workers = {name: device.pid for name, device in guest.vm.supervisor.devices.items()}
+    inputs = {name: pid for name, pid in workers.items() if pid and name not in ("vsock", "root", "rng")}
     before = {name: switches(pid) for name, pid in inputs.items()}
     time.sleep(10.0)
     return {name: switches(pid) - before[name] for name, pid in inputs.items()}
@@ -269,9 +269,9 @@ def run() -> None:
     if unknown := set(options.rows) - set(ROWS):
         parser.error(f"there is no row {', '.join(sorted(unknown))}")
     results: dict[str, Any] = {}
-    with closing(Zygote.start()) as zygote:
+    with closing(Holder.start()) as holder:
         try:
-            status = signals.run(measure(results, zygote, options))
+            status = signals.run(measure(results, holder, options))
         except SubosError as error:
             raise BenchError(str(error)) from error
     if options.json:
@@ -285,9 +285,9 @@ def run() -> None:
     sys.exit(status)
 
 
-async def measure(results: dict[str, Any], zygote: Zygote, options: argparse.Namespace) -> int:
+async def measure(results: dict[str, Any], holder: Holder, options: argparse.Namespace) -> int:
     say("booting")
-    async with booted(zygote, rumble=options.rumble) as guest:
+    async with booted(holder, rumble=options.rumble) as guest:
         for row in options.rows or ROWS:
             say(row)
             results[row] = await asyncio.to_thread(ROWS[row], guest, options)
@@ -295,7 +295,7 @@ async def measure(results: dict[str, Any], zygote: Zygote, options: argparse.Nam
 
 
 @contextlib.asynccontextmanager
-async def booted(zygote: Zygote, *, rumble: bool) -> AsyncIterator[Guest]:
+async def booted(holder: Holder, *, rumble: bool) -> AsyncIterator[Guest]:
     """The default guest with our input devices and QEMU's, and work.py in it."""
     os.chdir(PROJECT)  # which the guest then sees even under /tmp
     pad = "generic" if rumble else f"generic{NO_RUMBLE}"
@@ -317,7 +317,7 @@ async def booted(zygote: Zygote, *, rumble: bool) -> AsyncIterator[Guest]:
         program.write_text(f'#!/bin/sh\nexec {shlex.quote(str(plan.qemu.program))} "$@" {shlex.join(more)}\n')
         program.chmod(0o700)
         plan = replace(plan, qemu=replace(plan.qemu, program=program))
-        async with start(plan, zygote, command=agent, mode=Mode.CONTROL, environment=variables) as vm:
+        async with start(plan, holder, command=agent, mode=Mode.CONTROL, environment=variables) as vm:
             control = GuestControl(vm.machine)
             await control.wait_booted()
             work = shlex.join([sys.executable, "-S", str(WORK), str(PORT)])

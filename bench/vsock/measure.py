@@ -31,7 +31,7 @@ from subos_devices.launcher.devices import vsock_path
 from subos_devices.launcher.guest_run import Mode
 from subos_devices.launcher.settings import SETTINGS
 from subos_devices.launcher.vm import VmPlan, start
-from subos_devices.supervisor.zygote import Zygote
+from subos_devices.supervisor.holder import Holder
 
 OURS, PEER = "subos", "virtio-serial"
 WORK = Path(__file__).with_name("work.py")
@@ -46,9 +46,9 @@ Channels = dict[str, socket.socket]
 def run() -> None:
     options = parse_arguments()
     results: dict[str, dict[str, Any]] = {}
-    with closing(Zygote.start()) as zygote:
+    with closing(Holder.start()) as holder:
         try:
-            status = signals.run(measure(results, zygote, options))
+            status = signals.run(measure(results, holder, options))
         except SubosError as error:
             raise BenchError(str(error)) from error
     if options.json:
@@ -76,9 +76,9 @@ def parse_arguments() -> argparse.Namespace:
     return options
 
 
-async def measure(results: dict[str, dict[str, Any]], zygote: Zygote, options: argparse.Namespace) -> int:
+async def measure(results: dict[str, dict[str, Any]], holder: Holder, options: argparse.Namespace) -> int:
     say("booting")
-    async with booted(zygote, options.cpus) as channels:
+    async with booted(holder, options.cpus) as channels:
         for row in options.rows:
             say(row)
             results[row] = await asyncio.to_thread(measure_row, channels, row, options)
@@ -86,13 +86,13 @@ async def measure(results: dict[str, dict[str, Any]], zygote: Zygote, options: a
 
 
 @contextlib.asynccontextmanager
-async def booted(zygote: Zygote, cpus: int) -> AsyncIterator[Channels]:
+async def booted(holder: Holder, cpus: int) -> AsyncIterator[Channels]:
     """The default guest, and a connected stream to work.py in it by each of the two."""
     os.chdir(PROJECT)  # which the guest then sees even under /tmp
     wanted = argparse.Namespace(mouse=False, keyboard=False, rng=False, cpus=cpus)
     plan = VmPlan.from_settings(resolve(wanted, SETTINGS, None))
     agent, variables = agent_command()
-    async with start(plan, zygote, command=agent, mode=Mode.CONTROL, environment=variables) as vm:
+    async with start(plan, holder, command=agent, mode=Mode.CONTROL, environment=variables) as vm:
         control = GuestControl(vm.machine)
         await control.wait_booted()
         with contextlib.ExitStack() as stack:

@@ -3,7 +3,7 @@
 [agent]
 exec = yes         # commands and copies for the host; no unless said
 clipboard = yes
-gamepads = yes     # the host's pads by uinput, so that they rumble; else by virtio-input
+gamepads = yes     # the host's pads by uinput or uhid, so that they rumble; else by virtio-input
 """
 
 from __future__ import annotations

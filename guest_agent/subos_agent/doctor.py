@@ -19,6 +19,7 @@ from .facts import os_release
 UNIT = "subos-agent.service"
 OLDEST_PYTHON = (3, 9)
 UINPUT = "/dev/uinput"
+HID_MODULES = ("uhid", "hid-playstation")
 
 
 class Finding(NamedTuple):
@@ -173,7 +174,26 @@ def _uinput() -> Finding:
     return Finding("gamepads that rumble", True, f"{UINPUT}", needed=False)
 
 
-CHECKS: List[Callable[[], Finding]] = [_python, _channel, _vsock, _serial, _service, _mount, _exec, _uinput]
+def _uhid() -> Finding:
+    """The agent has the modules loaded when they are needed."""
+    missing = [name for name in HID_MODULES if not _has_module(name)]
+    if missing:
+        hint = f"the kernel has no {' and no '.join(missing)}: such pads are made by uinput, without lights and battery"
+        return Finding("PlayStation pads as HID devices", False, f"without {', '.join(missing)}", hint, needed=False)
+    return Finding("PlayStation pads as HID devices", True, ", ".join(HID_MODULES), needed=False)
+
+
+def _has_module(name: str) -> bool:
+    """Whether it is loaded, or can be; of those that drive HID devices."""
+    if os.path.isdir(f"/sys/module/{name.replace('-', '_')}"):
+        return True
+    modules = f"/lib/modules/{os.uname().release}"
+    return any(
+        file.startswith(f"{name}.ko") for _, _, files in os.walk(f"{modules}/kernel/drivers/hid") for file in files
+    )
+
+
+CHECKS: List[Callable[[], Finding]] = [_python, _channel, _vsock, _serial, _service, _mount, _exec, _uinput, _uhid]
 
 
 def _package(package: Package) -> Finding:

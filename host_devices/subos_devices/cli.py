@@ -14,7 +14,7 @@ from .errors import SubosError
 
 COMMANDS = (
     *("run", "demo", "attach", "detach", "share", "exec", "cp", "clipboard", "ssh", "vsock"),
-    *("agent", "status", "input", "serve", "args", "doctor"),
+    *("agent", "status", "input", "serve", "args", "doctor", "restart-supervisor"),
 )
 DESCRIPTION = """\
 Native-feeling devices for QEMU guests: shared files, an absolute mouse, and more to come.
@@ -37,7 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--debug", action="store_true", help="show traces of errors, and what the devices do")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name in COMMANDS:
-        importlib.import_module(f".commands.{name}", __package__).add_parser(subparsers)
+        importlib.import_module(f".commands.{name.replace('-', '_')}", __package__).add_parser(subparsers)
     return parser
 
 

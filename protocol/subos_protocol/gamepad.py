@@ -1,4 +1,4 @@
-"""A gamepad that the guest's agent makes by uinput, so that games can have it rumble (virtio-input has no EV_FF).
+"""A gamepad that the guest's agent makes, so that games can have it rumble (virtio-input has no EV_FF).
 
 The host opens a stream for each pad; its head says what the pad is:
 
@@ -9,6 +9,7 @@ The host opens a stream for each pad; its head says what the pad is:
     → DATA events                    `virtio_input_event`, 8 bytes each, up to MAX_EVENTS together
     ← DATA {"taken": 8}              so many of these packets reached the pad; more than WINDOW are never on their way
     ← DATA {"upload": …}, …          what games do with effects: see `effects`
+    ← DATA {"led": …}                what is lit on a pad that is a HID device: see `hid_pad`
 
 The twin is the input device whose serial (`uniq`) is the pad's. At the stream's END the twin comes back at once; where
 it ends otherwise the pad is held neutral for a while, for a stream that goes on with it.
@@ -20,10 +21,11 @@ when it wants a new stream; it hears {"lost": true} when a stream has ended.
 from __future__ import annotations
 
 import json
-from typing import Any, Dict, FrozenSet, List, Mapping, NamedTuple, Union
+from typing import Any, Dict, FrozenSet, List, Mapping, NamedTuple, Optional, Union
 
 from .effects import MAX_EFFECTS, Feedback, from_object, to_object
 from .errors import Malformed, Truncated
+from .hid_pad import Hid, Light, light_from_object, light_to_object, pack_hid, unpack_hid
 from .input_codes import ABS_MAX, FF_MAX, INPUT_PROP_MAX, KEY_MAX, MSC_MAX, REL_MAX, Abs, Ev, Syn
 from .virtio_input import (
     VIRTIO_INPUT_EVENT,
@@ -57,7 +59,7 @@ class Axis(NamedTuple):
 
 class Pad(NamedTuple):
     """What a pad is. `codes` are those of EV_KEY, EV_REL and EV_MSC, by type; `ff` what its effects may be (`Ff`),
-    `effects` how many it holds."""
+    `effects` how many it holds; `hid` is how it may be made as a HID device."""
 
     serial: str
     name: str
@@ -67,6 +69,7 @@ class Pad(NamedTuple):
     props: FrozenSet[int] = frozenset()
     ff: FrozenSet[int] = frozenset()
     effects: int = 0
+    hid: Optional[Hid] = None
 
     def neutral(self) -> List[virtio_input_event]:
         """The frame after which nothing of it is pressed or moved."""
@@ -102,19 +105,20 @@ class Lost(NamedTuple):
     """Nobody has the pad any more."""
 
 
-Message = Union[Opened, Taken, Lost, Feedback]
+Message = Union[Opened, Taken, Lost, Light, Feedback]
 """What a pad's worker hears."""
 
 
 def pack_pad(pad: Pad) -> Dict[str, Any]:
     """For JSON. Raises Malformed for a pad beyond the limits."""
     said = {
-        **pad._asdict(),
+        **{key: value for key, value in pad._asdict().items() if key != "hid"},
         "ids": list(map(int, pad.ids)),
         "codes": {str(int(type_)): sorted(map(int, codes)) for type_, codes in pad.codes.items()},
         "axes": [[int(code), axis.neutral, *axis.info] for code, axis in pad.axes.items()],
         "props": sorted(map(int, pad.props)),
         "ff": sorted(map(int, pad.ff)),
+        **pack_hid(pad.hid),
     }
     unpack_pad(said)
     return said
@@ -140,6 +144,7 @@ def unpack_pad(said: Any) -> Pad:
         _codes(said.get("props", []), INPUT_PROP_MAX),
         _codes(said.get("ff", []), FF_MAX),
         effects,
+        unpack_hid(said.get("hid")),
     )
 
 
@@ -197,6 +202,8 @@ def pack_message(message: Message) -> bytes:
         return b'{"lost": true}'
     if isinstance(message, Taken):
         return b'{"taken": %d}' % message.packets
+    if isinstance(message, Light):
+        return json.dumps(light_to_object(message)).encode()
     return json.dumps(to_object(message)).encode()
 
 
@@ -214,6 +221,8 @@ def unpack_message(packet: bytes) -> Message:
         return Lost()
     if isinstance(said, dict) and "taken" in said:
         return Taken(*_numbers([said["taken"]], 1, range(1, WINDOW + 1)))
+    if isinstance(said, dict) and said.keys() == {"led"}:
+        return light_from_object(said["led"])
     return from_object(said)
 
 

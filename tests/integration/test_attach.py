@@ -18,7 +18,7 @@ from subos_devices.launcher import devices, hotplug, qmp
 from subos_devices.launcher.attached import Attachment
 from subos_devices.packaging import media
 from subos_devices.supervisor import control
-from subos_devices.supervisor.zygote import Zygote
+from subos_devices.supervisor.holder import Holder
 from support.command import family, refused, running, status_of, subos, wait_ended
 from support.fake_qemu import FakeQemu
 from support.waiting import eventually
@@ -28,13 +28,13 @@ pytestmark = pytest.mark.usefixtures("folder")
 
 def attach(folder: Path, during: Callable[[FakeQemu], Awaitable[None]]) -> FakeQemu:
     """Attaches a mouse and a random number generator, and ends them by a signal after `during`."""
-    zygote = Zygote.start()
+    holder = Holder.start()
     planned = devices.plan([], mouse=True, rng=True)
     with FakeQemu(folder / "qmp") as qemu:
 
         async def main() -> None:
             attached = asyncio.Event()
-            task = asyncio.create_task(Attachment(qemu.path, "fake", planned).run(zygote, lambda _: attached.set()))
+            task = asyncio.create_task(Attachment(qemu.path, "fake", planned).run(holder, lambda _: attached.set()))
             await asyncio.wait((task, asyncio.ensure_future(attached.wait())), return_when=asyncio.FIRST_COMPLETED)
             try:
                 await during(qemu)
@@ -64,21 +64,21 @@ def test_whatever_fails_once_devices_are_plugged_takes_them_out_again(folder: Pa
     def fail(_: str) -> None:
         raise RuntimeError("nobody reads what we say")
 
-    zygote = Zygote.start()
+    holder = Holder.start()
     with FakeQemu(folder / "qmp") as qemu:
         with pytest.raises(RuntimeError, match="nobody reads"):
-            asyncio.run(Attachment(qemu.path, "fake", devices.plan([], mouse=True, rng=True)).run(zygote, fail))
+            asyncio.run(Attachment(qemu.path, "fake", devices.plan([], mouse=True, rng=True)).run(holder, fail))
         assert (qemu.devices, qemu.chardevs, qemu.aborted) == ({}, {}, False)
 
 
 def test_whatever_fails_while_plugging_takes_out_what_is_plugged(folder: Path) -> None:
     """QEMU refuses nothing here: our task is cancelled in the middle."""
-    zygote = Zygote.start()
+    holder = Holder.start()
     with FakeQemu(folder / "qmp") as qemu:
 
         async def main() -> None:
             loop = asyncio.get_running_loop()
-            work = Attachment(qemu.path, "fake", devices.plan([], mouse=True, rng=True)).run(zygote, lambda _: None)
+            work = Attachment(qemu.path, "fake", devices.plan([], mouse=True, rng=True)).run(holder, lambda _: None)
             task = asyncio.create_task(work)
 
             def cancel() -> None:
@@ -108,7 +108,7 @@ def test_a_command_that_is_killed_early_leaves_a_vm_that_is_attached(folder: Pat
         go_on.set()
         eventually(lambda: (runtime.base_folder() / "fake" / control.SOCKET).is_socket())
         everybody = family(status_of("fake")["pid"])
-        assert len(everybody) == 3
+        assert len(everybody) == 4  # itself, the supervisor, the zygote, a worker
         assert list(qemu.devices) == ["subos-rng"]
         assert subos("detach", "fake", check=0).stdout == b"detached from fake: rng\n"
         wait_ended(everybody)
@@ -170,14 +170,14 @@ def test_a_guest_that_lets_go_late(folder: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_a_qemu_that_ends_while_a_device_is_taken_out(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hotplug, "UNPLUG_TIMEOUT", 0.1)
-    zygote = Zygote.start()
+    holder = Holder.start()
     with FakeQemu(folder / "qmp") as qemu:
         qemu.before["device_del"] = qemu.die
 
         async def main() -> None:
             asked: list[asyncio.Task[Any]] = []
             work = Attachment(qemu.path, "fake", devices.plan([], mouse=True, rng=True)).run(
-                zygote, lambda _: asked.append(asyncio.create_task(ask("detach")))
+                holder, lambda _: asked.append(asyncio.create_task(ask("detach")))
             )
             await asyncio.wait_for(work, 60)
             with pytest.raises(UserError):

@@ -14,8 +14,7 @@ from subos_devices.launcher import devices, hotplug
 from subos_devices.launcher.hot_mouse import HotMouse
 from subos_devices.launcher.plugged import Plugged
 from subos_devices.supervisor import control
-from subos_devices.supervisor.supervisor import Supervisor
-from subos_devices.supervisor.zygote import Zygote
+from subos_devices.supervisor.holder import Holder
 from support.command import family, status_of, subos, wait_ended
 from support.fake_qemu import FakeQemu
 
@@ -23,11 +22,11 @@ pytestmark = pytest.mark.usefixtures("folder")
 
 
 def run(folder: Path, during: Callable[[FakeQemu, Path], Awaitable[None]], *, mouse: bool = True) -> None:
-    zygote = Zygote.start()
+    holder = Holder.start()
 
     async def main() -> None:
         with runtime.claim("fake") as place:
-            async with Supervisor(zygote) as supervisor:
+            async with holder as supervisor:
                 plugged = Plugged(supervisor, place, qemu.path)
                 await plugged.add(devices.plan([], mouse=mouse, keyboard=True))
                 async with control.serve(place, HotMouse(plugged).handlers()):

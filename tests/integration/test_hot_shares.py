@@ -20,8 +20,7 @@ from subos_devices.launcher.mounts import GuestMounts
 from subos_devices.launcher.plugged import Plugged
 from subos_devices.launcher.shares import Share
 from subos_devices.supervisor import control
-from subos_devices.supervisor.supervisor import Supervisor
-from subos_devices.supervisor.zygote import Zygote
+from subos_devices.supervisor.holder import Holder
 from subos_protocol.agent.errors import RemoteError
 from subos_protocol.agent.frames import Head
 from support.agents import FakeAgent, hub_with_agent
@@ -43,12 +42,12 @@ During = Callable[[FakeQemu, FakeAgent], Awaitable[None]]
 
 def run(folder: Path, during: During, shares: list[Share] | None = None) -> None:
     """A VM called "fake" of the default guest, as `run` makes it; `shares` are there from the beginning."""
-    zygote = Zygote.start()
+    holder = Holder.start()
 
     async def main() -> None:
         guest = FakeAgent()
         with runtime.claim("fake") as place:
-            async with Supervisor(zygote) as supervisor, hub_with_agent(place, guest.handlers) as hub:
+            async with holder as supervisor, hub_with_agent(place, guest.handlers) as hub:
                 plugged = Plugged(supervisor, place, qemu.path)
                 await plugged.add(devices.plan(shares or [], rng=True))
                 del plugged.devices["rng"]  # it is no share

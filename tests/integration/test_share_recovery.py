@@ -20,27 +20,21 @@ from subos_devices.fs.lasting import Lasting
 from subos_devices.supervisor import restarts
 from subos_devices.supervisor.restarts import BRIEF
 from subos_devices.testing import FrontEnd, Supervised, supervise
-from subos_devices.testing.fuse import FuseClient
 from subos_protocol.fuse import (
-    FUSE_CREATE_IN,
     FUSE_DIRENT,
-    FUSE_ENTRY_OUT,
     FUSE_GETATTR_IN,
     FUSE_LK_IN,
-    FUSE_OPEN_IN,
-    FUSE_OPEN_OUT,
     FUSE_READ_IN,
-    FUSE_RELEASE_IN,
-    FUSE_WRITE_IN,
 )
 from subos_protocol.fuse_opcodes import FuseInit, FuseOpcode
 from support.processes import descriptors
+from support.share_client import ShareClient
 from support.waiting import eventually
 
 
 class Served(NamedTuple):
     supervised: Supervised
-    client: FuseClient
+    client: ShareClient
 
     def kill(self) -> None:
         """Kills the worker once its life was worth the name, and waits for the next one to answer."""
@@ -53,29 +47,6 @@ class Served(NamedTuple):
     def pid(self) -> int:
         return int(eventually(lambda: self.supervised.status()["pid"]))
 
-    def lookup(self, name: bytes, parent: int = 1) -> int:
-        reply = self.client.request(FuseOpcode.FUSE_LOOKUP, parent, name + b"\0", reply=128)
-        return FUSE_ENTRY_OUT.unpack(reply).nodeid
-
-    def open(self, node: int, flags: int = os.O_RDONLY, opcode: FuseOpcode = FuseOpcode.FUSE_OPEN) -> int:
-        return FUSE_OPEN_OUT.unpack(self.client.request(opcode, node, FUSE_OPEN_IN.struct.pack(flags, 0), reply=16)).fh
-
-    def create(self, name: bytes) -> tuple[int, int]:
-        body = FUSE_CREATE_IN.struct.pack(os.O_RDWR | os.O_CREAT, 0o644, 0, 0) + name + b"\0"
-        reply = self.client.request(FuseOpcode.FUSE_CREATE, 1, body, reply=144)
-        return FUSE_ENTRY_OUT.unpack(reply).nodeid, FUSE_OPEN_OUT.unpack(reply, 128).fh
-
-    def read(self, node: int, handle: int, offset: int = 0, opcode: FuseOpcode = FuseOpcode.FUSE_READ) -> bytes:
-        body = FUSE_READ_IN.struct.pack(handle, offset, 4096, 0, 0, 0, 0)
-        return self.client.request(opcode, node, body, reply=4096)
-
-    def write(self, node: int, handle: int, data: bytes, offset: int) -> None:
-        body = FUSE_WRITE_IN.struct.pack(handle, offset, len(data), 0, 0, 0, 0)
-        self.client.request(FuseOpcode.FUSE_WRITE, node, body, data, reply=8)
-
-    def release(self, node: int, handle: int) -> None:
-        self.client.request(FuseOpcode.FUSE_RELEASE, node, FUSE_RELEASE_IN.struct.pack(handle, 0, 0, 0))
-
 
 @contextmanager
 def serving(folder: Path, **options: str) -> Iterator[Served]:
@@ -83,7 +54,7 @@ def serving(folder: Path, **options: str) -> Iterator[Served]:
         supervise() as supervised,
         FrontEnd.connect(supervised.add("fs", shared_dir=str(folder), **options), timeout=20) as vm,
     ):
-        client = FuseClient(vm.queue(1, size=64))
+        client = ShareClient(vm.queue(1, size=64))
         client.init(flags=int(FuseInit.FUSE_POSIX_LOCKS | FuseInit.FUSE_FLOCK_LOCKS))
         yield Served(supervised, client)
 
@@ -99,19 +70,19 @@ def test_open_files_and_a_directory_half_read(folder: Path) -> None:
     for index in range(500):
         (folder / f"file{index}").write_bytes(b"%d" % index)
     with serving(folder) as served:
-        node = served.lookup(b"file7")
-        reading = served.open(node)
-        written, writing = served.create(b"written")
-        gone, unlinked = served.create(b"gone")
-        served.write(gone, unlinked, b"without a name", 0)
+        node = served.client.lookup(b"file7")
+        reading = served.client.open(node)
+        written, writing = served.client.create(b"written")
+        gone, unlinked = served.client.create(b"gone")
+        served.client.write(gone, unlinked, b"without a name", 0)
         served.client.request(FuseOpcode.FUSE_UNLINK, 1, b"gone\0")
-        directory, names, offset = served.open(1, os.O_DIRECTORY, FuseOpcode.FUSE_OPENDIR), [], 0
+        directory, names, offset = served.client.open(1, os.O_DIRECTORY, FuseOpcode.FUSE_OPENDIR), [], 0
         for turn in range(6):
             served.kill()
-            assert served.read(node, reading) == b"7"
-            served.write(written, writing, b"%d" % turn, turn)
-            assert served.read(gone, unlinked) == b"without a name"
-            data, at = served.read(1, directory, offset, FuseOpcode.FUSE_READDIR), 0
+            assert served.client.read(node, reading) == b"7"
+            served.client.write(written, writing, b"%d" % turn, turn)
+            assert served.client.read(gone, unlinked) == b"without a name"
+            data, at = served.client.read(1, directory, offset, FuseOpcode.FUSE_READDIR), 0
             while at < len(data):
                 entry = FUSE_DIRENT.unpack(data, at)
                 names.append(data[at + FUSE_DIRENT.size : at + FUSE_DIRENT.size + entry.namelen])
@@ -129,13 +100,13 @@ def open_in(pid: int) -> list[str]:
 
 def test_no_descriptor_is_left_behind(folder: Path) -> None:
     with serving(folder) as served:
-        served.create(b"kept")
+        served.client.create(b"kept")
         served.kill()
         before = open_in(served.pid())
         for index in range(4):
-            node, handle = served.create(b"file%d" % index)
+            node, handle = served.client.create(b"file%d" % index)
             served.kill()
-            served.release(node, handle)
+            served.client.release(node, handle)
         served.kill()
         assert open_in(served.pid()) == before
 
@@ -144,8 +115,8 @@ def test_a_lock_of_the_guest_holds_all_the_while(folder: Path) -> None:
     path = folder / "file"
     path.write_bytes(b"data")
     with serving(folder, locks="host") as served, path.open("r+b") as here:
-        node = served.lookup(b"file")
-        handle = served.open(node, os.O_RDWR)
+        node = served.client.lookup(b"file")
+        handle = served.client.open(node, os.O_RDWR)
         body = FUSE_LK_IN.struct.pack(handle, 1, 0, (1 << 63) - 1, fcntl.F_WRLCK, 1, 0, 0)
         served.client.request(FuseOpcode.FUSE_SETLK, node, body)
         os.kill(served.pid(), signal.SIGKILL)
@@ -155,7 +126,7 @@ def test_a_lock_of_the_guest_holds_all_the_while(folder: Path) -> None:
         served.kill()
         with pytest.raises(BlockingIOError):
             fcntl.lockf(here, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        served.release(node, handle)
+        served.client.release(node, handle)
         fcntl.lockf(here, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
@@ -170,13 +141,13 @@ class Coming:
     def session(self) -> Iterator[Served]:
         """A VM that has a file locked, and others open, until it ends without a word."""
         with FrontEnd.connect(self.path, timeout=20) as vm:
-            client = FuseClient(vm.queue(1, size=64))
+            client = ShareClient(vm.queue(1, size=64))
             client.init(flags=int(FuseInit.FUSE_POSIX_LOCKS | FuseInit.FUSE_FLOCK_LOCKS))
             served = Served(self.supervised, client)
-            node = served.lookup(b"file")
-            handle = served.open(node, os.O_RDWR)
-            served.create(b"other")
-            served.open(1, os.O_DIRECTORY, FuseOpcode.FUSE_OPENDIR)
+            node = served.client.lookup(b"file")
+            handle = served.client.open(node, os.O_RDWR)
+            served.client.create(b"other")
+            served.client.open(1, os.O_DIRECTORY, FuseOpcode.FUSE_OPENDIR)
             body = FUSE_LK_IN.struct.pack(handle, 1, 0, (1 << 63) - 1, fcntl.F_WRLCK, 1, 0, 0)
             client.request(FuseOpcode.FUSE_SETLK, node, body)
             assert not self.lock_is_free()
@@ -193,7 +164,7 @@ class Coming:
     def check_the_next_finds_nothing(self) -> None:
         """Not even one that begins no session of its own."""
         with FrontEnd.connect(self.path, timeout=20) as vm:
-            client = FuseClient(vm.queue(1, size=64))
+            client = ShareClient(vm.queue(1, size=64))
             assert self.lock_is_free()
             for opcode, arguments, room in (
                 (FuseOpcode.FUSE_GETATTR, FUSE_GETATTR_IN.struct.pack(0, 0, 0), 104),
@@ -202,7 +173,7 @@ class Coming:
                 with pytest.raises(OSError, match="not connected"):
                     client.request(opcode, 2, arguments, reply=room)
             client.init()
-            assert Served(self.supervised, client).lookup(b"file")
+            assert client.lookup(b"file")
 
 
 @pytest.fixture
@@ -246,14 +217,14 @@ def test_what_a_vm_had_goes_with_it_while_there_is_no_worker(coming: Coming, mon
 def test_a_keeper_that_is_killed_takes_all_along(folder: Path) -> None:
     """The guest is told that nothing is known any more, and may begin anew."""
     with serving(folder) as served:
-        node, handle = served.create(b"file")
+        node, handle = served.client.create(b"file")
         keeper = served.supervised.status()["keeper"]
         os.kill(keeper, signal.SIGKILL)
         eventually(lambda: served.supervised.status()["keeper"] not in (None, keeper))
         with pytest.raises(OSError, match="not connected"):
-            served.write(node, handle, b"lost", 0)
+            served.client.write(node, handle, b"lost", 0)
         served.client.init()
-        assert served.lookup(b"file")
+        assert served.client.lookup(b"file")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may write to a worker's memory")
@@ -262,7 +233,7 @@ def test_a_circle_in_what_was_kept_costs_its_guest_no_more_than_the_session(fold
     for name in ("file", "other"):
         (folder / name).touch()
     with serving(folder) as served:
-        node = served.lookup(b"file")
+        node = served.client.lookup(b"file")
         layout = Lasting()
         begin = next(
             int(line.partition("-")[0], 16)
@@ -276,9 +247,9 @@ def test_a_circle_in_what_was_kept_costs_its_guest_no_more_than_the_session(fold
         os.kill(served.pid(), signal.SIGKILL)
         began = time.monotonic()
         with pytest.raises(OSError, match="not connected"):
-            served.lookup(b"other")
+            served.client.lookup(b"other")
         served.client.init()
-        assert served.lookup(b"other")
+        assert served.client.lookup(b"other")
         assert time.monotonic() - began < 10
         assert served.supervised.status()["restarts"] == 2
 

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from subos_devices.config import resolve
 from subos_devices.errors import GuestLost, SubosError
@@ -31,14 +31,14 @@ from subos_devices.launcher.control import (
 from subos_devices.launcher.guest_run import Mode
 from subos_devices.launcher.settings import SETTINGS
 from subos_devices.launcher.vm import RunningVm, VmPlan, start
-from subos_devices.supervisor.zygote import Zygote
+from subos_devices.supervisor.holder import Holder
 
 from .steps import step
 from .waiting import eventually
 
 BOOT_TIMEOUT = 120.0  # seconds; 6 under emulation on an idle machine
 MAX_BOOTS = 3  # in one session; a guest that is lost again and again would only take time
-GAMEPADS = ("xbox360", "dualsense:no-rumble", "dualshock4", "switchpro:hotplug", "generic:hotplug:no-rumble")
+GAMEPADS = ("xbox360", "dualsense:no-rumble", "dualshock4:uinput", "switchpro:hotplug", "generic:hotplug:no-rumble")
 CACHES = ("always", "metadata", "never")
 INSIDE = Path(__file__).with_name("inside")
 
@@ -54,7 +54,7 @@ class Guest:
     then on `lost` says why.
     """
 
-    def __init__(self, plan: VmPlan, zygote: Zygote, share: Path, read_only: Path, locked: Path) -> None:
+    def __init__(self, plan: VmPlan, holder: Holder, share: Path, read_only: Path, locked: Path) -> None:
         self.share = share
         self.locked = locked
         self.read_only = read_only
@@ -65,24 +65,24 @@ class Guest:
         self._loop: asyncio.AbstractEventLoop
         self._end: Callable[[], None]
         self._booted: concurrent.futures.Future[None] = concurrent.futures.Future()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._live(plan, zygote)), name="guest")
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._live(plan, holder)), name="guest")
 
     @classmethod
-    def boot(cls, name: str, folder: Path) -> Guest:
+    def boot(cls, name: str, folder: Path, gamepads: Sequence[str] = GAMEPADS) -> Guest:
         """Boots a guest called `name`, whose shares are made in `folder`. Raises GuestLost, UserError."""
         share, read_only, locked = folder / "share", folder / "read-only", folder / "locked"
         for path in (share, read_only, locked):
             path.mkdir(parents=True)
         shutil.copytree(INSIDE, share / ".inside", ignore=shutil.ignore_patterns("__pycache__"))
         shares = [f"{share}:rw", f"{read_only}:readonly:ro"]
-        chosen = argparse.Namespace(name=name, share=shares, touch=True, pen=True, gamepad=list(GAMEPADS))
+        chosen = argparse.Namespace(name=name, share=shares, touch=True, pen=True, gamepad=list(gamepads))
         plan = VmPlan.from_settings(resolve(chosen, SETTINGS, None))
         plan = replace(plan, common={"locks": "host"}).sharing(f"{locked}:locked:rw")
         caches = {mode: folder / mode for mode in CACHES}
         for mode, path in caches.items():
             path.mkdir()
             plan = replace(plan, common={"cache": mode}).sharing(f"{path}:{mode}:rw")
-        guest = cls(plan, Zygote.start(), share, read_only, locked)
+        guest = cls(plan, Holder.start(), share, read_only, locked)
         guest.caches = caches
         guest._thread.start()
         try:
@@ -94,12 +94,12 @@ class Guest:
                 guest._thread.join()
         return guest
 
-    async def _live(self, plan: VmPlan, zygote: Zygote) -> None:
+    async def _live(self, plan: VmPlan, holder: Holder) -> None:
         self._loop, end = asyncio.get_running_loop(), asyncio.Event()
         self._end = end.set
         command, variables = agent_command()
         try:
-            async with start(plan, zygote, command=command, mode=Mode.CONTROL, environment=variables) as self.vm:
+            async with start(plan, holder, command=command, mode=Mode.CONTROL, environment=variables) as self.vm:
                 self._control = GuestControl(self.vm.machine)
                 await self._control.wait_booted(BOOT_TIMEOUT)
                 self._booted.set_result(None)
@@ -186,10 +186,15 @@ class Guest:
 
         eventually(played)
 
+    def status(self, name: str) -> dict[str, Any]:
+        """What `subos-devices status` shows of the device `name`."""
+        lines, _memory = self.call(self.vm.supervisor.status_and_memory)
+        return next(line for line in lines if line["name"] == name)
+
     def worker(self, name: str) -> int:
         """The process that serves the device `name` now; waits for one."""
         server = self.vm.supervisor.devices[name]
-        return eventually(lambda: server.worker.pid if server.worker else 0)
+        return eventually(lambda: server.pid)
 
     def kill_worker(self, name: str) -> None:
         """SIGKILL, and the next one is up."""
@@ -197,7 +202,7 @@ class Guest:
         pid, restarts = self.worker(name), server.restarts
         step(f"kill process {pid}, which serves {name}")
         os.kill(pid, signal.SIGKILL)
-        eventually(lambda: server.restarts == restarts + 1 and server.worker is not None and server.worker.pid)
+        eventually(lambda: server.restarts == restarts + 1 and server.pid)
         assert self.worker(name) != pid
 
 

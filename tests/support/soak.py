@@ -1,4 +1,5 @@
-"""The host's side of a soak: drivers of all input devices, streams both ways, and workers that are killed at random."""
+"""The host's side of a soak: drivers of all input devices, streams both ways, and workers
+and supervisors that are killed at random."""
 
 from __future__ import annotations
 
@@ -33,6 +34,7 @@ KEYS: Mapping[str, Sequence[int]] = {
     "touchpad": (Key.BTN_LEFT,),
 }
 FINGERS = 10
+SUPERVISORS = 0.05  # of those that are killed
 PAUSE = 0.02  # seconds between a driver's events
 
 
@@ -68,17 +70,19 @@ class Soak:
         os.unlink(f"{vsock_path(self.folder)}_{HOST_PORT}")
 
     def kill_for(self, seconds: float, every: float) -> None:
-        """Kills a worker, one after the other, by chance."""
+        """Kills a worker, one after the other, by chance; or the supervisor."""
         end = time.monotonic() + seconds
         while time.monotonic() < end and not self.errors:
             time.sleep(every * self._chance.uniform(0.5, 1.5))
             victim = self._chance.choice(self._mortal)
             status: dict[str, Any] = control.ask(self.name, "status")
             [pid] = [device["pid"] for device in status["devices"] if device["name"] == victim]
+            if self._chance.random() < SUPERVISORS:
+                victim, pid = "supervisor", status["supervisor"]["pid"]
             if pid:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-                    self.counts["kills"] += 1
+                    self.counts["supervisors killed" if victim == "supervisor" else "kills"] += 1
 
     def _live(self, what: str, work: Callable[[], None]) -> None:
         try:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import mmap
 import os
+import select
 import signal
 import socket
 import time
@@ -224,3 +225,11 @@ class Unwilling(Device):
 
     def process(self, queue: Virtqueue) -> None:
         raise AssertionError("never started")
+
+
+class Tardy(Reverser):
+    """Is started once the pipe `gate` can be read."""
+
+    def start(self, worker: Worker) -> None:
+        super().start(worker)
+        select.select([self.spec.fds["gate"]], [], [])

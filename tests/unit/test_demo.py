@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import socket
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,18 +21,19 @@ def scene_of(**server: object) -> Any:
     return SimpleNamespace(vm=SimpleNamespace(supervisor=SimpleNamespace(devices=devices)))
 
 
-def test_a_worker_whose_pid_is_not_known_yet_is_killed_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_whose_pid_is_not_known_yet_is_not_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Process 0 would be our own process group."""
-    killed: list[str] = []
-    monkeypatch.setattr(os, "kill", lambda *_: killed.append("group"))
-    worker = SimpleNamespace(pid=0, kill=lambda: killed.append("worker"))
-    recovery.Killed(scene_of(restarts=0, worker=worker), "mouse")
-    assert killed == ["worker"]
+    killed: list[object] = []
+    monkeypatch.setattr(os, "kill", lambda *which: killed.append(which))
+    with pytest.raises(SubosError, match="has no process"):
+        recovery.Killed(scene_of(restarts=0, pid=0), "mouse")
+    recovery.Killed(scene_of(restarts=0, pid=7), "mouse")
+    assert killed == [(7, signal.SIGKILL)]
 
 
-def test_what_the_dead_one_had_still_answered_does_not_count() -> None:
-    worker = SimpleNamespace(pid=7, kill=lambda: None)
-    scene = scene_of(restarts=2, worker=worker, counters=SimpleNamespace(requests=10))
+def test_what_the_dead_one_had_still_answered_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "kill", lambda *_: None)
+    scene = scene_of(restarts=2, pid=7, counters=SimpleNamespace(requests=10))
     server = scene.vm.supervisor.devices["mouse"]
 
     async def live() -> None:

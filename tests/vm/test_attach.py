@@ -80,7 +80,7 @@ def test_attach_and_detach(tmp_path: Path, machine: str) -> None:
         status = status_of("hand-made")
         assert {device["name"]: device["driver"] for device in status["devices"]} == {"tag": True, "mouse": True}
         everybody = family(status["pid"])
-        assert len(everybody) == 5  # the supervisor, its zygote, two workers, the keeper of one
+        assert len(everybody) == 6  # itself, the supervisor, the zygote, two workers, the keeper of one
         assert refused("attach", "--qmp", vm.qmp, "--mouse").message.startswith("a VM called 'hand-made' is running")
         assert refused("detach", "hand-made", "keyboard").hint == "there are tag, mouse"
 

@@ -42,13 +42,13 @@ def devices(name: str) -> dict[str, dict[str, Any]]:
 
 
 def held(name: str, pid: int) -> dict[str, Counter[str]]:
-    """What the VM's processes hold: of each worker by its device, of the supervisor and of the zygote."""
+    """What the VM's processes hold: of each worker by its device, of launcher, supervisor and zygote."""
     workers = {device["pid"]: f"worker of {device['name']}" for device in devices(name).values()}
     found: dict[str, Counter[str]] = {}
     others: Counter[str] = Counter()
     for process in family(pid):
         comm = Path(f"/proc/{process.pid}/comm").read_text().strip()
-        what = workers.get(process.pid, "supervisor" if process.pid == pid else comm)
+        what = workers.get(process.pid, "launcher" if process.pid == pid else comm)
         if what.startswith("subos-soak"):
             continue  # QEMU
         others[what] += 1
@@ -70,7 +70,8 @@ def _is_cached(path: str) -> bool:
 
 def memory(name: str, pid: int) -> dict[str, int]:
     """Bytes that are a process's alone, of all that live long."""
-    return {"supervisor": private_memory(pid)} | {
+    supervisor = control.ask(name, "status")["supervisor"]["pid"]
+    return {"launcher": private_memory(pid), "supervisor": private_memory(supervisor)} | {
         f"worker of {device['name']}": private_memory(device["pid"]) for device in devices(name).values()
     }
 
@@ -127,6 +128,7 @@ def test_a_soak(tmp_path: Path, seconds: int) -> None:
         assert {what: late[what] - size for what, size in early.items() if late[what] - size > GROWTH} == {}
         restarts = sum(device["restarts"] for device in devices(name).values())
         assert soak.counts["kills"] >= restarts >= soak.counts["kills"] / 2  # a pid may be a dead one's
+        assert soak.counts["supervisors killed"] >= control.ask(name, "status")["supervisor"]["restarts"] > 0
         (shares[0] / ".leave").touch()
         _, errors = process.communicate(timeout=120)
         assert process.returncode == 0, errors.decode()

@@ -118,12 +118,12 @@ def play(guest: Guest, *script: dict[str, Any]) -> dict[str, Any]:
 
 
 def agent_has_it(guest: Guest) -> bool:
-    return bool(guest.vm.supervisor.devices[NAME].status()["gamepad"]["agent"])
+    return bool(guest.vm.supervisor.devices[NAME].describe()["gamepad"]["agent"])
 
 
 def twin_runs(guest: Guest) -> bool:
     """Whether the guest's virtio-input driver has the pad."""
-    return guest.vm.supervisor.devices[NAME].session.vrings[0].started
+    return bool(guest.status(NAME)["driver"])
 
 
 def kill_agent(guest: Guest, number: signal.Signals) -> None:

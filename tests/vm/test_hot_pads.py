@@ -46,14 +46,14 @@ def test_a_pad_of_the_agent_is_there_while_something_drives_it(guest: Guest) -> 
         with driver(guest, AGENTS) as pad:
             pad.send(button(Key.BTN_SOUTH, 1))
             parts = [guest.vm.supervisor.devices[name] for name in (AGENTS, f"{AGENTS}-motion")]
-            eventually(lambda parts=parts: all(part.status()["gamepad"]["agent"] for part in parts), timeout=60)
+            eventually(lambda parts=parts: all(part.describe()["gamepad"]["agent"] for part in parts), timeout=60)
             found = described(guest)
             assert found.keys() >= AGENT_S
             assert found[SWITCH.capabilities.name]["serial"] == "", "the agent has made it"
             eventually(lambda: described(guest)[SWITCH.capabilities.name]["pressed"] == ["BTN_SOUTH"], timeout=60)
         step("it goes")
         eventually(lambda: not there(guest), timeout=60)
-        eventually(lambda: not (server.connected or server.status()["gamepad"]["agent"]), timeout=60)
+        eventually(lambda: not (server.connected or server.describe()["gamepad"]["agent"]), timeout=60)
 
 
 def test_a_worker_that_is_killed_does_not_take_its_pad_along(guest: Guest) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -237,9 +239,7 @@ def test_a_release_that_was_on_its_way_when_the_worker_died_is_not_lost(guest: G
             keyboard.send(button(Key.KEY_F1 + round_, 1))
             key = f"KEY_F{1 + round_}"
             reader.wait_for(["EV_KEY", key, 1])
-            server = guest.vm.supervisor.devices["keyboard"]
-            assert server.worker
-            server.worker.kill()
+            os.kill(guest.worker("keyboard"), signal.SIGKILL)
             with suppress(UserError):  # it was dead by then
                 keyboard.send(button(Key.KEY_F1 + round_, 0))
             reader.wait_for(["EV_KEY", key, 1], ["EV_KEY", key, 0])
@@ -265,8 +265,8 @@ def test_lights_come_to_the_host_and_a_new_worker_invents_none(guest: Guest) -> 
 
 
 def test_a_guest_that_floods_the_status_queue_holds_nothing_up(guest: Guest) -> None:
-    server = guest.vm.supervisor.devices["keyboard"]
-    before = (server.restarts, server.faults)
+    status = guest.status("keyboard")
+    before = (status["restarts"], status["faults"])
     path = described(guest)[KEYBOARD]["path"]
     with driver(guest, "keyboard") as deaf, driver(guest, "keyboard") as keyboard:
         deaf.send(button(Key.KEY_A, 1))
@@ -277,7 +277,8 @@ def test_a_guest_that_floods_the_status_queue_holds_nothing_up(guest: Guest) -> 
         out = {"LED_NUML": 0, "LED_CAPSL": 0, "LED_SCROLLL": 0}
         while keyboard.hear()["leds"] != out:
             pass
-        assert (server.restarts, server.faults) == before
+        status = guest.status("keyboard")
+        assert (status["restarts"], status["faults"]) == before
 
 
 # --- the mouse is changed

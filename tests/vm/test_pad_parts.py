@@ -26,7 +26,7 @@ PARTS = [(pad, part) for pad in PROFILES for part in profiles.PARTS]
 
 
 def agent_has(guest: Guest, pad: str, part: str) -> bool:
-    return bool(guest.vm.supervisor.devices[f"{pad}-{part}"].status()["gamepad"]["agent"])
+    return bool(guest.vm.supervisor.devices[f"{pad}-{part}"].describe()["gamepad"]["agent"])
 
 
 def name_of(pad: str, part: str) -> str:

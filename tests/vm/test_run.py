@@ -123,7 +123,7 @@ def test_a_launcher_that_is_asked_to_end(tmp_path: Path, number: signal.Signals,
             wait_for_file(tmp_path / "up", process)
         everybody = family(process.pid)
         names = {Path(f"/proc/{member.pid}/comm").read_text().strip() for member in everybody}
-        assert {"subos-zygote", "subos-fs", "subos-mouse", "subos-rng"} <= names
+        assert {"subos-zygote", "subos-supervis", "subos-fs", "subos-mouse", "subos-rng"} <= names
         step(f"{number.name} to process {process.pid}")
         process.send_signal(number)
         assert process.wait(60) == status
@@ -136,7 +136,7 @@ def test_a_launcher_that_is_killed(tmp_path: Path) -> None:
     with running("run", "--name", "again", "--", "sleep", "1000") as process:
         wait_for_vm("again", process)
         everybody = family(process.pid)
-        assert len(everybody) == 9  # itself, QEMU, the zygote, five workers, and the keeper of the root
+        assert len(everybody) == 10  # itself, QEMU, supervisor, zygote, five workers, and the keeper of the root
         step(f"SIGKILL to process {process.pid}")
         process.kill()
         process.wait()
@@ -178,7 +178,8 @@ def test_the_demo() -> None:
     assert report["ok"] is True
     assert isinstance(report["boot_ms"], int)
     devices = {row["device"] for row in report["rows"]}
-    assert devices == {"fs", "mouse", "pointer", "keyboard", "touch", "gamepad", "rng", "vsock", "agent", "clipboard"}
+    kinds = {"fs", "mouse", "pointer", "keyboard", "touch", "gamepad", "rng", "vsock"}
+    assert devices == kinds | {"supervisor", "agent", "clipboard"}
     for row in report["rows"]:
         assert row.keys() >= {"device", "check", "ok", "ms"}
         assert isinstance(row["ms"], int)

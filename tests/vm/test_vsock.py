@@ -200,7 +200,7 @@ def test_the_worker_is_killed_in_mid_transfer(guest: Guest, folder: Path) -> Non
         threads = [threading.Thread(target=flow, args=(work,)) for work in works]
         for thread in threads:
             thread.start()
-        moved = server.session.device.describe(server.counters.statistics)["vsock"]["bytes_to_guest"]
+        moved = statistics(guest)["bytes_to_guest"]
         eventually(ready.exists, timeout=60)
         step("wait for both directions to flow, then kill the worker")
         eventually(lambda: statistics(guest)["bytes_to_guest"] > moved + 4 * MIB, timeout=60)
@@ -222,7 +222,7 @@ def test_the_worker_is_killed_in_mid_transfer(guest: Guest, folder: Path) -> Non
 
 def statistics(guest: Guest) -> dict[str, int]:
     server = guest.vm.supervisor.devices["vsock"]
-    counted: dict[str, int] = server.status()["vsock"]
+    counted: dict[str, int] = server.describe()["vsock"]
     return counted
 
 

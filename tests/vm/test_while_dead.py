@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from subos_devices.launcher import qmp
 from subos_devices.launcher.kernel import find_kernel
-from subos_devices.supervisor import restarts
+from subos_devices.supervisor import restarts, supervisor_link
 from support.command import status_of, subos
 from support.guest import Guest
 from support.hand_made import UP, booted
@@ -27,8 +28,15 @@ PAUSE = 3.0  # seconds without a process
 
 
 @pytest.fixture
-def pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(restarts, "BACKOFF", (PAUSE,) * 10)
+def pause(guest: Guest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Another supervisor, which waits longer."""
+    patient = f"import {restarts.__name__} as restarts\nrestarts.BACKOFF = ({PAUSE},) * 10\n"
+    with monkeypatch.context() as patched:
+        patched.setattr(supervisor_link, "PROGRAM", patient + supervisor_link.PROGRAM)
+        guest.call(guest.vm.supervisor.restart)
+    yield
+    if not guest.lost:
+        guest.call(guest.vm.supervisor.restart)
 
 
 def kill(guest: Guest, name: str) -> None:

@@ -1,1 +1,1 @@
-"""Gamepads that the host has and this guest's kernel gets by uinput, so that games can have them rumble."""
+"""Gamepads that the host has and this guest's kernel gets by uinput or uhid, so that games can have them rumble."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from time import monotonic
-from typing import Optional
+from typing import Awaitable, Callable, Iterable, Optional, Protocol, Sequence, Union
 
 from subos_protocol.agent.errors import RemoteError
 from subos_protocol.agent.relay import both
@@ -14,8 +14,8 @@ from subos_protocol.effects import Feedback
 from subos_protocol.errors import ProtocolError
 from subos_protocol.feedback import Effects, Pending
 from subos_protocol.gamepad import TAKE_AFTER, Opened, Pad, Taken, pack_message, unpack_events
-
-from .uinput import UinputPad
+from subos_protocol.hid_pad import Light
+from subos_protocol.virtio_input import virtio_input_event
 
 LOOK_AFTER = 0.5
 """Seconds of use after which requests that uinput has not told us of are looked for."""
@@ -23,22 +23,41 @@ LOOK_AFTER = 0.5
 log = logging.getLogger("subos-agent")
 
 
-class HeldPad:
-    """`pad` as the input device `uinput`; `twin` is the virtio device that stepped aside for it. One stream at a time
-    has it, and games are answered whether one does or not."""
+class Device(Protocol):
+    """What the kernel has of a pad: see UinputPad and Port."""
 
-    def __init__(self, pad: Pad, uinput: UinputPad, twin: str) -> None:
+    @property
+    def suspicious(self) -> bool: ...
+
+    def listen(self, heard: Callable[[], None]) -> None: ...
+
+    def deafen(self) -> None: ...
+
+    def write(self, events: Iterable[virtio_input_event]) -> None: ...
+
+    def feedback(self) -> Sequence[Union[Feedback, Light]]: ...
+
+    def overlooked(self) -> Sequence[Union[Feedback, Light]]: ...
+
+
+class HeldPad:
+    """`pad` as the input device `device`, which `release` ends. One stream at a time has it, and games are answered
+    whether one does or not."""
+
+    def __init__(self, pad: Pad, device: Device, release: Callable[[], Awaitable[None]]) -> None:
         self.pad = pad
-        self.uinput = uinput
-        self.twin = twin
+        self.device = device
+        self.release = release
         self._effects = Effects()
         self._pending = Pending()
+        self._light: Optional[Light] = None
+        self._light_is_said = True
         self._said = asyncio.Event()
         self._stream: Optional[Stream] = None
         self.expiry: Optional[asyncio.TimerHandle] = None
         self._look: Optional[asyncio.TimerHandle] = None
         self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(uinput.fd, self._read)
+        device.listen(self._read)
 
     # --- whose it is
 
@@ -61,6 +80,7 @@ class HeldPad:
         self._pending.clear()
         for message in self._effects.all(monotonic()):
             self._pending.put(message)
+        self._light_is_said = self._light is None
         self._said.set()
 
     def end(self, stream: Stream) -> bool:
@@ -68,21 +88,21 @@ class HeldPad:
         if self._stream is not stream:
             return False
         self._stream = None
-        self.uinput.write(self.pad.neutral())
+        self.device.write(self.pad.neutral())
         return True
 
     def close(self) -> None:
-        """Nobody has it, and games are answered no more: the device is to be closed."""
+        """Nobody has it, and games are answered no more: the device is to be released."""
         self.expire_by(None)
         self._dismiss()
         if self._look is not None:
             self._look.cancel()
-        self._loop.remove_reader(self.uinput.fd)
+        self.device.deafen()
 
     def _dismiss(self) -> None:
         stream, self._stream = self._stream, None
         if stream is not None:
-            self.uinput.write(self.pad.neutral())
+            self.device.write(self.pad.neutral())
             stream.cancel("replaced", "another stream has the gamepad")
 
     # --- what passes
@@ -102,7 +122,7 @@ class HeldPad:
             except ProtocolError as error:
                 raise RemoteError("malformed", str(error)) from error
             if self._stream is stream:
-                self.uinput.write(events)
+                self.device.write(events)
                 self._look_later()
             taken += 1
             if taken == TAKE_AFTER:
@@ -113,11 +133,15 @@ class HeldPad:
         while True:
             await self._said.wait()
             self._said.clear()
-            for message in self._pending.take():
+            messages = self._pending.take()
+            if self._light is not None and not self._light_is_said:
+                self._light_is_said = True
+                await stream.send(pack_message(self._light))
+            for message in messages:
                 await stream.send(pack_message(message))
 
     def _read(self) -> None:
-        for message in self.uinput.feedback():
+        for message in self.device.feedback():
             self._note(message)
         self._look_later()
 
@@ -127,12 +151,15 @@ class HeldPad:
 
     def _look_again(self) -> None:
         self._look = None
-        for message in self.uinput.overlooked():
+        for message in self.device.overlooked():
             self._note(message)
-        if self.uinput.suspicious:
+        if self.device.suspicious:
             self._look_later()
 
-    def _note(self, message: Feedback) -> None:
-        if self._effects.note(message, monotonic()) and self._stream is not None:
+    def _note(self, message: Union[Feedback, Light]) -> None:
+        if isinstance(message, Light):
+            self._light, self._light_is_said = message, False
+            self._said.set()
+        elif self._effects.note(message, monotonic()) and self._stream is not None:
             self._pending.put(message)
             self._said.set()

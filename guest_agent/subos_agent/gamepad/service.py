@@ -7,9 +7,10 @@ held neutral meanwhile. An agent that is killed takes its devices along; the nex
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import logging
+from functools import partial
 from time import monotonic
-from typing import Any, AsyncIterator, Callable, Coroutine, Dict, Optional, Set
+from typing import Any, Callable, Coroutine, Dict, Optional, Set
 
 from subos_protocol.agent.errors import RemoteError
 from subos_protocol.agent.frames import Head
@@ -20,36 +21,35 @@ from subos_protocol.errors import Malformed
 from subos_protocol.gamepad import OPERATION, Pad, unpack_pad
 
 from .held import HeldPad
+from .hid_pads import TWIN_SECONDS, HidPads, NoHid
+from .turns import Turns
 from .twins import Twins
 from .uinput import DEVICE, UinputPad
 
 GRACE = 6.0
 """Seconds that a pad is kept for a stream that goes on with it: a worker in trouble starts again after five."""
-TWIN_SECONDS = 5.0
-"""How long its twin may take to appear: the guest's driver has just been started."""
 MAX_PADS = 32
 """Event devices: a pad may have three."""
 
-
-class _Turns:
-    """Of those who do something with one pad; `wanted` counts them, who waits included."""
-
-    def __init__(self) -> None:
-        self.lock = asyncio.Lock()
-        self.wanted = 0
+log = logging.getLogger("subos-agent")
 
 
 class Gamepads:
     """All pads of this guest. `start` and `close` are for the service's begin and end."""
 
     def __init__(
-        self, twins: Optional[Twins] = None, make: Callable[[Pad], UinputPad] = UinputPad, grace: float = GRACE
+        self,
+        twins: Optional[Twins] = None,
+        make: Callable[[Pad], UinputPad] = UinputPad,
+        grace: float = GRACE,
+        hids: Callable[..., HidPads] = HidPads,
     ) -> None:
         self._twins = twins or Twins()
         self._make = make
         self._grace = grace
+        self._hids = hids(self._twins, self._find_twin)
         self._pads: Dict[str, HeldPad] = {}
-        self._turns: Dict[str, _Turns] = {}
+        self._turns = Turns()
         self._orphans: Dict[str, str] = {}
         """Serial → virtio device, of an agent that was killed."""
         self._tasks: Set[asyncio.Future[Any]] = set()
@@ -65,7 +65,7 @@ class Gamepads:
 
     async def _adopt(self) -> None:
         for serial in list(self._orphans):
-            async with self._alone(serial):
+            async with self._turns.alone(serial):
                 twin = self._orphans.pop(serial, None)
                 if twin is not None:
                     await in_thread(self._twins.give_back, twin)
@@ -73,7 +73,7 @@ class Gamepads:
     async def close(self) -> None:
         """Gives every pad back."""
         for held in list(self._pads.values()):
-            async with self._alone(held.pad.serial):
+            async with self._turns.alone(held.pad.serial):
                 await self._drop(held)
         await self._adopt()
 
@@ -98,7 +98,7 @@ class Gamepads:
 
     async def _hold(self, pad: Pad) -> HeldPad:
         """The pad, made unless it is there already. It goes by itself unless a stream begins with it."""
-        async with self._alone(pad.serial):
+        async with self._turns.alone(pad.serial):
             held = self._pads.get(pad.serial)
             if held is not None and held.pad != pad:
                 await self._drop(held)
@@ -110,20 +110,25 @@ class Gamepads:
             self._expire(held)
             return held
 
-    @contextlib.asynccontextmanager
-    async def _alone(self, serial: str) -> AsyncIterator[None]:
-        """For whoever makes that pad, or gives it back: one after the other."""
-        turns = self._turns.setdefault(serial, _Turns())
-        turns.wanted += 1
-        try:
-            async with turns.lock:
-                yield
-        finally:
-            turns.wanted -= 1
-            if not turns.wanted:
-                del self._turns[serial]
-
     async def _take(self, pad: Pad) -> HeldPad:
+        """Raises RemoteError."""
+        hid = pad.hid
+        if hid is not None:
+            try:
+                port = await self._hids.take(pad, hid)
+            except NoHid as error:
+                if hid.only:
+                    raise RemoteError(
+                        "unavailable",
+                        f"the gamepad cannot be a HID device: {error}",
+                        "the guest's kernel needs the modules uhid and hid-playstation",
+                    ) from error
+                log.info("%s is made by uinput: %s", pad.serial, error)
+            else:
+                return HeldPad(pad, port, partial(self._hids.release, hid, port))
+        return await self._take_by_uinput(pad)
+
+    async def _take_by_uinput(self, pad: Pad) -> HeldPad:
         """Raises RemoteError."""
         try:
             uinput = await in_thread(self._make, pad)
@@ -136,7 +141,7 @@ class Gamepads:
             twin = await self._find_twin(pad.serial)
             await in_thread(self._twins.part, pad.serial, twin)
             await in_thread(uinput.create)
-            return HeldPad(pad, uinput, twin)
+            return HeldPad(pad, uinput, partial(self._release, uinput, twin))
         except BaseException as error:
             uinput.close()
             if twin is not None:
@@ -145,8 +150,13 @@ class Gamepads:
                 raise RemoteError("failed", f"the gamepad cannot be made: {error.strerror or error}") from error
             raise
 
-    async def _find_twin(self, serial: str) -> str:
-        deadline = monotonic() + TWIN_SECONDS
+    async def _release(self, uinput: UinputPad, twin: str) -> None:
+        await in_thread(uinput.close)
+        await in_thread(self._twins.give_back, twin)
+
+    async def _find_twin(self, serial: str, patience: float = TWIN_SECONDS) -> str:
+        """Raises RemoteError where there is none after `patience` seconds."""
+        deadline = monotonic() + patience
         while True:
             orphan = self._orphans.pop(serial, None)
             twin = await in_thread(self._twins.find, serial) or orphan
@@ -165,7 +175,7 @@ class Gamepads:
 
     async def _give_up(self, held: HeldPad, timer: Optional[asyncio.TimerHandle]) -> None:
         """The pad goes, unless somebody has asked for it since `timer` was what ends it."""
-        async with self._alone(held.pad.serial):
+        async with self._turns.alone(held.pad.serial):
             if held.expiry is timer and not held.is_taken:
                 await self._drop(held)
 
@@ -174,8 +184,7 @@ class Gamepads:
         if self._pads.get(held.pad.serial) is held:
             del self._pads[held.pad.serial]
             held.close()
-            await in_thread(held.uinput.close)
-            await in_thread(self._twins.give_back, held.twin)
+            await held.release()
 
     def _spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Future[Any]:
         task = asyncio.ensure_future(work)

@@ -6,13 +6,14 @@ becomes of the effect.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ctypes
 import errno
 import fcntl
 import os
 from pathlib import Path
-from typing import Iterable, List, Set, Tuple
+from typing import Callable, Iterable, List, Optional, Set, Tuple
 
 from subos_protocol.effects import MAX_EFFECTS, Erase, Feedback, Gain, Play, Stop, Upload
 from subos_protocol.ff_effect import ff_effect, from_kernel
@@ -95,6 +96,7 @@ class UinputPad:
     def __init__(self, pad: Pad, device: Path = DEVICE) -> None:
         self._answered: Set[Request] = set()
         self._suspects: Set[Request] = set()
+        self._loop: Optional[asyncio.AbstractEventLoop] = None
         self.fd = os.open(device, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             self._set_up(pad)
@@ -127,6 +129,17 @@ class UinputPad:
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
+
+    def listen(self, heard: Callable[[], None]) -> None:
+        """`heard` is called when there is feedback, on the running event loop."""
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(self.fd, heard)
+
+    def deafen(self) -> None:
+        """Before `close`, where it listens."""
+        if self._loop is not None:
+            self._loop.remove_reader(self.fd)
+            self._loop = None
 
     def write(self, events: Iterable[virtio_input_event]) -> None:
         """The kernel ignores what the device does not have."""

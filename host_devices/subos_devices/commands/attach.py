@@ -91,16 +91,17 @@ def run(args: argparse.Namespace) -> int:
 
 def _serve(attachment: Attachment, sandbox: Choice, ready: Callable[[str], None]) -> None:
     import asyncio
+    import contextlib
 
-    from ..supervisor.zygote import Zygote
+    from ..supervisor.holder import Holder
 
-    zygote = Zygote.start(*{device.kind for device in attachment.devices})
-    zygote.sandbox = sandbox
-    asyncio.run(attachment.run(zygote, ready))
+    with contextlib.closing(Holder.start(*{device.kind for device in attachment.devices})) as holder:
+        holder.sandbox = sandbox
+        asyncio.run(attachment.run(holder, ready))
 
 
 def _in_background(attachment: Attachment, sandbox: Choice) -> str:
-    """Starts the supervisor in a process of its own. Returns the VM's name once all is plugged. Raises UserError."""
+    """Serves in a process of its own. Returns the VM's name once all is plugged. Raises UserError."""
     import contextlib
     import json
     import os

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ..demo import Row
     from ..launcher.vm import VmPlan
-    from ..supervisor.zygote import Zygote
+    from ..supervisor.holder import Holder
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -31,12 +31,12 @@ def run(args: argparse.Namespace) -> int:
 
     from ..errors import SubosError
     from ..registry import KINDS
-    from ..supervisor.zygote import Zygote
+    from ..supervisor.holder import Holder
 
     report: dict[str, Any] = {"ok": False, "boot_ms": None, "rows": []}
     try:
-        with closing(Zygote.start(*KINDS)) as zygote:  # first, so that it loads them while we load the rest
-            status = _run(zygote, report, args.json)
+        with closing(Holder.start(*KINDS)) as holder:  # first, so that its processes load while we load the rest
+            status = _run(holder, report, args.json)
     except (SubosError, OSError) as error:
         if args.json:
             print(json.dumps({**report, "error": str(error)}, indent=2))
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     return status
 
 
-def _run(zygote: Zygote, report: dict[str, Any], as_json: bool) -> int:
+def _run(holder: Holder, report: dict[str, Any], as_json: bool) -> int:
     from .. import signals
     from ..config import resolve
     from ..launcher.packages import show_progress
@@ -55,10 +55,10 @@ def _run(zygote: Zygote, report: dict[str, Any], as_json: bool) -> int:
 
     wanted = argparse.Namespace(pointer=True, touch=True, gamepad=["xbox360"])  # besides what every guest has
     plan = VmPlan.from_settings(resolve(wanted, SETTINGS, None), show_progress)
-    return signals.run(_demo(plan, zygote, report, as_json))
+    return signals.run(_demo(plan, holder, report, as_json))
 
 
-async def _demo(plan: VmPlan, zygote: Zygote, report: dict[str, Any], as_json: bool) -> int:
+async def _demo(plan: VmPlan, holder: Holder, report: dict[str, Any], as_json: bool) -> int:
     import sys
     import tempfile
     import time
@@ -83,7 +83,7 @@ async def _demo(plan: VmPlan, zygote: Zygote, report: dict[str, Any], as_json: b
         plan = plan.sharing(folder)
         async with (
             own_display(),
-            start(plan, zygote, command=command, mode=Mode.CONTROL, environment=variables) as vm,
+            start(plan, holder, command=command, mode=Mode.CONTROL, environment=variables) as vm,
         ):
             guest = GuestControl(vm.machine)
             await guest.wait_booted()

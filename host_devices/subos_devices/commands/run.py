@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ..launcher.vm import VmPlan
-    from ..supervisor.zygote import Zygote
+    from ..supervisor.holder import Holder
 
 EXAMPLES = """\
 examples:
@@ -58,13 +58,13 @@ def run(args: argparse.Namespace) -> int:
     from contextlib import closing
 
     from ..registry import KINDS
-    from ..supervisor.zygote import Zygote
+    from ..supervisor.holder import Holder
 
-    with closing(Zygote.start(*KINDS)) as zygote:  # first, so that it loads them while we load the rest
-        return _run(args, zygote)
+    with closing(Holder.start(*KINDS)) as holder:  # first, so that its processes load while we load the rest
+        return _run(args, holder)
 
 
-def _run(args: argparse.Namespace, zygote: Zygote) -> int:
+def _run(args: argparse.Namespace, holder: Holder) -> int:
     from .. import signals
     from ..errors import UserError
     from ..launcher import input_driver
@@ -75,13 +75,13 @@ def _run(args: argparse.Namespace, zygote: Zygote) -> int:
     settings = resolve(args, SETTINGS, args.config)
     if settings.image is not None and args.arguments:
         raise UserError("a COMMAND needs the default guest", "leave out --image, or run it in the guest yourself")
-    zygote.sandbox = sandbox_choice(settings)
+    holder.sandbox = sandbox_choice(settings)
     plan = VmPlan.from_settings(settings, show_progress)
     input_driver.check(settings.input, plan.devices)
-    return signals.run(_boot(plan, zygote, args.arguments, args.config if settings.input else None))
+    return signals.run(_boot(plan, holder, args.arguments, args.config if settings.input else None))
 
 
-async def _boot(plan: VmPlan, zygote: Zygote, command: Sequence[str], rules: Path | None) -> int:
+async def _boot(plan: VmPlan, holder: Holder, command: Sequence[str], rules: Path | None) -> int:
     """`rules` is the settings file, if there are rules of input devices in it."""
     import os
 
@@ -93,13 +93,13 @@ async def _boot(plan: VmPlan, zygote: Zygote, command: Sequence[str], rules: Pat
     interactive = terminal.is_interactive()
     if plan.image is not None:
         _say_how_to_install(plan)
-        async with start(plan, zygote) as vm, input_driver(plan.name, rules):
+        async with start(plan, holder) as vm, input_driver(plan.name, rules):
             return await terminal.run_on_serial(vm.machine, interactive)
     words = list(command) or [os.environ.get("SHELL", "/bin/sh")]
     mode = Mode.TERMINAL if interactive else Mode.STREAMS
     window = terminal.window_size()
     async with (
-        start(plan, zygote, command=words, mode=mode, window=window) as vm,
+        start(plan, holder, command=words, mode=mode, window=window) as vm,
         input_driver(plan.name, rules),
     ):
         pump = terminal.run_on_terminal if interactive else terminal.run_on_streams

@@ -99,10 +99,21 @@ def _mebibytes(number: int | None) -> str:
 
 def _memory(machine: dict[str, Any]) -> str:
     processes = {device[which] for device in machine["devices"] for which in ("pid", "keeper") if device[which]}
-    count, unseen = len(processes - {machine["pid"]}), machine["memory"]["unseen"]
-    workers, zygote, launcher = (_mebibytes(machine["memory"][name]) for name in ("workers", "zygote", "supervisor"))
+    count, unseen = len(processes - {machine["supervisor"]["pid"]}), machine["memory"]["unseen"]
+    parts = ("workers", "zygote", "supervisor", "launcher")
+    workers, zygote, supervisor, launcher = (_mebibytes(machine["memory"][name]) for name in parts)
     how_many = f"{count - unseen} of {count}" if unseen else str(count)
-    return f"{workers} MiB for {how_many} workers, {zygote} the zygote, {launcher} this launcher"
+    return (
+        f"{workers} MiB for {how_many} workers, {zygote} the zygote, {supervisor} the supervisor, "
+        f"{launcher} this launcher"
+    )
+
+
+def supervisor_line(supervisor: dict[str, Any]) -> str:
+    """Which process it is, and how many there were before it."""
+    pid, restarts = supervisor["pid"], supervisor["restarts"]
+    times = "" if not restarts else f", restarted {restarts} time{'s' if restarts > 1 else ''}"
+    return f"supervisor: process {pid}, version {supervisor['version']}{times}" if pid else f"no supervisor now{times}"
 
 
 def quiet_devices(machine: dict[str, Any]) -> list[str]:
@@ -149,6 +160,7 @@ def _show(machine: dict[str, Any]) -> None:
     Console().print(table)
     for line in quiet_devices(machine):
         Console().print(line, markup=False, highlight=False)
+    Console().print(supervisor_line(machine["supervisor"]), markup=False, highlight=False)
     Console().print(f"memory: {_memory(machine)}", markup=False, highlight=False)
     Console().print(f"sandbox: {sandboxes(machine['devices'])}", markup=False, highlight=False)
     if "agent" in machine:  # an attached VM has none

@@ -35,6 +35,7 @@ CHECKS: tuple[Check, ...] = (
     ("rng", KILLED, recovery.generator),
     ("vsock", "1 MiB there and back again", channel.echoes),
     ("vsock", KILLED, recovery.streams),
+    ("supervisor", KILLED, recovery.supervisor),
     ("agent", "the host runs a command in the guest", channel.runs_a_command),
     ("clipboard", "text, copied here, pasted there", clipboard.text_to_guest),
     ("clipboard", "text, copied there, pasted here", clipboard.text_from_guest),

@@ -138,7 +138,7 @@ async def until_agent_has(scene: Scene, device: str) -> None:
     server = scene.vm.supervisor.devices[device]
 
     async def has() -> bool:
-        return bool(server.status()["gamepad"]["agent"])
+        return bool(server.describe()["gamepad"]["agent"])
 
     await eventually(has, "the agent's gamepad", 60)
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import os
 import secrets
+import signal
 import time
 from collections.abc import AsyncIterator
 
@@ -17,36 +19,34 @@ from subos_protocol.input_codes import Abs, Ev, Key
 from ..input import actions, script
 from ..input.client import DriverConnection
 from ..launcher.devices import driver_path
-from ..supervisor.device_server import DeviceServer
 from . import echo, inputs
-from .scene import CheckFailed, Scene, begin, in_guest, same
+from .scene import CheckFailed, Scene, begin, eventually, in_guest, same
 
-PORT = 5001
+PORT, ANOTHER_PORT = 5001, 5002
 
 
 class Killed:
     """A device's process, killed when this is made, and the one that comes after it."""
 
     def __init__(self, scene: Scene, name: str) -> None:
-        self._server: DeviceServer = scene.vm.supervisor.devices[name]
-        self._restarts = self._server.restarts
-        worker = self._server.worker
-        if worker is None:
+        self._device = scene.vm.supervisor.devices[name]
+        self._restarts = self._device.restarts
+        self._pid = self._device.pid
+        if not self._pid:
             raise CheckFailed(f"{name} has no process")
-        self._link = worker
         self._began = time.monotonic()
-        worker.kill()
+        os.kill(self._pid, signal.SIGKILL)
 
     async def gone(self) -> None:
         """Until it is known that the process is dead."""
-        while self._server.restarts == self._restarts:
+        while self._device.restarts == self._restarts:
             await self._wait()
 
     async def answered(self) -> float:
         """Milliseconds until the next process has answered something."""
         await self.gone()
-        requests = self._server.counters.requests
-        while self._server.counters.requests == requests:
+        requests = self._device.counters.requests
+        while self._device.counters.requests == requests:
             await self._wait()
         return self.elapsed()
 
@@ -60,8 +60,8 @@ class Killed:
 
     def came_back(self, after: float) -> str:
         """What the row says."""
-        same(self._server.restarts, self._restarts + 1, "the number of restarts")
-        return f"process {self._link.pid} killed, back after {after:.0f} ms"
+        same(self._device.restarts, self._restarts + 1, "the number of restarts")
+        return f"process {self._pid} killed, back after {after:.0f} ms"
 
 
 OPEN = """
@@ -150,14 +150,43 @@ async def generator(scene: Scene) -> str:
 async def streams(scene: Scene) -> str:
     """A stream that was open ends at once, and the next one can be opened."""
     await echo.listen(scene, PORT)
-    async with _echoing(scene) as before:
+    async with _echoing(scene, PORT) as before:
         killed = Killed(scene, "vsock")
         with contextlib.suppress(ConnectionError):
             same(await before.rest(), b"", "what came at the end")
         ended = killed.elapsed()
-        async with _echoing(scene):
+        async with _echoing(scene, PORT):
             back = killed.came_back(killed.elapsed())
     return f"{back}; the stream of before ended after {ended:.0f} ms"
+
+
+async def supervisor(scene: Scene) -> str:
+    """The process that speaks with QEMU. No worker dies of it, and a stream that is open stays so."""
+    holder = scene.vm.supervisor
+    await echo.listen(scene, ANOTHER_PORT)
+    async with _echoing(scene, ANOTHER_PORT) as stream:
+        workers = {name: (device.pid, device.restarts) for name, device in holder.devices.items()}
+        old, began = holder.status()["pid"], time.monotonic()
+        if not old:
+            raise CheckFailed("there is none")
+        os.kill(old, signal.SIGKILL)
+
+        async def is_back() -> bool:
+            return holder.status()["pid"] not in (None, old)
+
+        await _echoes(stream)
+        await eventually(is_back, "the next one", step=0.001)
+        back = (time.monotonic() - began) * 1000
+        await _echoes(stream)
+        same({name: (device.pid, device.restarts) for name, device in holder.devices.items()}, workers, "who serves")
+    await _input_goes_on(scene)
+    return f"process {old} killed, the next one serves after {back:.0f} ms; {len(workers)} workers and a stream went on"
+
+
+async def _input_goes_on(scene: Scene) -> None:
+    step = 1 + secrets.randbelow(500)
+    await inputs.play(scene, [actions.nudge(0, step)], "pointer")
+    await inputs.until_seen(scene, ["EV_REL", "REL_Y", step], device="pointer")
 
 
 async def _input(scene: Scene, name: str, steps: list[actions.Action], *seen: list[object]) -> str:
@@ -184,9 +213,13 @@ async def _meanwhile(scene: Scene, command: str) -> AsyncIterator[None]:
 
 
 @contextlib.asynccontextmanager
-async def _echoing(scene: Scene) -> AsyncIterator[echo.Stream]:
+async def _echoing(scene: Scene, port: int) -> AsyncIterator[echo.Stream]:
     """A stream to the guest's program, which has sent back what it got."""
-    word = secrets.token_bytes(16)
-    async with echo.stream(scene, PORT) as stream:
-        same(await stream.echoed(word), word, "what came back")
+    async with echo.stream(scene, port) as stream:
+        await _echoes(stream)
         yield stream
+
+
+async def _echoes(stream: echo.Stream) -> None:
+    word = secrets.token_bytes(16)
+    same(await stream.echoed(word), word, "what came back")

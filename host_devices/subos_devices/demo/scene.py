@@ -76,10 +76,12 @@ def same(seen: object, wanted: object, what: str) -> None:
         raise CheckFailed(f"{what} is {seen}, not {wanted}")
 
 
-async def eventually(seen: Callable[[], Awaitable[bool]], what: str, seconds: float = 20) -> None:
+async def eventually(
+    seen: Callable[[], Awaitable[bool]], what: str, seconds: float = 20, *, step: float = 0.05
+) -> None:
     """Waits until `seen` says so. Raises CheckFailed with `what` was waited for."""
     deadline = time.monotonic() + seconds
     while not await seen():
         if time.monotonic() > deadline:
             raise CheckFailed(f"{what} did not come within {seconds:g} s")
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(step)

@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from subos_protocol.errors import Malformed, Truncated
+from subos_protocol.hid_pad import is_battery
 from subos_protocol.input_codes import Abs, Ev, Syn
 from subos_protocol.virtio_input import (
     MAX_U,
@@ -35,13 +36,15 @@ _DRIVABLE = (Ev.EV_KEY, Ev.EV_REL, Ev.EV_ABS, Ev.EV_MSC)  # the other types are 
 
 
 class Capabilities(NamedTuple):
-    """Identity and reach of one input device. `codes` are the codes by event type; those of EV_ABS are `axes`' keys."""
+    """Identity and reach of one input device. `codes` are the codes by event type; those of EV_ABS are `axes`' keys.
+    Of one with a `battery`, drivers may say how that is (subos_protocol.hid_pad)."""
 
     name: str
     ids: virtio_input_devids
     codes: Mapping[int, frozenset[int]]
     axes: Mapping[int, virtio_input_absinfo] = MappingProxyType({})
     props: frozenset[int] = frozenset()
+    battery: bool = False
 
     def of(self, type_: int) -> frozenset[int]:
         """The codes of event type `type_`."""
@@ -68,6 +71,8 @@ class Capabilities(NamedTuple):
     def check(self, event: virtio_input_event) -> None:
         """Raises Malformed for an event that this device cannot have."""
         type_, code, value = event
+        if self.battery and is_battery(*event):
+            return
         if type_ not in _DRIVABLE or code not in self.of(type_):
             raise Malformed(f"{self.name} has no event of type {type_:#x}, code {code:#x}")
         if type_ == Ev.EV_KEY and value not in (RELEASED, PRESSED):

@@ -29,6 +29,7 @@ MAX_FEEDBACK = 4096  # bytes of one packet to a driver
 SEND_BUFFER = 16 << 10  # bytes, as the kernel counts them, that a driver may leave unread
 REFUSED = "refused"
 LEDS = "leds"
+LED = "led"  # of gamepads: their colour, and the number of their player
 FORCE = "ff"
 
 

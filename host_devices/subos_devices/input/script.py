@@ -13,6 +13,7 @@
     pad BUTTON [press|release]           a, b, x, y, lb, rb, start …, or up, down, left, right of the cross
     stick left|right X Y                 from -100% to 100%; down and right are positive
     trigger left|right N                 from 0% to 100%
+    battery N% [charging|full]           of a pad with one that the guest can read
     gyro X Y Z, accel X Y Z              of a pad with sensors: degrees a second; g
     touchpad X Y [--finger N]            of a pad with a touch pad, from 0% to 100%
     touchpad lift [--finger N], touchpad press|release|click

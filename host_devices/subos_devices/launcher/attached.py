@@ -14,11 +14,10 @@ from typing import Any
 from .. import runtime
 from ..errors import UserError
 from ..supervisor import control
+from ..supervisor.holder import Holder
 from ..supervisor.process_models import Models
-from ..supervisor.supervisor import Supervisor
-from ..supervisor.zygote import Zygote
 from ..vhost_user.device import Option
-from . import hotplug, qmp
+from . import hotplug, qmp, succession
 from .agent_port import AgentPort
 from .devices import PlannedDevice, plan
 from .guest_side import guest_side
@@ -54,7 +53,7 @@ class Attachment:
     agent: str = ""
     """The agent's channel: vsock, serial (which needs no shared memory), auto; or none."""
 
-    async def run(self, zygote: Zygote, ready: Callable[[str], None]) -> None:
+    async def run(self, holder: Holder, ready: Callable[[str], None]) -> None:
         """Plugs the devices, calls `ready` with the VM's name, and serves until QEMU ends or they are detached.
 
         Raises UserError; nothing is left plugged, running or on disk then.
@@ -70,9 +69,10 @@ class Attachment:
             if self.agent and not serial and not any(device.kind == "vsock" for device in self.devices):
                 self.devices = [*self.devices, *plan([], vsock=True)]
             self._name = self.name or (await monitor.execute("query-name")).get("name") or "attached"
+        holder.models = self.models
         with runtime.claim(self._name) as folder:
             async with (
-                Supervisor(zygote, self.models) as self._supervisor,
+                holder as self._supervisor,
                 guest_side(folder, self._name, self.clipboard) as guest,
                 contextlib.aclosing(AgentPort(guest.hub, folder, self._disconnected)) as self._port,
             ):
@@ -121,6 +121,7 @@ class Attachment:
             "share-list": self._hot_shares.list,
             "share-add": self._last_change(self._hot_shares.add),
             "share-remove": self._last_change(self._hot_shares.remove),
+            **succession.handlers(self._supervisor),
             **{name: self._last_change(change) for name, change in others.items()},
         }
 
@@ -143,6 +144,7 @@ class Attachment:
             "pid": os.getpid(),
             "how": f"attached to {self.qmp}",
             "agent": self._hub.status(),
+            "supervisor": self._supervisor.status(),
             "memory": memory,
             "devices": self._hot_shares.mark_mounted(devices),
         }

@@ -10,17 +10,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol
 
 from ..agent.worker_channels import WorkerChannels
 from ..errors import UserError
 from ..runtime import listen
-from ..supervisor.device_server import DeviceServer
 from ..supervisor.process_models import Model
-from ..supervisor.supervisor import Supervisor
 from ..vhost_user.device import DeviceSpec, Option
 from .qemu import VhostUserDevice
-from .settings import GAMEPAD_OPTIONS, HOTPLUG, MAX_GAMEPADS, NO_RUMBLE, NO_SENSORS
+from .settings import GAMEPAD_OPTIONS, HOTPLUG, MAX_GAMEPADS, NO_RUMBLE, NO_SENSORS, UHID, UINPUT
 from .shares import ROOT_TAG, Share
 
 INPUT_KINDS = ("mouse", "pointer", "keyboard", "touch", "pen", "gamepad", "motion", "touchpad")
@@ -100,14 +98,15 @@ def _gamepad(name: str, text: str) -> list[PlannedDevice]:
     from ..input.gamepad.profiles import load  # which takes the time that loading the kernel's codes takes
 
     profile, *options = text.split(":")
-    parts = load(profile).parts
+    loaded = load(profile)
+    parts = {} if NO_SENSORS in options else loaded.parts
     for option in options:
         if option not in GAMEPAD_OPTIONS:
             raise UserError(f"{text}: {option!r} is no option of a gamepad", f"there are {', '.join(GAMEPAD_OPTIONS)}")
     pad = PlannedDevice(
         name,
         "gamepad",
-        {"profile": profile},
+        {"profile": profile, **_hid_options(text, name, bool(loaded.hid and parts), options)},
         driven=True,
         channel="" if NO_RUMBLE in options else GAMEPAD,
         hot=HOTPLUG in options,
@@ -115,10 +114,19 @@ def _gamepad(name: str, text: str) -> list[PlannedDevice]:
     # uinput knows no serials: where the agent makes them, its twins need ones that differ.
     serial: dict[str, Option] = {} if pad.channel else {"serial": name}
     return [pad] + [
-        replace(pad, name=f"{name}-{part}", kind=part, options={**pad.options, **serial}, beside=name)
-        for part in parts
-        if NO_SENSORS not in options
+        replace(pad, name=f"{name}-{part}", kind=part, options={**pad.options, **serial}, beside=name) for part in parts
     ]
+
+
+def _hid_options(text: str, name: str, possible: bool, options: Sequence[str]) -> dict[str, Option]:
+    """Of a pad that the agent may make as a HID device, which has sensors in any case. Raises UserError."""
+    others = [option for option in options if option in (UINPUT, NO_RUMBLE, NO_SENSORS)]
+    if UHID in options and (others or not possible):
+        hint = f"leave out :{others[0]}" if others else "dualsense and dualshock4 can be one"
+        raise UserError(f"{text}: this gamepad is no HID device", hint)
+    if others or not possible:
+        return {}
+    return {"hid": name, **({"hid_only": True} if UHID in options else {})}
 
 
 def plan(
@@ -210,8 +218,14 @@ def serve_command(folder: Path, device: PlannedDevice, model: Model = OWN_PROCES
     return command
 
 
+class Serves(Protocol):
+    """A `Holder`, or a `Supervisor`."""
+
+    async def add(self, spec: DeviceSpec, listener: socket.socket) -> object: ...
+
+
 async def serve(
-    supervisor: Supervisor,
+    supervisor: Serves,
     folder: Path,
     devices: Sequence[PlannedDevice],
     channels: Mapping[str, WorkerChannels] = NO_CHANNELS,
@@ -220,7 +234,7 @@ async def serve(
     """Binds the devices' sockets in `folder` and serves them; `channels` to the guest's agent are there by what devices
     call them, `presence` makes what a hot gamepad tells of its drivers by. Raises UserError; the others are served
     then."""
-    starting: list[asyncio.Task[DeviceServer]] = []
+    starting: list[asyncio.Future[object]] = []
     try:
         for device in devices:
             starting.append(asyncio.ensure_future(supervisor.add(*_bound(folder, device, channels, presence))))

@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Sequence
 
 from ..agent.gamepads import Gamepads
 from ..errors import UserError
-from ..supervisor.supervisor import Supervisor
+from ..supervisor.holder import Holder
 from .devices import PlannedDevice
 from .plugged import Plugged
 
@@ -63,7 +63,7 @@ class HotPads:
         return os.dup(self._pads[name].fd)
 
     @contextlib.asynccontextmanager
-    async def plugging(self, plugged: Plugged, supervisor: Supervisor, agent: Gamepads) -> AsyncIterator[None]:
+    async def plugging(self, plugged: Plugged, supervisor: Holder, agent: Gamepads) -> AsyncIterator[None]:
         """While the block lasts."""
         loop = asyncio.get_running_loop()
         tasks = []
@@ -80,11 +80,11 @@ class HotPads:
             await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _keep(pad: _Pad, plugged: Plugged, supervisor: Supervisor, agent: Gamepads) -> None:
+async def _keep(pad: _Pad, plugged: Plugged, supervisor: Holder, agent: Gamepads) -> None:
     """Has `pad` plugged while it is driven, until it is cancelled."""
 
     def driven() -> bool:
-        return bool(supervisor.devices[pad.name].status()["gamepad"]["driven"])
+        return bool(supervisor.devices[pad.name].describe()["gamepad"]["driven"])
 
     def there(device: PlannedDevice) -> bool:
         """What the guest lets go of late goes by itself."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..agent.worker_channels import WorkerChannels
 from ..errors import UserError
-from ..supervisor.supervisor import Supervisor
+from ..supervisor.holder import Holder
 from . import devices as device_plan
 from .devices import PlannedDevice
 from .qemu import VhostUserDevice
@@ -23,7 +23,7 @@ class Plugged:
 
     def __init__(
         self,
-        supervisor: Supervisor,
+        supervisor: Holder,
         folder: Path,
         qmp: Path,
         channels: Mapping[str, WorkerChannels] = device_plan.NO_CHANNELS,

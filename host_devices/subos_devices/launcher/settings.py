@@ -48,7 +48,13 @@ SHARE_SETTINGS = (
 """How shares are served: flags of `run`, `attach` and `serve fs`."""
 
 MAX_GAMEPADS = 8
-NO_RUMBLE, NO_SENSORS, HOTPLUG = GAMEPAD_OPTIONS = ("no-rumble", "no-sensors", "hotplug")
+NO_RUMBLE, NO_SENSORS, HOTPLUG, UHID, UINPUT = GAMEPAD_OPTIONS = (
+    "no-rumble",
+    "no-sensors",
+    "hotplug",
+    "uhid",
+    "uinput",
+)
 """What may follow a gamepad's profile, each after a colon."""
 DEVICES = {
     "mouse": "an absolute mouse",
@@ -67,7 +73,9 @@ GAMEPAD = Setting(
     list,
     f"a gamepad: {', '.join(names())}; it rumbles where the guest's agent runs, unless :{NO_RUMBLE} follows, which is "
     f"quicker; :{NO_SENSORS} leaves out its gyroscope, accelerometer and touch pad; with :{HOTPLUG} the guest sees it "
-    f"only while something drives it; may be repeated, at most {MAX_GAMEPADS} times: gamepad1, gamepad2 …",
+    f"only while something drives it; :{UINPUT} and :{UHID} say how the agent makes a dualsense or dualshock4 (unless "
+    "said, as a HID device, with lights and battery, where the guest can); may be repeated, at most "
+    f"{MAX_GAMEPADS} times: gamepad1, gamepad2 …",
     "PROFILE[:OPTION…]",
 )
 

@@ -1,7 +1,7 @@
 """A whole VM: its folder, its devices under a supervisor, its control socket, and QEMU.
 
 plan = VmPlan.from_settings(settings)
-async with start(plan, zygote, command=["uname", "-r"], mode=Mode.STREAMS) as vm:
+async with start(plan, holder, command=["uname", "-r"], mode=Mode.STREAMS) as vm:
     status = await run_on_streams(vm.machine)
 """
 
@@ -22,11 +22,11 @@ from ..agent.hub import Hub
 from ..agent.worker_channels import WorkerChannels
 from ..errors import UserError
 from ..supervisor import control as control_socket
+from ..supervisor.holder import Holder
 from ..supervisor.process_models import Models
-from ..supervisor.supervisor import Supervisor
-from ..supervisor.zygote import Zygote
 from ..vhost_user.device import Option
 from . import devices as device_plan
+from . import succession
 from .control import agent_command, agent_folders
 from .devices import PlannedDevice
 from .guest_run import GuestRun, Mode, guest_environment, write_boot_files
@@ -138,7 +138,7 @@ class RunningVm:
     plan: VmPlan
     folder: Path
     machine: Machine
-    supervisor: Supervisor
+    supervisor: Holder
     agent: Hub
     channels: Mapping[str, WorkerChannels]
 
@@ -146,7 +146,7 @@ class RunningVm:
 @contextlib.asynccontextmanager
 async def start(
     plan: VmPlan,
-    zygote: Zygote,
+    holder: Holder,
     *,
     command: Sequence[str] = (),
     mode: Mode = Mode.TERMINAL,
@@ -161,7 +161,8 @@ async def start(
         config = _machine_config(plan, folder)
         check_room(config)
         async with contextlib.AsyncExitStack() as stack:
-            supervisor = await stack.enter_async_context(Supervisor(zygote, plan.models))
+            holder.models = plan.models
+            supervisor = await stack.enter_async_context(holder)
             guest = await stack.enter_async_context(
                 guest_side(folder, plan.name, plan.clipboard, has_agent=plan.kernel is not None)
             )
@@ -201,7 +202,7 @@ async def start(
             guest.hub.follow_port(machine.port("agent"))
             disks = HotDisks(folder / "qmp.sock", shares.lock)
             handlers = {"status": _status(vm, shares), **shares.handlers(), **disks.handlers()}
-            handlers |= HotMouse(plugged).handlers()
+            handlers |= HotMouse(plugged).handlers() | succession.handlers(supervisor)
             await stack.enter_async_context(pads.plugging(plugged, supervisor, guest.gamepads))
             await stack.enter_async_context(control_socket.serve(folder, handlers))
             yield vm
@@ -273,6 +274,7 @@ def _status(vm: RunningVm, shares: HotShares) -> control_socket.Handler:
             "image": str(plan.image.path) if plan.image else None,
             "how": f"{what}, {plan.accelerator}, {plan.cpus} cpus, {plan.memory} MiB",
             "agent": vm.agent.status(),
+            "supervisor": vm.supervisor.status(),
             "memory": memory,
             "devices": shares.mark_mounted(devices),
         }

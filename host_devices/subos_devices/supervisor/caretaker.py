@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import signal
 import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..errors import UserError
@@ -15,10 +15,10 @@ from ..text import printable
 from ..vhost_user.device import DeviceSpec
 from ..vhost_user.errors import TransportError
 from ..vhost_user.session import Vring
-from .desk import Desk, allowance
 from .faults import Faults
-from .keeper import Keepers
-from .link import Parent, WorkerLink
+from .household import Household
+from .ledger import Record
+from .link import WorkerLink
 from .nurseries import Nursery
 from .process_models import Model
 from .restarts import RETRY, Restarts
@@ -27,7 +27,7 @@ from .sandbox.report import understood, warning
 from .watchdog import Verdict, Watch
 from .zygote import Zygote
 
-PROGRAM_PATIENCE, LAST_WORDS = 10.0, 1.0  # seconds that another program has to say that it is ready, and to end
+PROGRAM_PATIENCE = 10.0  # seconds that another program has to say that it is ready
 LATER = 5.0  # seconds until the next worker is asked for where nobody could be asked
 SOON = 1.0  # seconds between two tries of a quiet device whose driver begins anew
 QUIET_HINT = (
@@ -52,25 +52,25 @@ class Caretaker:
         *,
         model: Model,
         nursery: Nursery,
+        on_change: Callable[[], None] = lambda: None,
     ) -> None:
+        """`on_change` is called when `record` is another one."""
         self.spec = spec
-        self.worker: WorkerLink | None = None
         self.sandbox: dict[str, Any] | None = None
         """What holds the worker, as it said itself before the guest could reach it."""
         self._rings = rings
-        self._counters = counters
         self._faults = faults
         self._zygote = zygote
         self._model = model
         self._nursery = nursery
-        self._keepers = Keepers(zygote, spec, counters, on_failure=self._hear, on_gone=self._lost_keeper)
+        self.on_change = on_change
+        self.household = Household(spec, counters, zygote, model, nursery, lambda: rings.session.device, self)
         self._loop = asyncio.get_running_loop()
         self._ready: asyncio.Future[None] = self._loop.create_future()
         self._restarts = Restarts()
         self._respawn: asyncio.TimerHandle | None = None
         self._renewed = self._forsaken = False
         self._watch = Watch(self._limit)
-        self._allowance = allowance(rings.session.device)
         self._failure = ""
         self._last_words = ""
         self._reason, self._end = "", "nobody knows of what"
@@ -87,17 +87,35 @@ class Caretaker:
                 self._ready.set_exception(self._no_worker(f"is not ready after {PROGRAM_PATIENCE:g} s"))
         await self._ready
 
+    def restore(self, record: Record, fds: Mapping[str, int]) -> None:
+        """Goes on where another supervisor has left off: with the worker and the keeper that it noted, or another
+        worker. `fds` are those that it noted, which become its own."""
+        self._ready.set_result(None)
+        self._restarts.count = record["restarts"]
+        self._faults.count = record["faults"]
+        self._nursery.join(self)
+        if self.household.adopt(record, fds):
+            self.sandbox = record["sandbox"]
+            self._restarts.born(self._loop.time(), self._requests)
+            self._restarts.ready()
+        else:
+            self._spawn(respawned=True)
+
+    def record(self) -> Record:
+        """What a successor needs; the household's `descriptors` go with it."""
+        said = {"restarts": self.restarts, "faults": self._faults.count, "sandbox": self.sandbox}
+        return {**said, **self.household.record()}
+
     def close(self) -> None:
         """Lets go of worker and keeper, and makes no more."""
         if self._respawn is not None:
             self._respawn.cancel()
-        if self.worker is not None:
-            self.worker.close()
-            if self._model.command:  # which may not heed the end of its socket
-                self._loop.call_later(LAST_WORDS, self.worker.kill)
-            self.worker = None
-        self._keepers.close()
+        self.household.close()
         self._nursery.leave(self)
+
+    @property
+    def worker(self) -> WorkerLink | None:
+        return self.household.worker
 
     @property
     def restarts(self) -> int:
@@ -110,7 +128,7 @@ class Caretaker:
         return {
             "pid": self.worker.pid if self.worker else None,
             "process": str(self._model),
-            "keeper": self._keepers.pid,
+            "keeper": self.household.keepers.pid,
             "quiet": quiet if self._restarts.quiet else None,
             "restarts": self.restarts,
             "faults": self._faults.count,
@@ -122,10 +140,10 @@ class Caretaker:
         That is waited for, so that the next front end finds none of it."""
         worker = self.worker
         if worker is None:
-            self._keepers.close()
+            self.household.keepers.close()
             return
         worker.memory(self._rings.session)  # none
-        if not self._keeps:
+        if not self.household.keeps:
             return
         self._forsaken = True  # should it die over it
         if not worker.told:
@@ -142,7 +160,7 @@ class Caretaker:
         self._restarts.born(self._loop.time(), self._requests)
         self._watch = Watch(self._limit)
         try:
-            self.worker = self._ask(respawned)
+            self.household.ask(respawned=respawned)
         except OSError as error:  # out of descriptors, say: nobody could be asked
             if not self._ready.done():
                 self._ready.set_exception(self._no_worker(f"cannot be asked for: {error.strerror}"))
@@ -150,29 +168,7 @@ class Caretaker:
             log.error("%s: no worker can be asked for now: %s", self.spec.name, error.strerror)
             self._respawn = self._loop.call_later(LATER, lambda: self._spawn(respawned=respawned))
 
-    def _ask(self, respawned: bool) -> WorkerLink:
-        """Raises OSError."""
-        with contextlib.ExitStack() as undo:
-            desk = None
-            if self._rings.session.device.asks:
-                desk = Desk(lambda: self._rings.session.device, self._allowance)
-                undo.callback(desk.theirs.close)
-                undo.callback(desk.close)
-            worker = WorkerLink(
-                self._parent(),
-                self.spec,
-                self._counters,
-                respawned=respawned,
-                on_birth=self._tell_all,
-                on_message=self._hear,
-                on_death=self._died,
-                on_end=self._ended,
-                desk=desk,
-            )
-            undo.pop_all()
-        return worker
-
-    def _tell_all(self) -> None:
+    def on_birth(self) -> None:
         """The next worker goes on with what there is."""
         session = self._rings.session
         if self.worker is not None and session.memory is not None:
@@ -183,18 +179,8 @@ class Caretaker:
                     self.start_ring(vring, base=self._rings.base(vring))
                 except TransportError as error:
                     self._faults.tell(vring, error.message)  # a newer memory table has left it outside
-
-    def _parent(self) -> Parent:
-        """Who makes the next worker."""
-        return self._keepers.next() if self._keeps else self._nursery
-
-    @property
-    def _keeps(self) -> bool:
-        return self._rings.session.device.keeps and self._model == Model()
-
-    def _lost_keeper(self) -> None:
-        if self.worker is not None:
-            self.worker.let_go()
+        if self.household.is_settled:
+            self.on_change()
 
     def start_ring(self, vring: Vring, base: int) -> None:
         """Has the worker serve the ring from `base` on. Raises BadMemory where it lies outside guest memory."""
@@ -211,7 +197,7 @@ class Caretaker:
 
     # --- what a worker says
 
-    def _hear(self, message: dict[str, Any]) -> None:
+    def on_message(self, message: dict[str, Any]) -> None:
         vrings = self._rings.session.vrings
         said = printable(str(message.get("message")))  # it may be in a hostile guest's hands
         match message["op"]:
@@ -220,8 +206,11 @@ class Caretaker:
             case "ready":
                 self._restarts.ready()
                 self._is_jailed(message)
+                self.household.is_ready = True
                 if not self._ready.done():
                     self._ready.set_result(None)
+                elif self.household.is_settled:
+                    self.on_change()
             case "failed":
                 error = UserError(said, printable(str(message.get("hint", ""))))
                 if not self._ready.done():
@@ -251,7 +240,7 @@ class Caretaker:
 
     # --- deaths
 
-    def _ended(self, status: int) -> None:
+    def on_end(self, status: int) -> None:
         """The last worker's exit status; its socket has closed already, or does next."""
         if status == -signal.SIGSYS:
             log.error(
@@ -261,13 +250,13 @@ class Caretaker:
             )
         self._end = f"ended by signal {-status}" if status < 0 else f"ended with status {status}"
 
-    def _died(self) -> None:
-        self._keepers.hear()  # what was said before its socket closed
-        self.worker = None
+    def on_death(self) -> None:
+        self.household.keepers.hear()  # what was said before its socket closed
+        self.household.worker = None
         self._reason = self._last_words
         if self._forsaken:
             self._forsaken = False
-            self._keepers.close()
+            self.household.keepers.close()
         if self._renewed:
             self._renewed = False
             self._spawn(respawned=self._ready.done())
@@ -278,8 +267,9 @@ class Caretaker:
             return  # it never served; `start` says why
         was_quiet = self._restarts.quiet
         delay = self._restarts.died(self._loop.time(), self._requests, owing=self._rings.is_owing)
+        self.on_change()
         if self._restarts.poisoned:
-            self._keepers.close()  # what it keeps may be what they die of
+            self.household.keepers.close()  # what it keeps may be what they die of
         if not self._restarts.quiet:
             log.warning("%s: its worker died; the next one starts %s", self.spec.name, _when(delay))
         elif not was_quiet:

@@ -25,25 +25,35 @@ log = logging.getLogger("subos")
 
 
 class Desk:
-    """The supervisor's end of one worker's questions. `theirs` is the worker's end.
+    """The supervisor's end of one worker's questions. `theirs` is the worker's end; `channel` the one here, where a
+    worker has the other one already.
 
-    What may take long is answered on a thread, so that neither the supervisor waits, nor its end for a disk that is
-    gone. The next question is read when the last one is answered, and once `allowance` has one more.
+    A question stays in the socket until there is an answer: another supervisor may have to begin with it anew. What
+    may take long is answered on a thread, so that neither the supervisor waits, nor its end for a disk that is gone.
+    The next question is read when the last one is answered, and once `allowance` has one more.
     """
 
-    def __init__(self, device: Callable[[], Device], allowance: Allowance) -> None:
+    def __init__(
+        self, device: Callable[[], Device], allowance: Allowance, channel: socket.socket | None = None
+    ) -> None:
         self._device = device
         self._allowance = allowance
         self._pause: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
-        self._channel, self.theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        if channel is None:
+            self._channel, self.theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        else:
+            self._channel = channel
         self._channel.setblocking(False)
-        self._closed = False
+        self.closed = False
         self._loop.add_reader(self._channel, self._readable)
 
+    def fileno(self) -> int:
+        return self._channel.fileno()
+
     def close(self) -> None:
-        if not self._closed:
-            self._closed = True
+        if not self.closed:
+            self.closed = True
             if self._pause is not None:
                 self._pause.cancel()
             self._loop.remove_reader(self._channel)
@@ -57,13 +67,14 @@ class Desk:
             self._pause = self._loop.call_later(PAUSE, self._loop.add_reader, self._channel, self._readable)
             return
         try:
-            data = self._channel.recv(MAX_QUESTION)
+            data = self._channel.recv(MAX_QUESTION, socket.MSG_PEEK)
             question = json.loads(data)
         except BlockingIOError:
             return
         except (OSError, ValueError, RecursionError):
             question = None
         if not isinstance(question, dict):  # it has ended, or is no longer ours
+            self._take()
             self.close()
             return
         device = self._device()
@@ -81,15 +92,21 @@ class Desk:
             _drop(answer)
 
     def _answered(self, answer: Answer) -> None:
-        if self._closed:
+        if self.closed:
             _drop(answer)
             return
         self._loop.add_reader(self._channel, self._readable)
         self._send(answer)
 
     def _send(self, answer: Answer) -> None:
+        self._take()
         with contextlib.suppress(OSError):  # it has died, or does not listen
             send_answer(self._channel, answer)
+
+    def _take(self) -> None:
+        """The question is dealt with."""
+        with contextlib.suppress(OSError):
+            self._channel.recv(1)  # a whole packet goes with it
 
 
 def allowance(device: Device) -> Allowance:

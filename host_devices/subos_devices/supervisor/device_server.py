@@ -2,38 +2,45 @@
 
 QEMU reads its answers under its big lock, so nothing here waits for a worker, but for one thing: a ring that is
 taken back must not be touched any more, which the worker confirms or is killed for.
+
+The supervisor may die, too, between any two steps, and another one goes on. So a message stays in the socket until what
+became of it is noted in the ledger, and of what it brings about is noted what is still to be done: that may be done
+twice, to the same end. A reply is sent once (`Outbox`).
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
-
-from subos_protocol.vhost_user import HeaderFlag
 
 from .. import registry
 from ..errors import UserError
-from ..vhost_user.connection import Message, MessageStream
+from ..vhost_user import snapshot
+from ..vhost_user.connection import Message, MessageStream, Outbox
 from ..vhost_user.counters import Counters
 from ..vhost_user.device import Device, DeviceSpec
-from ..vhost_user.errors import BadMessage, TransportError
-from ..vhost_user.session import (
+from ..vhost_user.effects import (
     CallChanged,
     Effect,
     MemoryChanged,
     RingEnabled,
     RingStarted,
     RingStopped,
-    Session,
-    Vring,
+    effect_name,
+    effect_named,
 )
+from ..vhost_user.errors import BadMemory, BadMessage, TransportError
+from ..vhost_user.session import Session, Vring
 from .caretaker import Caretaker
+from .entrance import Entrance
 from .faults import Faults
+from .ledger import Held, Ledger, Nobody
 from .link import WorkerLink
 from .nurseries import Nursery
 from .process_models import Model
@@ -50,9 +57,11 @@ log.addFilter(Throttle())
 
 
 class DeviceServer:
-    """Serves `spec`'s device to the front end that connects to `listener`, for as long as it is connected.
+    """Serves `spec`'s device to the front end that comes in by `listener` (`Entrance`), for as long as it is connected.
 
-    `on_disconnect` is called when a front end has gone; another one may then connect.
+    `on_disconnect` is called when a front end has gone; another one may then connect. `held` is what another supervisor
+    has left of the device; its descriptors become this one's, as do those of `spec`. Raises UserError where the device
+    cannot be built.
     """
 
     def __init__(
@@ -64,38 +73,99 @@ class DeviceServer:
         *,
         model: Model,
         nursery: Nursery,
+        ledger: Ledger | None = None,
+        held: Held | None = None,
     ) -> None:
         self.spec = spec
-        self._listener = listener
+        self._entrance = Entrance(listener)
         self._on_disconnect = on_disconnect
-        session = Session(registry.build(spec))
-        self._counters_fd = Counters.create()
+        self._ledger = ledger or Nobody()
+        device = registry.build(spec)
+        self._counters_fd = held.fds["counters"] if held else Counters.create()
         self.counters = Counters(self._counters_fd)
-        self._rings = Rings(session, self.counters)
+        self._outbox = Outbox(held.fds["outbox"] if held else -1)
+        self._rings = Rings(Session(device), self.counters)
         self._faults = Faults(spec.name)
         self.caretaker = Caretaker(
-            spec, self._rings, self._counters_fd, self._faults, zygote, model=model, nursery=nursery
+            spec,
+            self._rings,
+            self._counters_fd,
+            self._faults,
+            zygote,
+            model=model,
+            nursery=nursery,
+            on_change=self._note,
         )
         self._stream: MessageStream | None = None
+        self._pending: dict[str, Any] | None = None
+        """What is still to be done for the message that came last; None once everything is."""
+        self._noted: MessageStream | None = None
+        """The connection that the ledger has."""
         self._loop = asyncio.get_running_loop()
         self._readable = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        if held is not None:
+            self._restore(held)
 
     async def start(self) -> None:
         """Starts the worker and waits until its device is ready. Raises UserError where it cannot be."""
         await self.caretaker.start()
-        self._listener.setblocking(False)
-        self._task = self._loop.create_task(self._serve())
+        self._begin(None)
+
+    def _begin(self, stream: MessageStream | None) -> None:
+        self._stream = stream
+        self._task = self._loop.create_task(self._serve(stream))
         self._task.add_done_callback(self._served)
+        self._note()
+
+    def _restore(self, held: Held) -> None:
+        record, fds = held
+        stream = None
+        if "connection" in fds:
+            stream = MessageStream(socket.socket(fileno=fds["connection"]))
+            self._entrance.noted(stream.socket)
+            stream.received = record["received"]
+            self._pending = record["pending"]
+            try:
+                self._rings.session = snapshot.restore(self.session.device, record["session"], fds)
+            except BadMemory as error:
+                log.error("%s: the front end's connection is unusable: %s", self.spec.name, error)
+                stream.close()
+                stream = None
+        self.caretaker.restore(record, fds)
+        self._begin(stream)
+
+    def _note(self) -> None:
+        """Tells the ledger how things stand."""
+        if self._task is None:
+            return
+        session, stream, fds = self.session, self._stream, {"outbox": self._outbox.fd, "counters": self._counters_fd}
+        fds |= session.descriptors | self.caretaker.household.descriptors
+        if stream is not None:
+            fds["connection"] = stream.socket.fileno()
+            if stream is not self._noted:
+                session.renewed.add("connection")
+        self._noted = stream
+        record = {
+            "connected": stream is not None,
+            "received": stream.received if stream else 0,
+            "session": snapshot.describe(session),
+            "pending": self._pending,
+            **self.caretaker.record(),
+        }
+        self._ledger.note(self.spec.name, record, fds, session.renewed | self.caretaker.household.renewed())
+        session.renewed.clear()
 
     async def close(self) -> None:
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-            self._task = None
+            task, self._task = self._task, None
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            self._ledger.forget(self.spec.name)
         self.caretaker.close()
-        self._listener.close()
+        self._entrance.close()
         self.session.close()
+        self._outbox.close()
         os.close(self._counters_fd)
         for fd in self.spec.fds.values():
             os.close(fd)
@@ -142,7 +212,7 @@ class DeviceServer:
         told = False
         while True:
             try:
-                return (await self._loop.sock_accept(self._listener))[0]
+                return await self._entrance.next()
             except OSError as error:
                 if error.errno not in _NO_ROOM:
                     raise
@@ -151,34 +221,44 @@ class DeviceServer:
                 told = True
                 await asyncio.sleep(ACCEPT_RETRY)
 
-    async def _serve(self) -> None:
+    async def _serve(self, stream: MessageStream | None) -> None:
         while True:
-            connection = await self._accept()
-            connection.setblocking(False)
-            self._stream = stream = MessageStream(connection)
+            if stream is None:
+                stream = MessageStream(await self._accept())
+            stream.socket.setblocking(False)
+            self._stream = stream
+            self._note()
+            self._entrance.noted(stream.socket)
             self._readable.clear()
-            self._loop.add_reader(connection, self._readable.set)
+            self._loop.add_reader(stream.socket, self._readable.set)
             try:
+                await self._go_on(stream)
                 await self._converse(stream)
             except EOFError:
                 pass
             except (BadMessage, OSError) as error:
                 log.error("%s: the front end's connection is unusable: %s", self.spec.name, str(error))
             finally:
-                self._loop.remove_reader(connection)
-                self._stream = None
-                stream.close()
-                running = [vring for vring in self.session.vrings if vring.started]
-                for vring in running:
-                    vring.started = False  # a worker that is respawned meanwhile must not begin them again
-                for vring in running:
-                    await self._stop_ring(vring)
-                self._rings.forget()
-                self.session.close()
-                self._rings.session = Session(self._fresh_device())
-                await self.caretaker.front_end_gone()
+                await self._hang_up(stream)
             if stream.received:  # one that said nothing only looked whether somebody serves here
                 self._on_disconnect()
+            stream = None
+
+    async def _hang_up(self, stream: MessageStream) -> None:
+        """The front end has gone, or has to: what it had set up ends with it."""
+        self._loop.remove_reader(stream.socket)
+        self._stream = self._pending = None
+        stream.close()
+        running = [vring for vring in self.session.vrings if vring.started]
+        for vring in running:
+            vring.started = False  # a worker that is respawned meanwhile must not begin them again
+        for vring in running:
+            await self._stop_ring(vring)
+        self._rings.forget()
+        self.session.close()
+        self._rings.session = Session(self._fresh_device())
+        await self.caretaker.front_end_gone()
+        self._note()
 
     def _fresh_device(self) -> Device:
         """For the next front end; the last one's where what it needs is gone (a folder, say): it may come back."""
@@ -198,15 +278,14 @@ class DeviceServer:
         while True:
             if stream.received % MESSAGES_AT_ONCE == 0:
                 await asyncio.sleep(0)
-            message = stream.receive()
+            message = stream.peek()
             if message is None:
                 await self._readable.wait()
                 self._readable.clear()
                 continue
             failed = False
             try:
-                for effect in self.session.receive(message):
-                    await self._perform(effect)
+                await self._perform_all(message, self.session.receive(message))
             except TransportError as error:
                 # The front end must never see a disconnect: some QEMU devices abort the whole VM.
                 failed = True
@@ -218,21 +297,60 @@ class DeviceServer:
                 message.close()
             self._reply(stream, message, failed)
 
+    async def _go_on(self, stream: MessageStream) -> None:
+        """Finishes what another supervisor has begun to do for the last message."""
+        match self._pending:
+            case {"effects": said, "message": [request, flags, payload], "unread": unread}:
+                message = Message(request, flags, bytes.fromhex(payload))
+                message.unread = unread
+                failed = False
+                try:
+                    await self._perform_all(message, [effect_named(*effect) for effect in said], begun=True)
+                except TransportError as error:
+                    failed = True
+                    log.error("%s: refused: %s", self.spec.name, error.message)
+                self._reply(stream, message, failed)
+            case {"reply": [at, size], "unread": unread}:
+                if size and self._outbox.holds(at):
+                    if unread and _has_data(stream.socket):  # nothing else can be there before there is a reply
+                        stream.take(unread)
+                    self._outbox.send(stream.socket, size)
+                self._pending = None
+
     def _reply(self, stream: MessageStream, message: Message, failed: bool) -> None:
         payload = self.session.answer(message, failed=failed)
-        if payload is not None:
-            stream.send(message.request, payload, HeaderFlag.REPLY)
+        at, size = (0, 0) if payload is None else self._outbox.put(message.request, payload)
+        self._pending = {"reply": [at, size], "unread": message.unread}
+        self._note()
+        if message.unread:
+            stream.take(message.unread)
+        self._outbox.send(stream.socket, size)
+        self._pending = None
+
+    async def _perform_all(self, message: Message, effects: Sequence[Effect], *, begun: bool = False) -> None:
+        """`begun`: the first of them may have been performed already, in part or whole."""
+        for position, effect in enumerate(effects):
+            if isinstance(effect, RingStarted) and not begun:
+                self._rings.resume(self.session.vrings[effect.index])
+            self._pending = {
+                "effects": [effect_name(left) for left in effects[position:]],
+                "message": [message.request, message.flags, message.payload.hex()],
+                "unread": message.unread,
+            }
+            self._note()
+            await self._perform(effect)
+            begun = False
 
     async def _perform(self, effect: Effect) -> None:
+        """Does it again to the same end, if it has been done."""
         worker, vrings = self.worker, self.session.vrings
         match effect:
             case MemoryChanged():
                 if worker is not None:
                     worker.memory(self.session)
             case RingStarted(index):
-                self._rings.resume(vrings[index])
                 self.caretaker.try_soon()
-                self.caretaker.start_ring(vrings[index], base=vrings[index].base)
+                self.caretaker.start_ring(vrings[index], base=vrings[index].base)  # unless it serves it already
             case RingStopped(index):
                 await self._stop_ring(vrings[index])
                 vrings[index].base = self._rings.base(vrings[index])
@@ -247,3 +365,9 @@ class DeviceServer:
         patience = self.session.device.patience
         if self.worker is not None and not await self.worker.stop(vring.index, patience):
             log.error("%s: its worker neither lets go of a ring nor dies", self.spec.name)
+
+
+def _has_data(sock: socket.socket) -> bool:
+    with contextlib.suppress(BlockingIOError):
+        return bool(sock.recv(1, socket.MSG_PEEK))
+    return False

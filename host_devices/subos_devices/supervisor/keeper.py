@@ -25,8 +25,9 @@ from .zygote import OnEnd, OnPid, Wanted, Zygote
 
 class Keeper:
     """Asks `zygote` for one, once the one before (`after`) has ended: a worker that has made away with its keeper's
-    descriptors lives until then, and no two may touch a ring. `on_failure` gets what a keeper says that cannot make a
-    worker; `on_gone` is called once, when it has ended by itself."""
+    descriptors lives until then, and no two may touch a ring. `adopted` are the pid and the channel of one that another
+    supervisor had asked for. `on_failure` gets what a keeper says that cannot make a worker; `on_gone` is called once,
+    when it has ended by itself, and `on_birth` when its pid is known."""
 
     def __init__(
         self,
@@ -35,8 +36,10 @@ class Keeper:
         counters: int,
         *,
         after: Keeper | None = None,
+        adopted: tuple[int, socket.socket] | None = None,
         on_failure: Callable[[dict[str, Any]], None],
         on_gone: Callable[[], None],
+        on_birth: Callable[[], None] = lambda: None,
     ) -> None:
         self.pid = 0  # told by the zygote a little later
         self._zygote = zygote
@@ -44,16 +47,23 @@ class Keeper:
         self._doomed = False
         self._on_failure = on_failure
         self._on_gone = on_gone
+        self._on_birth = on_birth
         self._on_end: OnEnd = lambda _status: None
         self._unborn: list[OnPid] = []
         self._is_over = False
         self._next: Callable[[], None] = lambda: None
         self._loop = asyncio.get_running_loop()
-        self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        if adopted:
+            self.pid, self._channel = adopted
+            theirs = self._channel
+        else:
+            self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._channel.setblocking(False)
         self._loop.add_reader(self._channel, self.hear)
         self._wanted = Wanted(spec, theirs, counters, on_pid=self._born, on_end=lambda _status: self._over())
-        if after is None or after._is_over:
+        if adopted:
+            zygote.adopt(self.pid, self._wanted)
+        elif after is None or after._is_over:
             self._ask()
         else:
             after._next = self._ask
@@ -75,6 +85,15 @@ class Keeper:
             self._over()
         elif self._doomed:
             self.kill_all()
+        else:
+            self._on_birth()
+
+    def adopt(self, on_end: OnEnd) -> None:
+        """It has a worker that another supervisor had asked for."""
+        self._on_end = on_end
+
+    def fileno(self) -> int:
+        return self._channel.fileno()
 
     def _over(self) -> None:
         """There is no process, nor will there be one."""
@@ -157,13 +176,24 @@ class Keepers:
         *,
         on_failure: Callable[[dict[str, Any]], None],
         on_gone: Callable[[], None],
+        on_birth: Callable[[], None] = lambda: None,
     ) -> None:
         self._last: Keeper | None = None
-        self._make = partial(Keeper, zygote, spec, counters, on_failure=on_failure, on_gone=on_gone)
+        self._make = partial(Keeper, zygote, spec, counters, on_failure=on_failure, on_gone=on_gone, on_birth=on_birth)
+
+    def adopt(self, pid: int, channel: socket.socket) -> Keeper:
+        """The first one is another supervisor's."""
+        self._last = self._make(adopted=(pid, channel))
+        return self._last
 
     @property
     def pid(self) -> int | None:
         return self._last.pid if self._last and self._last.alive else None
+
+    @property
+    def descriptors(self) -> dict[str, int]:
+        """The end here of what leads to the last one."""
+        return {"keeper": self._last.fileno()} if self._last and self._last.alive and self._last.pid else {}
 
     def next(self) -> Keeper:
         """Who makes the next worker: the last one, if it lives."""

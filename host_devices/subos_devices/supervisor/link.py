@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import secrets
 import socket
 import struct
 from collections.abc import Callable, Sequence
@@ -42,6 +43,8 @@ class WorkerLink:
     It is told nothing until `on_birth` says that there is a process: a ring that is taken back from one that is still
     to be made must not be found in its socket by it later. So `on_birth` is where it is told of all that there is.
 
+    `adopted` are the pid and the control socket of a worker that another supervisor had made, and told of all there is.
+
     Sending never waits: a worker whose socket is full has not listened for thousands of messages, and is killed.
     """
 
@@ -57,6 +60,7 @@ class WorkerLink:
         on_death: Callable[[], None],
         on_end: OnEnd = lambda _status: None,
         desk: Desk | None = None,
+        adopted: tuple[int, socket.socket] | None = None,
     ) -> None:
         self.pid = 0
         """As this process sees it, told by the zygote or the first packet. A worker that root has started, in no pid
@@ -69,24 +73,41 @@ class WorkerLink:
         self._on_message = on_message
         self._on_death = on_death
         self._stops: dict[int, asyncio.Future[None]] = {}
-        self._next_stop = 0
-        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._next_stop = secrets.randbits(48)  # none that an adopted worker may still answer to somebody else
+        self._desk = desk
+        self._loop = asyncio.get_running_loop()
+        theirs = None
+        if adopted:
+            self.pid, self._socket = adopted
+            self._made = self._told = True
+        else:
+            self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._socket.setblocking(False)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-        self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._socket, self._readable)
-        self._desk = desk
-        if desk is not None:
-            spec = spec._replace(fds={**spec.fds, QUESTIONS: desk.theirs.fileno()})
-        with theirs, contextlib.suppress(OSError):  # a zygote that has died: the socket closes, which is a death too
-            parent.spawn(Wanted(spec, theirs, counters, respawned, self._born, on_end))
-        if desk is not None:
-            desk.theirs.close()
+        if theirs is not None:
+            self._ask(Wanted(spec, theirs, counters, respawned, self._born, on_end))
+
+    def _ask(self, wanted: Wanted) -> None:
+        if self._desk is not None:
+            spec = wanted.spec
+            wanted = wanted._replace(spec=spec._replace(fds={**spec.fds, QUESTIONS: self._desk.theirs.fileno()}))
+        with contextlib.suppress(OSError):  # a zygote that has died: the socket closes, which is a death too
+            self._parent.spawn(wanted)
+        wanted.control.close()
+        if self._desk is not None:
+            self._desk.theirs.close()
 
     @property
     def told(self) -> bool:
-        """Whether it has been told of what there is, so that it hears what changes."""
+        """Whether it has been told of all that there was at its birth."""
         return self._told
+
+    @property
+    def descriptors(self) -> dict[str, int]:
+        """The ends here of what leads to it."""
+        questions = {} if self._desk is None or self._desk.closed else {"questions": self._desk.fileno()}
+        return {"worker": self._socket.fileno(), **questions}
 
     def _born(self, pid: int) -> None:
         self.pid = pid

@@ -1,4 +1,5 @@
-"""What zygote and keeper have in common: each is a process of one thread that makes others, and hears one socket."""
+"""What zygote and keeper have in common, each a process of one thread that makes others and hears one socket; and how
+a process of ours sheds what came from the launcher."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import os
 import select
 import signal
 import socket
+import sys
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from typing import NoReturn
@@ -62,3 +64,17 @@ def keep_only(fds: Collection[int]) -> None:
     for low, high in zip(kept, [*kept[1:], 1 << 20], strict=True):
         if high - low > 1:
             os.closerange(low + 1, high)
+
+
+def shed(control: socket.socket) -> None:
+    """In the new process: what came from the launcher and is not ours: descriptors, terminal, ways to take signals."""
+    keep_only({control.fileno()})
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)
+    os.dup2(2, 1)  # nothing that we print may land in the launcher's output
+    os.close(null)
+    sys.stdout = sys.stderr
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the launcher's to handle
+    for number in (signal.SIGTERM, signal.SIGWINCH, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())

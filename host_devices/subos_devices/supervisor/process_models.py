@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from ..errors import UserError
 from ..vhost_user.device import DeviceSpec
@@ -86,6 +86,17 @@ class Models:
             if not equals or not device:
                 raise UserError(f"the process model {rule!r} names no device", HINT)
             self._rules[device] = parse(model)
+
+    @classmethod
+    def of_plain(cls, rules: Mapping[str, Sequence[Any]]) -> Models:
+        """Those of `plain`, in another process."""
+        models = cls()
+        models._rules = {device: Model(how, group, tuple(command)) for device, (how, group, command) in rules.items()}
+        return models
+
+    def plain(self) -> dict[str, Model]:
+        """The rules, as JSON can have them."""
+        return dict(self._rules)
 
     def of(self, spec: DeviceSpec) -> Model:
         """Raises UserError where the device cannot be served that way."""

@@ -13,16 +13,19 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import SubosError, UserError
 from ..processes import pss
 from ..vhost_user.device import DeviceSpec
 from . import watchdog
 from .device_server import DeviceServer
+from .ledger import Held, Ledger, Nobody
 from .nurseries import Group, nursery
 from .process_models import Models
 from .zygote import Zygote
+
+LATER = 1.0  # seconds until a device that cannot be gone on with is tried again
 
 log = logging.getLogger("subos")
 
@@ -30,9 +33,21 @@ log = logging.getLogger("subos")
 class Supervisor:
     """Serves devices until it is closed. Everything runs on the event loop that it is entered on."""
 
-    def __init__(self, zygote: Zygote, models: Models | None = None) -> None:
+    def __init__(
+        self,
+        zygote: Zygote,
+        models: Models | None = None,
+        ledger: Ledger | None = None,
+        *,
+        own_zygote: bool = True,
+    ) -> None:
+        """`ledger` is where a successor finds what it needs. A zygote that is not its own is not ended, nor replaced
+        when it dies, but by `Zygote.replace`."""
         self._zygote = zygote
+        self._own_zygote = own_zygote
         self._models = models or Models()
+        self._ledger = ledger or Nobody()
+        self._unbuilt: dict[str, _Unbuilt] = {}
         self._groups: dict[str, Group] = {}
         self.devices: dict[str, DeviceServer] = {}
         self.on_disconnect: Callable[[], None] = lambda: None
@@ -47,10 +62,13 @@ class Supervisor:
 
     async def __aexit__(self, *_: object) -> None:
         self._looking.cancel()
-        for name in list(self.devices):
+        for name in [*self.devices, *self._unbuilt]:
             await self.remove(name)
         asyncio.get_running_loop().remove_reader(self._zygote.channel)
-        self._zygote.close()
+        if self._own_zygote:
+            self._zygote.close()
+        else:
+            self._zygote.release()
 
     async def add(self, spec: DeviceSpec, listener: socket.socket) -> DeviceServer:
         """Serves one more device on `listener`, which becomes the supervisor's, as do the spec's descriptors.
@@ -60,11 +78,7 @@ class Supervisor:
         try:
             if spec.name in self.devices:
                 raise UserError(f"two devices are called {spec.name!r}")
-            model = self._models.of(spec)
-            place = nursery(model, self._zygote, self._groups)
-            server = DeviceServer(
-                spec, listener, self._zygote, lambda: self.on_disconnect(), model=model, nursery=place
-            )
+            server = self._served(spec, listener)
         except SubosError:
             listener.close()
             for fd in spec.fds.values():
@@ -78,8 +92,42 @@ class Supervisor:
             raise
         return server
 
+    def restore(self, spec: DeviceSpec, listener: socket.socket, held: Held) -> None:
+        """Goes on serving a device where another supervisor has left off. All descriptors become this one's.
+
+        One that cannot be built (its folder is gone, say) is tried again until it can: its front end waits.
+        """
+        try:
+            self.devices[spec.name] = self._served(spec, listener, held)
+        except SubosError as error:
+            log.error("%s: it cannot be gone on with now: %s", spec.name, error.message)
+            again = asyncio.get_running_loop().call_later(LATER, lambda: self._restore_again(spec.name))
+            self._unbuilt[spec.name] = _Unbuilt(spec, listener, held, again)
+
+    def _restore_again(self, name: str) -> None:
+        spec, listener, held, _ = self._unbuilt.pop(name)
+        self.restore(spec, listener, held)
+
+    def _served(self, spec: DeviceSpec, listener: socket.socket, held: Held | None = None) -> DeviceServer:
+        """Raises UserError."""
+        model = self._models.of(spec)
+        return DeviceServer(
+            spec,
+            listener,
+            self._zygote,
+            lambda: self.on_disconnect(),
+            model=model,
+            nursery=nursery(model, self._zygote, self._groups),
+            ledger=self._ledger,
+            held=held,
+        )
+
     async def remove(self, name: str) -> None:
-        await self.devices.pop(name).close()
+        if name in self._unbuilt:
+            self._unbuilt.pop(name).close()
+            self._ledger.forget(name)
+        else:
+            await self.devices.pop(name).close()
 
     def status(self) -> list[dict[str, Any]]:
         """A line for each device, as `DeviceServer.status` describes it."""
@@ -110,8 +158,31 @@ class Supervisor:
             log.error("the zygote died; another one is started")
             loop = asyncio.get_running_loop()
             loop.remove_reader(self._zygote.channel)
-            self._zygote.restart()
-            loop.add_reader(self._zygote.channel, self._zygote_says)
+            if self._own_zygote:
+                self._zygote.restart()
+                loop.add_reader(self._zygote.channel, self._zygote_says)
+
+    def replace_zygote(self, pid: int, channel: socket.socket) -> None:
+        """Another one, in the place of one that is not this supervisor's own, and has died."""
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._zygote.channel)
+        self._zygote.replace(pid, channel)
+        loop.add_reader(self._zygote.channel, self._zygote_says)
+
+
+class _Unbuilt(NamedTuple):
+    """A device that waits until it can be built."""
+
+    spec: DeviceSpec
+    listener: socket.socket
+    held: Held
+    again: asyncio.TimerHandle
+
+    def close(self) -> None:
+        self.again.cancel()
+        self.listener.close()
+        for fd in (*self.spec.fds.values(), *self.held.fds.values()):
+            os.close(fd)
 
 
 def _seen(files: Sequence[int]) -> int | None:

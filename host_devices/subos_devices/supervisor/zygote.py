@@ -8,34 +8,37 @@ packet:
                                      a worker is wanted for these, or a keeper, in a jail of this `Choice`; descriptors:
                                      for each device its control socket, its counters, the spec's own
     {"kill": pid}                    a worker is to end
+    {"keep": [pid, …]}               all others are to end: another supervisor has come
 
-and says {"pid": n} for each worker wanted, in order, its `memory_file` beside it, and {"exited": pid, "status": n}
-when one has ended. Everybody dies with their parent.
+and says {"pid": n} for each worker wanted, in order, its `memory_file` beside it, {"exited": pid, "status": n}
+when one has ended, and {"kept": [pid, …]} when all others have. Everybody dies with their parent.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
 import os
 import signal
 import socket
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..processes import memory_file
+from ..vhost_user.connection import receive_with_fds
 from ..vhost_user.device import DeviceSpec
 from .process_models import Model
 from .sandbox.policies import AUTO, Choice
+from .starting import start
 
 PROGRAM = f"from {__name__}_process import live; live()"  # -m would load runpy and all that it needs
 MAX_PACKET = 65536
-KEPT, KEPT_PREFIXES = ("PATH", "LANG", "TMPDIR"), ("PYTHON", "SUBOS_", "LD_", "LC_")  # of the environment
 PATIENCE = 1.0  # seconds that a zygote has to end once nobody wants it
+SUCCESSION = 5.0  # seconds that it has to tell which of its children live
 
 log = logging.getLogger("subos")
 
@@ -82,11 +85,15 @@ class Zygote:
     _told: set[str] = field(default_factory=set)
     _children: dict[int, Sequence[Wanted]] = field(default_factory=dict)
     _memory: dict[int, int] = field(default_factory=dict)
+    _kept: frozenset[int] = frozenset()
+    awaits_another: bool = False
+    """Somebody else starts the next one where this one dies: what is wanted until then is asked of that one."""
+    _put_off: list[tuple[Sequence[Wanted], Model, bool]] = field(default_factory=list)
 
     @classmethod
     def start(cls, *kinds: str) -> Zygote:
         """Starts the zygote, and has it load these kinds of devices at once; others it loads when one is asked for."""
-        return cls(*_start(kinds), kinds)
+        return cls(*start(PROGRAM, *kinds), kinds)
 
     def spawn(self, wanted: Sequence[Wanted], model: Model, *, keeper: bool = False) -> None:
         """Asks for one worker for all of them, or for the `keeper` of one; `hear` calls `on_pid` a little later, and
@@ -97,8 +104,47 @@ class Zygote:
         ]
         message = {"devices": said, "group": model.group, "command": model.command, "keeper": keeper}
         fds = [fd for each in wanted for fd in (each.control.fileno(), each.counters, *each.spec.fds.values())]
-        socket.send_fds(self.channel, [json.dumps({**message, "sandbox": self.sandbox}).encode()], fds)
-        self._unborn.append(wanted)
+        try:
+            socket.send_fds(self.channel, [json.dumps({**message, "sandbox": self.sandbox}).encode()], fds)
+        except ConnectionError:
+            if not self.awaits_another:
+                raise
+            self._put_off.append(([each.dup() for each in wanted], model, keeper))
+        else:
+            self._unborn.append(wanted)
+
+    def adopt(self, pid: int, wanted: Wanted) -> None:
+        """The process `pid`, if it is one that `succeed` has found alive, was made for another supervisor, which wanted
+        it so."""
+        if pid in self._kept:
+            self._children[pid] = [*self._children.get(pid, ()), wanted]
+
+    def remember(self, pid: int, memory: int) -> None:
+        """`memory`, which becomes the zygote's, is an adopted process's `memory_file`."""
+        if pid not in self._children or self._memory.setdefault(pid, memory) != memory:
+            os.close(memory)
+
+    def succeed(self, pids: Collection[int]) -> None:
+        """Another supervisor goes on with these children: all others end. Waits. Raises OSError where the zygote does
+        not answer."""
+        self.channel.settimeout(SUCCESSION)
+        try:
+            self.channel.send(json.dumps({"keep": list(pids)}).encode())
+            message: dict[str, Any] = {}
+            while "kept" not in message:  # what comes before was said to somebody else
+                data, fds = receive_with_fds(self.channel, MAX_PACKET, 1)
+                for fd in fds:
+                    os.close(fd)
+                if not data:
+                    raise BrokenPipeError(errno.EPIPE, "the zygote is gone")
+                message = json.loads(data)
+            self._kept = frozenset(message["kept"])
+        finally:
+            self.channel.setblocking(False)
+
+    def memory_of(self, pid: int) -> int | None:
+        """The descriptor by which that process's memory can be seen, if there is one. It stays the zygote's."""
+        return self._memory.get(pid)
 
     def tell_once(self, warning: str) -> None:
         """Logs what is the same for each worker, once."""
@@ -115,7 +161,7 @@ class Zygote:
         """Takes in what the zygote has said, without waiting. False once it is gone."""
         while True:
             try:
-                data, fds, _, _ = socket.recv_fds(self.channel, MAX_PACKET, 1, socket.MSG_CMSG_CLOEXEC)
+                data, fds = receive_with_fds(self.channel, MAX_PACKET, 1)
             except BlockingIOError:
                 return True
             except ConnectionResetError:  # it has left something unread: what it said before comes next
@@ -136,6 +182,22 @@ class Zygote:
             else:
                 self._ended(message["exited"], message["status"])
 
+    def replace(self, pid: int, channel: socket.socket) -> None:
+        """Another zygote in the place of one that has died, and all that it had made with it."""
+        unborn, children, put_off = self._unborn[:], list(self._children.values()), self._put_off[:]
+        self._put_off.clear()
+        self.release()
+        self.pid, self.channel = pid, channel
+        channel.setblocking(False)
+        for each in (each for together in unborn for each in together):
+            each.on_pid(0)
+        for each in (each for together in children for each in together):
+            each.on_end(-signal.SIGKILL)
+        for wanted, model, is_keeper in put_off:
+            with contextlib.suppress(OSError):  # it has died as well: the sockets close, which is a death too
+                self.spawn(wanted, model, keeper=is_keeper)
+            _close_all(wanted)
+
     def _ended(self, pid: int, status: int) -> None:
         if pid in self._memory:
             os.close(self._memory.pop(pid))
@@ -151,23 +213,29 @@ class Zygote:
         return found
 
     def restart(self) -> None:
-        """Another zygote in the place of one that has died, and all that it had made with it."""
-        unborn, children = self._unborn[:], list(self._children.values())
-        self.close()
-        self.pid, self.channel = _start(self.kinds)
-        for each in (each for together in unborn for each in together):
-            each.on_pid(0)
-        for each in (each for together in children for each in together):
-            each.on_end(-signal.SIGKILL)
+        """`replace`, by a new one."""
+        self._end()
+        self.replace(*start(PROGRAM, *self.kinds))
 
-    def close(self) -> None:
-        """Ends the zygote, and with it every worker. One that does not end by itself within PATIENCE is killed."""
+    def release(self) -> None:
+        """Lets go of the zygote, which is somebody else's to end."""
         self.channel.close()
         for fd in self._memory.values():
             os.close(fd)
         self._memory.clear()
         self._unborn.clear()  # whose callbacks would keep their devices' counters open
         self._children.clear()
+        for wanted, _, _ in self._put_off:
+            _close_all(wanted)
+        self._put_off.clear()
+
+    def close(self) -> None:
+        """Ends the zygote, and with it every worker. One that does not end by itself within PATIENCE is killed."""
+        self.release()
+        self._end()
+
+    def _end(self) -> None:
+        self.channel.close()
         deadline = time.monotonic() + PATIENCE
         with contextlib.suppress(ChildProcessError):
             while os.waitpid(self.pid, os.WNOHANG) == (0, 0):
@@ -178,19 +246,6 @@ class Zygote:
                 time.sleep(0.001)
 
 
-def _start(kinds: Sequence[str]) -> tuple[int, socket.socket]:
-    """A new zygote's pid, and the socket to it."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with theirs:
-        theirs.set_inheritable(True)
-        # Without `site` (-S) and the folder that we are in (-P): where modules are is what our own path says.
-        command = [sys.executable, "-P", "-S", "-c", PROGRAM, str(theirs.fileno()), str(os.getpid()), *kinds]
-        # Not the whole environment: it may hold secrets, and a process can read what it was started with for ever.
-        variables = {
-            name: value for name, value in os.environ.items() if name in KEPT or name.startswith(KEPT_PREFIXES)
-        }
-        variables["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
-        # A group of its own: what a signal does to the launcher's whole group is the launcher's to decide.
-        pid = os.posix_spawn(sys.executable, command, variables, setpgroup=0)
-    ours.setblocking(False)
-    return pid, ours
+def _close_all(wanted: Sequence[Wanted]) -> None:
+    for each in wanted:
+        each.close()

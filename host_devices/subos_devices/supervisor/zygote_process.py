@@ -13,6 +13,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from typing import Any
 
 from .. import registry
@@ -22,13 +23,14 @@ from ..vhost_user.device import DeviceSpec
 from . import births
 from .births import Newborn
 from .keeper_process import keep
-from .parenting import attend, forget_children, heed_children, keep_only, live_and_end
+from .parenting import attend, forget_children, heed_children, keep_only, live_and_end, shed
 from .sandbox.jail import Cell, born
 from .sandbox.policies import Choice, joint_policy
 from .sandbox.privileges import die_with
 
 MAX_PACKET = 65536
 MAX_FDS = 253  # SCM_MAX_FD
+PATIENCE = 2.0  # seconds that workers have to end which nobody wants any more
 
 
 def live() -> None:
@@ -39,27 +41,13 @@ def live() -> None:
     control, parent, kinds = socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2]), sys.argv[3:]
     die_with_parent(parent)
     set_name("subos-zygote")
-    _shed(control)
+    shed(control)
     for kind in kinds:
         _preload(kind)
     wake, _ = heed_children()
     workers: set[int] = set()
     myself = os.pidfd_open(os.getpid())
     attend(control, wake, lambda: _obey(control, workers, myself), lambda: _reap(control, workers))
-
-
-def _shed(control: socket.socket) -> None:
-    """What came from the launcher and is not ours: descriptors, terminal, ways to take signals."""
-    keep_only({control.fileno()})
-    null = os.open(os.devnull, os.O_RDWR)
-    os.dup2(null, 0)
-    os.dup2(2, 1)  # nothing that a worker prints may land in the launcher's output
-    os.close(null)
-    sys.stdout = sys.stderr
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the launcher's to handle
-    for number in (signal.SIGTERM, signal.SIGWINCH, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 def _preload(kind: str) -> None:
@@ -101,6 +89,10 @@ def _obey(control: socket.socket, workers: set[int], myself: int) -> bool:
         if message["kill"] in workers:  # not reaped yet, so the number is still its own
             os.kill(message["kill"], signal.SIGKILL)
         return True
+    if "keep" in message:
+        _keep(workers, set(message["keep"]))
+        control.send(json.dumps({"kept": sorted(workers)}).encode())
+        return True
     newborns, choice, command = _newborns(message, fds), Choice(*message["sandbox"]), tuple(message["command"])
     specs = [newborn.spec for newborn in newborns]
     for spec in specs:
@@ -122,6 +114,20 @@ def _obey(control: socket.socket, workers: set[int], myself: int) -> bool:
     with contextlib.suppress(OSError):  # a supervisor that has gone meanwhile: the next look at the socket says so
         _tell_pid(control, pid or 0)
     return True
+
+
+def _keep(workers: set[int], wanted: set[int]) -> None:
+    """Ends all other workers. One that SIGKILL does not end in time waits in the kernel, and stays among them."""
+    for pid in workers - wanted:
+        os.kill(pid, signal.SIGKILL)
+    deadline = time.monotonic() + PATIENCE
+    for pid in workers - wanted:
+        while os.waitpid(pid, os.WNOHANG) == (0, 0):
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.001)
+        else:
+            workers.discard(pid)
 
 
 def _tell_pid(control: socket.socket, pid: int) -> None:

@@ -37,6 +37,7 @@ from subos_protocol.virtio import MAX_QUEUE_SIZE, Feature, avail_ring_size, used
 
 from .connection import Message
 from .device import Device
+from .effects import CallChanged, Effect, MemoryChanged, RingEnabled, RingStarted, RingStopped
 from .errors import BadMemory, BadMessage
 from .memory import GuestMemory
 
@@ -44,6 +45,9 @@ TRANSPORT_FEATURES = (
     Feature.VERSION_1 | Feature.VHOST_USER_F_PROTOCOL_FEATURES | Feature.RING_INDIRECT_DESC | Feature.RING_EVENT_IDX
 )
 """Offered for every device. Not the packed ring: its state cannot be read back after a worker's death."""
+
+MAX_CONFIG_WRITES = 16
+"""So many of a front end's are remembered: a driver writes a word or two, again and again."""
 
 ANSWERED = frozenset(
     {
@@ -55,46 +59,6 @@ ANSWERED = frozenset(
     }
 )
 """Requests whose reply carries something else than an acknowledgement."""
-
-
-# --- effects
-
-
-@dataclass(frozen=True)
-class MemoryChanged:
-    """`session.memory` and `session.region_fds` are new, and rings may be running on the old ones."""
-
-
-@dataclass(frozen=True)
-class RingStarted:
-    """`session.vrings[index]` has all it needs; it serves once it is enabled too."""
-
-    index: int
-
-
-@dataclass(frozen=True)
-class RingStopped:
-    """The driver takes the ring back: nothing may touch it once this is performed. The performer
-    sets `session.vrings[index].base` to the next available index."""
-
-    index: int
-
-
-@dataclass(frozen=True)
-class RingEnabled:
-    """`session.vrings[index].enabled` changed while the ring was started."""
-
-    index: int
-
-
-@dataclass(frozen=True)
-class CallChanged:
-    """`session.vrings[index].call` is a new eventfd while the ring is started."""
-
-    index: int
-
-
-Effect = MemoryChanged | RingStarted | RingStopped | RingEnabled | CallChanged
 
 
 @dataclass
@@ -137,9 +101,13 @@ class Session:
     memory: GuestMemory | None = None
     region_fds: list[int] = field(default_factory=list)
     vrings: list[Vring] = field(default_factory=list)
+    config_writes: dict[int, bytes] = field(default_factory=dict)
+    """What was last written to the device's configuration space, by offset."""
+    renewed: set[str] = field(default_factory=set)
+    """Names of `descriptors` that are others than when somebody last looked, and emptied this."""
 
     def __post_init__(self) -> None:
-        self.vrings = [Vring(index) for index in range(self.device.num_queues)]
+        self.vrings = self.vrings or [Vring(index) for index in range(self.device.num_queues)]
         request = FrontendRequest
         self._handlers: dict[int, Callable[[Message], tuple[Effect, ...]]] = {
             request.GET_FEATURES: self._nothing,
@@ -171,6 +139,15 @@ class Session:
     def protocol_offered(self) -> int:
         config = ProtocolFeature.CONFIG if self.device.has_config else 0
         return ProtocolFeature.MQ | ProtocolFeature.REPLY_ACK | config
+
+    @property
+    def descriptors(self) -> dict[str, int]:
+        """All that are open, by names that stay."""
+        found = {f"region{number}": fd for number, fd in enumerate(self.region_fds)}
+        for vring in self.vrings:
+            kinds = {"kick": vring.kick, "call": vring.call, "err": vring.err}
+            found |= {f"{kind}{vring.index}": fd for kind, fd in kinds.items() if fd >= 0}
+        return found
 
     @property
     def event_idx(self) -> bool:
@@ -273,6 +250,7 @@ class Session:
         for fd in self.region_fds:
             os.close(fd)
         self.region_fds = [message.take_fd() for _ in regions]
+        self.renewed |= {f"region{number}" for number in range(len(regions))}
         return (MemoryChanged(),)
 
     def _set_vring_num(self, message: Message) -> tuple[Effect, ...]:
@@ -314,6 +292,7 @@ class Session:
         if vring.kick >= 0:
             os.close(vring.kick)
         vring.kick, vring.started = fd, True
+        self.renewed.add(f"kick{vring.index}")
         return (*effects, RingStarted(vring.index))
 
     def _set_vring_call(self, message: Message) -> tuple[Effect, ...]:
@@ -321,6 +300,7 @@ class Session:
         if vring.call >= 0:
             os.close(vring.call)
         vring.call = fd
+        self.renewed.add(f"call{vring.index}")
         return (CallChanged(vring.index),) if vring.started else ()
 
     def _set_vring_err(self, message: Message) -> tuple[Effect, ...]:
@@ -328,6 +308,7 @@ class Session:
         if vring.err >= 0:
             os.close(vring.err)
         vring.err = fd
+        self.renewed.add(f"err{vring.index}")
         return ()
 
     def _set_vring_enable(self, message: Message) -> tuple[Effect, ...]:
@@ -350,6 +331,10 @@ class Session:
             self.device.set_config(head.offset, data)
         except Exception as error:
             raise BadMessage(f"SET_CONFIG: the device failed: {error!r}") from error
+        self.config_writes.pop(head.offset, None)  # so that the last one comes last
+        self.config_writes[head.offset] = data
+        if len(self.config_writes) > MAX_CONFIG_WRITES:
+            del self.config_writes[next(iter(self.config_writes))]
         return ()
 
     # --- helpers

@@ -5,6 +5,12 @@ sdl.py names PADS                 PADS is a JSON list of `subos_protocol.gamepad
 sdl.py play NAME SEEN GO EFFECT   Opens the pad that SDL calls NAME, appends what it does to the file SEEN, a line each
                                   ("button a 1", "axis leftx -32768"), the first line being "open", and once there is a
                                   file GO rumbles as EFFECT says, [low, high, milliseconds], until SDL has ended that.
+sdl.py feel NAMES SEEN GO         Opens the first pad that SDL calls one of NAMES (a JSON list), has its sensors speak,
+                                  and appends what they say to the file SEEN, a line each ("gyro 0.00 1.50 0.00", rad/s,
+                                  "accel 0.00 9.80 0.00", m/s²), the first line being "open" and the sensors that
+                                  there are, until there is a file GO.
+
+SDL_LIBRARY may name another SDL than the system's.
 """
 
 from __future__ import annotations
@@ -21,12 +27,14 @@ from typing import Any
 SDL_INIT_HAPTIC, SDL_INIT_GAMECONTROLLER = 0x1000, 0x2000
 SDL_HAPTIC_LEFTRIGHT = 4
 SDL_CONTROLLERAXISMOTION, SDL_CONTROLLERBUTTONDOWN, SDL_CONTROLLERBUTTONUP = 0x650, 0x651, 0x652
+SDL_CONTROLLERSENSORUPDATE = 0x659
+SENSORS = {1: "accel", 2: "gyro"}  # SDL_SensorType
 UNION_SIZE = 128  # bytes; SDL_Event has 56, SDL_HapticEffect 72
 PATIENCE = 150  # seconds
 LOOK = 0.005
 
 os.environ.update(SDL_VIDEODRIVER="dummy", SDL_JOYSTICK_ALLOW_BACKGROUND_EVENTS="1")
-sdl = ctypes.CDLL("libSDL2-2.0.so.0")
+sdl = ctypes.CDLL(os.environ.get("SDL_LIBRARY", "libSDL2-2.0.so.0"))
 for name in (
     "SDL_GetError",
     "SDL_GameControllerNameForIndex",
@@ -47,6 +55,8 @@ for name in (
 ):
     getattr(sdl, name).argtypes = [ctypes.c_void_p]
 sdl.SDL_GameControllerRumble.argtypes = [ctypes.c_void_p, ctypes.c_uint16, ctypes.c_uint16, ctypes.c_uint32]
+sdl.SDL_GameControllerHasSensor.argtypes = [ctypes.c_void_p, ctypes.c_int]
+sdl.SDL_GameControllerSetSensorEnabled.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_int]
 sdl.SDL_HapticNewEffect.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
 sdl.SDL_HapticRunEffect.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_uint32]
 
@@ -62,6 +72,18 @@ class ControllerEvent(ctypes.Structure):
         ("state", ctypes.c_uint8),
         ("padding", ctypes.c_uint16),
         ("value", ctypes.c_int16),
+    ]
+
+
+class SensorEvent(ctypes.Structure):
+    """SDL_ControllerSensorEvent, as far as all releases have it."""
+
+    _fields_ = [
+        ("type", ctypes.c_uint32),
+        ("timestamp", ctypes.c_uint32),
+        ("which", ctypes.c_int32),
+        ("sensor", ctypes.c_int32),
+        ("data", ctypes.c_float * 3),
     ]
 
 
@@ -181,6 +203,30 @@ def feel(joystick: int, effect: list[int]) -> None:
     sdl.SDL_HapticClose(haptic)
 
 
+def feel_sensors(names: list[str], seen: Path, go: Path) -> None:
+    begin()
+    known = controllers()
+    index = next((known[name] for name in names if name in known), None)
+    if index is None:
+        sys.exit(f"SDL has none of {names}, but {known}")
+    pad = sdl.SDL_GameControllerOpen(index)
+    there = [sensor for sensor in SENSORS if sdl.SDL_GameControllerHasSensor(pad, sensor)]
+    for sensor in there:
+        sdl.SDL_GameControllerSetSensorEnabled(pad, sensor, 1)
+    buffer = ctypes.create_string_buffer(UNION_SIZE)
+    with seen.open("w") as file:
+        print("open", *(SENSORS[sensor] for sensor in there), file=file, flush=True)
+        for _ in until(f"{go} is there"):
+            while sdl.SDL_PollEvent(buffer):
+                event = SensorEvent.from_buffer_copy(buffer)
+                if event.type == SDL_CONTROLLERSENSORUPDATE:
+                    values = (f"{value:.2f}" for value in event.data)
+                    print(SENSORS[event.sensor], *values, file=file, flush=True)
+            if go.exists():
+                break
+    sdl.SDL_GameControllerClose(pad)
+
+
 def words(event: ControllerEvent) -> str:
     """Nothing for what is of no controller."""
     if event.type == SDL_CONTROLLERAXISMOTION:
@@ -193,6 +239,8 @@ def words(event: ControllerEvent) -> str:
 if __name__ == "__main__":
     if sys.argv[1] == "names":
         names(json.loads(sys.argv[2]))
+    elif sys.argv[1] == "feel":
+        feel_sensors(json.loads(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4]))
     else:
         play(sys.argv[2], Path(sys.argv[3]), Path(sys.argv[4]), json.loads(sys.argv[5]))
     sdl.SDL_Quit()

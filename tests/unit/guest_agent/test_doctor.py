@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -82,3 +83,17 @@ def test_uinput(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert "modprobe" in finding.hint
     (tmp_path / "uinput").touch()
     assert doctor._uinput().ok
+
+
+def test_uhid(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(doctor, "HID_MODULES", ("no-such-module", "nor-this-one"))
+    finding = doctor._uhid()
+    assert (finding.ok, finding.needed) == (False, False)
+    assert finding.detail == "without no-such-module, nor-this-one"
+    assert "made by uinput" in finding.hint
+    (tmp_path / "deep").mkdir()
+    for name in ("no-such-module.ko.xz", "deep/nor-this-one.ko"):
+        (tmp_path / name).touch()
+    walk = os.walk
+    monkeypatch.setattr(doctor.os, "walk", lambda path: walk(tmp_path) if path.endswith("/drivers/hid") else walk(path))
+    assert doctor._uhid().ok

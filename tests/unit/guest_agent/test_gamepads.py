@@ -7,7 +7,7 @@ import contextlib
 import errno
 import os
 import threading
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -73,6 +73,12 @@ class FakeUinput:
 
     def create(self) -> None:
         self.created = True
+
+    def listen(self, heard: Callable[[], None]) -> None:
+        asyncio.get_running_loop().add_reader(self.fd, heard)
+
+    def deafen(self) -> None:
+        asyncio.get_running_loop().remove_reader(self.fd)
 
     def write(self, events: Sequence[virtio_input_event]) -> None:
         assert self.created

@@ -91,7 +91,7 @@ def test_what_we_write() -> None:
 def test_devices_are_read_as_they_were_written(device: Capabilities) -> None:
     read_back, _ = read((HEADER + describe(device)).encode())
     codes = {type_: found for type_, found in read_back.codes.items() if type_ != Ev.EV_SYN}
-    assert read_back._replace(codes=codes) == device
+    assert read_back._replace(codes=codes) == device._replace(battery=False), "which is no part of an event device"
 
 
 events = st.builds(

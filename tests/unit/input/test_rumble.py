@@ -48,8 +48,11 @@ class PadBench(Bench):
         self.agent, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.agent.setblocking(False)
         super().__init__(
-            GamepadDevice, folder, options={"profile": "dualsense"}, fds={"agent": theirs.detach()}, **options
+            GamepadDevice, folder, options=self.device_options(), fds={"agent": theirs.detach()}, **options
         )
+
+    def device_options(self) -> dict[str, Any]:
+        return {"profile": "dualsense"}
 
     def tell(self, *messages: Message) -> None:
         for message in messages:

@@ -158,6 +158,9 @@ def pad(name: str) -> Callable[[], profiles.Profile]:
         ("stick left 100% -100%", "dualsense", [(3, 0, 255), (3, 1, 0), REPORT]),
         ("stick left 0% 0%", "dualsense", [(3, 0, 128), (3, 1, 128), REPORT]),
         ("trigger left 100%", "xboxone", [(3, 2, 1023), REPORT]),
+        ("battery 40%", "dualsense", [(0x16, 0, 40), (0x16, 1, 0), REPORT]),
+        ("battery 7.5% charging", "dualshock4", [(0x16, 0, 8), (0x16, 1, 1), REPORT]),
+        ("battery 100% full", "dualsense", [(0x16, 0, 100), (0x16, 1, 2), REPORT]),
         ("trigger right 50%", "xbox360", [(3, 5, 128), REPORT]),
         ("trigger right 0%", "xbox360", [(3, 5, 0), REPORT]),
     ],
@@ -181,6 +184,7 @@ def test_words_of_a_gamepad_are_what_that_pad_has(words, name, events):
         ("stick left 0%", "stick takes left or right"),
         ("stick left 101% 0%", "'101%' is not how far"),
         ("stick left 5 0%", "'5' is not how far"),
+        ("battery 50%", "the battery of Nintendo Co., Ltd. Pro Controller is none that a guest can read"),
         ("trigger left 100%", "the triggers of Nintendo Co., Ltd. Pro Controller are buttons"),
     ],
 )

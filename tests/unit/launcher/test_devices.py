@@ -62,7 +62,7 @@ def test_a_gamepad_that_the_agent_is_to_leave_alone() -> None:
 
 def test_sensors_have_the_agent_or_the_pad_s_own_serial() -> None:
     """uinput knows no serials, and by virtio-input SDL knows by it which sensors are which pad's."""
-    _, motion, touchpad = devices.plan([], gamepad=["dualshock4"])
+    _, motion, touchpad = devices.plan([], gamepad=["dualshock4:uinput"])
     assert (motion.channel, touchpad.channel) == (devices.GAMEPAD, devices.GAMEPAD)
     assert motion.options == {"profile": "dualshock4"}
     _, motion, touchpad = devices.plan([], gamepad=["dualshock4:no-rumble"])
@@ -71,6 +71,30 @@ def test_sensors_have_the_agent_or_the_pad_s_own_serial() -> None:
     command = devices.serve_command(Path("/a"), touchpad)
     assert command[2] == "touchpad"
     assert command[-4:] == ["--option", "profile=dualshock4", "--option", "serial=gamepad1"]
+
+
+def test_a_gamepad_that_the_agent_may_make_as_a_hid_device() -> None:
+    for device in devices.plan([], gamepad=["dualsense"]):
+        assert device.options == {"profile": "dualsense", "hid": "gamepad1"}
+    for device in devices.plan([], gamepad=["dualsense:uhid"]):
+        assert device.options == {"profile": "dualsense", "hid": "gamepad1", "hid_only": True}
+    for others in (["dualsense:uinput"], ["dualsense:no-rumble"], ["dualsense:no-sensors"], ["switchpro"]):
+        assert all("hid" not in device.options for device in devices.plan([], gamepad=others))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "hint"),
+    [
+        ("xbox360:uhid", "dualsense and dualshock4 can be one"),
+        ("dualsense:uhid:uinput", "leave out :uinput"),
+        ("dualsense:no-rumble:uhid", "leave out :no-rumble"),
+        ("dualshock4:uhid:no-sensors", "leave out :no-sensors"),
+    ],
+)
+def test_gamepads_that_can_be_no_hid_device(wanted: str, hint: str) -> None:
+    with pytest.raises(UserError, match="this gamepad is no HID device") as caught:
+        devices.plan([], gamepad=[wanted])
+    assert caught.value.hint == hint
 
 
 def test_a_gamepad_without_its_sensors() -> None:
@@ -95,7 +119,7 @@ def test_gamepads_that_come_and_go_are_for_run() -> None:
 def test_gamepads_that_there_cannot_be() -> None:
     with pytest.raises(UserError, match="xbox360:rumble: 'rumble' is no option of a gamepad") as caught:
         devices.plan([], gamepad=["xbox360:rumble"])
-    assert caught.value.hint == "there are no-rumble, no-sensors, hotplug"
+    assert caught.value.hint == "there are no-rumble, no-sensors, hotplug, uhid, uinput"
     with pytest.raises(UserError, match="no gamepad is called 'atari'"):
         devices.plan([], gamepad=["xbox360", "atari"])
     with pytest.raises(UserError, match="9 gamepads are too many") as caught:

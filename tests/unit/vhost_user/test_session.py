@@ -12,16 +12,9 @@ from hypothesis import strategies as st
 from subos_devices.rng import RngDevice
 from subos_devices.vhost_user.connection import Message
 from subos_devices.vhost_user.device import DeviceSpec
+from subos_devices.vhost_user.effects import CallChanged, Effect, MemoryChanged, RingEnabled, RingStarted, RingStopped
 from subos_devices.vhost_user.errors import BadMemory, BadMessage, TransportError
-from subos_devices.vhost_user.session import (
-    CallChanged,
-    Effect,
-    MemoryChanged,
-    RingEnabled,
-    RingStarted,
-    RingStopped,
-    Session,
-)
+from subos_devices.vhost_user.session import Session
 from subos_protocol.vhost_user import (
     HEADER,
     U64,

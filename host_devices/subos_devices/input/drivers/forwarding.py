@@ -11,8 +11,9 @@ from subos_protocol.input_codes import Abs, Ev
 from subos_protocol.virtio_input import virtio_input_event
 
 from ..capabilities import Capabilities
-from ..driver_socket import FORCE, LEDS
+from ..driver_socket import FORCE, LED, LEDS
 from ..monitors import Reach
+from ..pad_extras import PadExtras
 from ..rumble import PadRumble
 from .chord import Chord
 from .frames import FrameReader
@@ -24,6 +25,9 @@ from .pads import pad_routes
 from .rules import Rule
 from .state import DeviceState
 from .translation import Translation
+
+BATTERY_SECONDS = 20.0
+"""How often a pad's battery is looked at."""
 
 
 class Target(NamedTuple):
@@ -63,6 +67,8 @@ class Forwarding:
         self._tick: asyncio.TimerHandle | None = None
         self._rumble: PadRumble | None = None
         self._lights: dict[int, int] = {}  # as the guest wants them
+        self._extras = PadExtras(device.path)
+        self._battery: asyncio.TimerHandle | None = None
         self._has_warned = False
         self._mapper: Mapper
         self._translation: Translation
@@ -79,6 +85,8 @@ class Forwarding:
         self._forward(DeviceState().difference(DeviceState(axes=axes)))
         self._wants_grab = self.rule.grab
         self._grab_when_idle()
+        if self.target.capabilities.battery:
+            self._tell_battery()
 
     @property
     def active(self) -> bool:
@@ -105,10 +113,14 @@ class Forwarding:
         if self._tick is not None:
             self._tick.cancel()
             self._tick = None
+        if self._battery is not None:
+            self._battery.cancel()
+            self._battery = None
         if self._link is not None:
             self._link.close()
             self._link = None
         self._silence()
+        self._extras.restore()
         self.device.release()
 
     def close(self) -> None:
@@ -171,6 +183,12 @@ class Forwarding:
         self._send(self._mapper.tick(self._loop.time()))
         self._set_tick()
 
+    def _tell_battery(self) -> None:
+        battery = self._extras.battery()
+        if battery and self._link is not None:
+            self._link.send(battery)
+        self._battery = self._loop.call_later(BATTERY_SECONDS, self._tell_battery)
+
     # --- from the guest
 
     def _hear(self, said: dict[str, Any]) -> None:
@@ -180,6 +198,11 @@ class Forwarding:
             self._light()
         if FORCE in said:
             self._feel(said[FORCE])
+        if LED in said:
+            try:
+                self._extras.show(said[LED])
+            except OSError as error:
+                self._warn_once(f"the colour of {self.device} cannot be set: {error.strerror}")
 
     def _light(self) -> None:
         """A grabbed device's lights are the guest's, otherwise they are the host's."""

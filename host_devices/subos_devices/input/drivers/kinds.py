@@ -44,7 +44,7 @@ def kind_of(device: Capabilities) -> str:
     is_mouse = Key.BTN_LEFT in keys and Key.BTN_TOOL_FINGER not in keys and not has_fingers
     if Key.BTN_TOUCH in keys and (has_position or has_fingers) and not is_mouse:
         return "touchpad" if Key.BTN_TOOL_FINGER in keys and Prop.INPUT_PROP_DIRECT not in device.props else "touch"
-    if keys & PAD_BUTTONS and has_position:
+    if keys & PAD_BUTTONS and {Abs.ABS_X, Abs.ABS_HAT0X} & axes:
         return "gamepad"
     if Key.BTN_LEFT in keys and {Rel.REL_X, Rel.REL_Y} <= moves:
         return "mouse"

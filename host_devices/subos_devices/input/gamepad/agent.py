@@ -1,4 +1,4 @@
-"""A pad's way to the guest's agent, which makes it by uinput there so that it can rumble (subos_protocol.gamepad).
+"""A pad's way to the guest's agent, which makes it there so that it can rumble (subos_protocol.gamepad).
 
 The agent is as hostile as its guest. What it says is bounded, and so is how often it is listened to.
 """
@@ -22,6 +22,7 @@ from subos_protocol.gamepad import (
     pack_description,
     unpack_message,
 )
+from subos_protocol.hid_pad import Light
 from subos_protocol.virtio_input import VIRTIO_INPUT_EVENT
 
 from ...vhost_user.device import Worker
@@ -46,6 +47,9 @@ class Model(Protocol):
 
     def feel(self, message: Feedback) -> None:
         """A game did something with an effect."""
+
+    def lit(self, light: Light) -> None:
+        """So it is lit now."""
 
 
 class AgentLink:
@@ -174,6 +178,8 @@ class AgentLink:
             self._on_its_way = max(0, self._on_its_way - message.packets)
             self.send()
             self._model.agent_takes_more()
+        elif isinstance(message, Light):
+            self._model.lit(message)
         else:
             self._model.feel(message)
 

@@ -11,7 +11,10 @@
     ABS_X = { min = -32768, max = 32767, fuzz = 16, flat = 128, resolution = 0, rest = 0 }
 
 `rest` is where an axis stands that nobody touches. All keys are needed, and there are no others, but for the further
-event devices that a pad has, with its ids:
+event devices that a pad has, with its ids, and for
+
+    hid = "dualsense"               the agent can make it as a HID device of that kind, of which the guest's kernel
+                                    makes all of its event devices, its lights and its battery
 
     [motion]                                                        or [touchpad]: see PARTS
     name = "… Motion Sensors"
@@ -85,7 +88,8 @@ class Part(NamedTuple):
 
 class Profile(NamedTuple):
     """`name` is the file's; `rest` says where the axes stand that nobody touches, `source` where it all comes from.
-    `parts` are the pad's further event devices, by their names in PARTS."""
+    `parts` are the pad's further event devices, by their names in PARTS; `hid` is the kind of HID device that it may
+    be, empty for none."""
 
     name: str
     capabilities: Capabilities
@@ -93,6 +97,7 @@ class Profile(NamedTuple):
     rest: Rest
     source: tuple[str, ...]
     parts: Mapping[str, Part]
+    hid: str = ""
 
     def part(self, name: str) -> Part:
         """Raises UserError where the pad has no such device."""
@@ -118,6 +123,9 @@ def parse(name: str, text: str) -> Profile:
     except tomllib.TOMLDecodeError as error:
         raise BadProfile(f"{name}: it is not TOML: {error}") from error
     parts = {key: table.pop(key) for key in PARTS if key in table}
+    hid = table.pop("hid", "")
+    if not isinstance(hid, str):
+        raise BadProfile(f"{name}: hid must be of the kind str, not {hid!r}")
     _check_keys(name, table, _KINDS)
     _check_texts(name, table)
     if not table["source"] or not table["buttons"]:
@@ -129,10 +137,11 @@ def parse(name: str, text: str) -> Profile:
         ids=virtio_input_devids(*_codes(name, Bus, [table["bus"]]), *numbers),
         codes={Ev.EV_KEY: frozenset(_codes(name, Key, table["buttons"]))},
         axes=axes,
+        battery=bool(hid),
     )
     effects = frozenset[int](_codes(name, Ff, table["force_feedback"]))
     made = {key: _part(f"{name}: {key}", part, capabilities.ids) for key, part in parts.items()}
-    return Profile(name, capabilities, effects, rest, tuple(table["source"]), made)
+    return Profile(name, capabilities, effects, rest, tuple(table["source"]), made, hid)
 
 
 def _part(where: str, table: Any, ids: virtio_input_devids) -> Part:

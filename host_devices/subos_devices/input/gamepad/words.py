@@ -4,6 +4,7 @@ the pad.
 pad BUTTON [press|release]           a, b, x, y, lb, rb, start …, or up, down, left, right of the cross
 stick left|right X Y                 from -100% to 100%; down and right are positive
 trigger left|right N                 from 0% to 100%
+battery N% [charging|full]           of a pad with one, in tens of percent; at a cable, and full, unless said
 
 gyro X Y Z                           how fast it turns, in degrees a second: ABS_RX, ABS_RY, ABS_RZ of its sensors
 accel X Y Z                          what it feels, in g: ABS_X, ABS_Y, ABS_Z; one that lies still feels its weight
@@ -17,6 +18,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
+from subos_protocol.hid_pad import Battery, Charge
 from subos_protocol.input_codes import Abs, Ev, Key
 from subos_protocol.virtio_input import virtio_input_event
 
@@ -83,6 +85,17 @@ def _trigger(words: list[str], pad: Capabilities) -> list[virtio_input_event]:
     if TRIGGERS[words[0]] not in pad.axes:
         raise UserError(f"the triggers of {pad.name} are buttons", "pad tl2, or pad tr2")
     return frame(_from_its_end(pad, TRIGGERS[words[0]], _part(words[1], 0)))
+
+
+def _battery(words: list[str], pad: Capabilities) -> list[virtio_input_event]:
+    if not pad.battery:
+        raise UserError(f"the battery of {pad.name} is none that a guest can read", "dualsense and dualshock4 have one")
+    states = {"": Charge.DISCHARGING, "charging": Charge.CHARGING, "full": Charge.FULL}
+    if len(words) not in (1, 2) or "".join(words[1:]) not in states:
+        raise UserError("battery takes a percentage, and perhaps charging or full", "battery 40% charging, wait 1")
+    level = round(100 * _part(words[0], 0))
+    state = states["".join(words[1:])]
+    return frame((Ev.EV_PWR, Battery.LEVEL, level), (Ev.EV_PWR, Battery.STATE, state))
 
 
 def _part(word: str, least: int) -> float:
@@ -154,6 +167,7 @@ VERBS: dict[str, Callable[[list[str], Capabilities], list[virtio_input_event]]] 
     "pad": _pad,
     "stick": _stick,
     "trigger": _trigger,
+    "battery": _battery,
 }
 PART_VERBS: dict[str, tuple[str, Callable[[list[str], Capabilities], Frame]]] = {
     "gyro": ("motion", _gyro),

@@ -230,6 +230,8 @@ XY = {Abs.ABS_X, Abs.ABS_Y}
         (made({Key.BTN_LEFT, Key.KEY_A}, moves={Rel.REL_X, Rel.REL_Y}), "mouse"),
         (made({Key.BTN_SOUTH, Key.BTN_EAST}, XY), "gamepad"),
         (made({Key.BTN_TRIGGER}, XY), "gamepad"),
+        (made({Key.BTN_SOUTH, Key.BTN_EAST}, {Abs.ABS_HAT0X, Abs.ABS_HAT0Y}), "gamepad"),  # an arcade stick
+        (made({Key.BTN_SOUTH}, {Abs.ABS_X}), "gamepad"),
         (made({Key.BTN_TOUCH}, {Abs.ABS_MT_POSITION_X, Abs.ABS_MT_SLOT}), "touch"),
         (made({Key.BTN_TOUCH, Key.BTN_TOOL_FINGER}, XY, frozenset(), Prop.INPUT_PROP_DIRECT), "touch"),
         (made({Key.BTN_TOUCH, Key.BTN_LEFT, Key.BTN_GEAR_UP}, XY), "absolute-mouse"),  # QEMU's virtio-tablet

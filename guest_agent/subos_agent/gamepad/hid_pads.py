@@ -1,0 +1,114 @@
+"""The HID devices of this guest: each stands for several of the host's devices, whose twins step aside together.
+
+A device is there while anybody has one of its ports, and its twins stay aside as long: no game sees a pad twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from typing import Awaitable, Callable, Dict, Set
+
+from subos_protocol.agent.errors import RemoteError
+from subos_protocol.agent.pieces import in_thread
+from subos_protocol.gamepad import Pad
+from subos_protocol.hid_pad import Hid
+from subos_protocol.virtio_input import virtio_input_devids
+
+from .hid_pad import HidPad, Port, load_modules
+from .turns import Turns
+from .twins import Twins
+
+TWIN_SECONDS = 5.0
+"""How long a twin may take to appear: the guest's driver has just been started."""
+SIBLING_SECONDS = 2.0
+"""How long the twins of a pad's parts may take to appear when its own is there, or the other way round."""
+
+log = logging.getLogger("subos-agent")
+
+FindTwin = Callable[[str, float], Awaitable[str]]
+"""The virtio device of a serial, waited for so long. Raises RemoteError."""
+
+
+class NoHid(Exception):
+    """This guest cannot have it; by uinput it may."""
+
+
+class _Made:
+    """`twins` is serial → virtio device, of those that stepped aside."""
+
+    def __init__(self, device: HidPad) -> None:
+        self.device = device
+        self.twins: Dict[str, str] = {}
+
+
+class HidPads:
+    def __init__(
+        self,
+        twins: Twins,
+        find_twin: FindTwin,
+        make: Callable[[Hid, virtio_input_devids], HidPad] = HidPad,
+        load: Callable[[], None] = load_modules,
+    ) -> None:
+        self._twins = twins
+        self._find_twin = find_twin
+        self._make = make
+        self._load = load
+        self._made: Dict[str, _Made] = {}
+        self._turns = Turns()
+        self._failed: Set[str] = set()
+        """Pads that did not come up: the parts of one are not to fare better than itself."""
+
+    async def take(self, pad: Pad, hid: Hid) -> Port:
+        """The port for `pad`, which is a part of `hid`. Raises NoHid, and RemoteError where there is no twin."""
+        async with self._turns.alone(hid.pad):
+            made = self._made.get(hid.pad)
+            if made is None:
+                if hid.pad in self._failed and not hid.only:
+                    raise NoHid("it did not come up before")
+                try:
+                    made = await self._come_up(pad, hid)
+                except OSError as error:
+                    if not hid.only:
+                        self._failed.add(hid.pad)
+                    raise NoHid(error.strerror or str(error)) from error
+                self._made[hid.pad] = made
+            elif pad.serial not in made.twins:
+                await self._part(made, pad.serial, SIBLING_SECONDS)
+            return made.device.attach(hid.part)
+
+    async def release(self, hid: Hid, port: Port) -> None:
+        """The last one who does ends the device, and its twins are back."""
+        async with self._turns.alone(hid.pad):
+            made = self._made.get(hid.pad)
+            if made is not None and made.device.detach(port):
+                del self._made[hid.pad]
+                await self._end(made)
+
+    async def _come_up(self, pad: Pad, hid: Hid) -> _Made:
+        """Raises OSError, RemoteError."""
+        await in_thread(self._load)
+        made = _Made(await in_thread(self._make, hid, pad.ids))
+        try:
+            await self._part(made, pad.serial, TWIN_SECONDS)
+            for serial in hid.serials.values():
+                if serial != pad.serial:
+                    with contextlib.suppress(RemoteError):  # it may come later, and does not hold up the others
+                        await self._part(made, serial, SIBLING_SECONDS)
+            await in_thread(made.device.create)
+            made.device.listen()
+            return made
+        except BaseException:
+            await self._end(made)
+            raise
+
+    async def _part(self, made: _Made, serial: str, patience: float) -> None:
+        twin = await self._find_twin(serial, patience)
+        made.twins[serial] = twin
+        await in_thread(self._twins.part, serial, twin)
+
+    async def _end(self, made: _Made) -> None:
+        made.device.deafen()
+        await in_thread(made.device.close)
+        for twin in made.twins.values():
+            await in_thread(self._twins.give_back, twin)
