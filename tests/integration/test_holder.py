@@ -103,11 +103,13 @@ def test_whatever_process_serves_it(model: str) -> None:
 
 @contextmanager
 def killing(held: Held, seed: int) -> Iterator[None]:
-    """Again and again, at any moment, whatever it does."""
+    """Again and again, at any moment, whatever it does; ever later, so that one comes to its end on a busy machine."""
     over, moments = threading.Event(), random.Random(seed)
 
     def kill() -> None:
-        while not over.wait(moments.uniform(0, 0.05)):
+        longest = 0.05
+        while not over.wait(moments.uniform(0, longest)):
+            longest += 0.005
             pid = held.holder.status()["pid"]
             if pid and is_alive(pid):
                 os.kill(pid, signal.SIGKILL)
