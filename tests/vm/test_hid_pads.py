@@ -41,14 +41,15 @@ FELT = {**RUMBLE, "strong": 192 * 257, "weak": 7 * 257}
 
 @pytest.fixture(scope="module")
 def guest(runtime_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
-    guest = Guest.boot(f"hid-{os.getpid()}", tmp_path_factory.mktemp("hid"), [f"{name}:uhid" for name in PADS.values()])
+    pads = [*(f"{name}:uhid" for name in PADS.values()), f"{PADS['gamepad1']}:uhid:hotplug"]
+    guest = Guest.boot(f"hid-{os.getpid()}", tmp_path_factory.mktemp("hid"), pads)
     yield guest
     guest.close()
 
 
 def agent_has_it(guest: Guest) -> bool:
     names = [name_of(pad, part) for pad, part in PARTS]
-    return all(guest.vm.supervisor.devices[name].status()["gamepad"]["agent"] for name in names)
+    return all(guest.vm.supervisor.devices[name].describe()["gamepad"]["agent"] for name in names)
 
 
 @pytest.fixture(autouse=True)
@@ -231,7 +232,7 @@ def test_the_colour_of_a_dualsense_and_its_lights_for_players_arrive(guest: Gues
         listener.hears(lambda heard: led((10, 20, 30), players) in heard)
         guest.check("sh", "-c", "echo 1 >$(echo /sys/class/leds/*:white:player-1/brightness)")
         listener.hears(lambda heard: led((10, 20, 30), players | 1) in heard)
-        shown = guest.vm.supervisor.devices["gamepad1"].status()["gamepad"]["led"]
+        shown = guest.vm.supervisor.devices["gamepad1"].describe()["gamepad"]["led"]
         assert shown == {"rgb": [10, 20, 30], "players": players | 1}
 
 
@@ -297,6 +298,24 @@ def feels(seen: Path, sensor: str, wanted: tuple[float, float, float]) -> bool:
     return any(
         all(abs(float(value) - part) < 0.02 for value, part in zip(values, wanted, strict=True)) for values in said
     )
+
+
+def test_a_pad_that_comes_and_goes_is_a_hid_device_while_something_drives_it(guest: Guest) -> None:
+    name = called("gamepad1", "pad")
+    devices = guest.vm.supervisor.devices
+    parts = [devices[name_of("gamepad3", part)] for part in ("pad", *profiles.PARTS)]
+
+    def names() -> list[str]:
+        listed = guest.check("sh", "-c", "cat /sys/class/input/event*/device/name").splitlines()
+        return [each for each in listed if each.startswith(name)]
+
+    for _ in range(2):
+        with driver(guest, "gamepad3"):
+            eventually(lambda: all(part.describe()["gamepad"]["agent"] for part in parts), timeout=60)
+            assert len(names()) == 6, "as many as the first pad has, and no twin"
+        step("it goes")
+        eventually(lambda: len(names()) == 3, timeout=60)
+        eventually(lambda: not any(part.describe()["gamepad"]["agent"] for part in parts), timeout=60)
 
 
 def test_the_worker_is_killed_while_a_button_is_down(guest: Guest, folder: Path) -> None:

@@ -81,9 +81,20 @@ class HidPads:
         """The last one who does ends the device, and its twins are back."""
         async with self._turns.alone(hid.pad):
             made = self._made.get(hid.pad)
-            if made is not None and made.device.detach(port):
+            if made is None:
+                return
+            if made.device.detach(port):
                 del self._made[hid.pad]
                 await self._end(made)
+            else:
+                await self._forget_if_gone(made, hid.serials[port.part])
+
+    async def _forget_if_gone(self, made: _Made, serial: str) -> None:
+        """A twin that is plugged again is another device, which has to step aside, too."""
+        twin = made.twins.get(serial)
+        if twin is not None and not await in_thread(self._twins.is_there, twin):
+            del made.twins[serial]
+            await in_thread(self._twins.give_back, twin)
 
     async def _come_up(self, pad: Pad, hid: Hid) -> _Made:
         """Raises OSError, RemoteError."""

@@ -13,6 +13,7 @@ import re
 from pathlib import Path
 from typing import Dict, Optional
 
+DEVICES = "bus/virtio/devices"
 DRIVER = "bus/virtio/drivers/virtio_input"
 _DEVICE = re.compile(r"virtio[0-9]+")
 
@@ -32,6 +33,10 @@ class Twins:
                 if uniq.read_text("utf-8", "replace").rstrip("\n") == serial:
                     return uniq.parts[-4]
         return None
+
+    def is_there(self, device: str) -> bool:
+        """Whether `device` is plugged, with a driver or without."""
+        return (self._sysfs / DEVICES / device).exists()
 
     def recorded(self) -> Dict[str, str]:
         """Serial → virtio device, of those that were unbound and not yet given back."""

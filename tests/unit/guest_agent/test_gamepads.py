@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import os
+import shutil
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any, cast
 import pytest
 
 from subos_agent.gamepad.service import MAX_PADS, Gamepads
-from subos_agent.gamepad.twins import DRIVER, Twins
+from subos_agent.gamepad.twins import DEVICES, DRIVER, Twins
 from subos_agent.gamepad.uinput import UinputPad
 from subos_protocol.agent.errors import RemoteError
 from subos_protocol.agent.peer import Peer
@@ -120,9 +121,14 @@ class Sysfs:
             (self.driver / attribute).touch()
 
     def plug(self, device: str, serial: str) -> None:
+        (self.root / "sys" / DEVICES / device).mkdir(parents=True)
         folder = self.driver / device / "input" / "input7"
         folder.mkdir(parents=True)
         (folder / "uniq").write_text(f"{serial}\n")
+
+    def unplug(self, device: str) -> None:
+        (self.root / "sys" / DEVICES / device).rmdir()
+        shutil.rmtree(self.driver / device)
 
     def said(self, attribute: str) -> str:
         """What was written last."""

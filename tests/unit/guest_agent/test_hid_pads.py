@@ -273,6 +273,23 @@ async def test_a_part_may_come_first_and_twins_later(sysfs: Sysfs, made: list[Fa
 
 
 @on_a_loop
+async def test_a_pad_that_is_plugged_again_before_its_parts_are_gone_is_seen_once(
+    sysfs: Sysfs, made: list[FakeUhid]
+) -> None:
+    async with host(sysfs) as peer, all_three(peer) as (first, _motion, _touchpad):
+        sysfs.unplug("virtio0")
+        first.end()
+        assert await asyncio.wait_for(first.result(), 10) == {}
+        assert sysfs.recorded == ["virtio1", "virtio2"]
+        sysfs.plug("virtio9", "pad1")
+        async with opening(peer, pad()) as again:
+            assert await heard(again) == Opened()
+            assert sysfs.recorded == ["virtio1", "virtio2", "virtio9"]
+            assert sysfs.said("unbind") == "virtio9"
+            assert len(made) == 1
+
+
+@on_a_loop
 async def test_a_guest_that_cannot_has_uinput(sysfs: Sysfs, made: list[FakeUhid], monkeypatch: Any) -> None:
     monkeypatch.setattr(FakeUhid, "error", errno.ENOENT)
     async with host(sysfs) as peer, all_three(peer):
