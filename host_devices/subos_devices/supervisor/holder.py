@@ -17,8 +17,7 @@ import logging
 import os
 import resource
 import socket
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from ..errors import SubosError, UserError
@@ -29,6 +28,7 @@ from .ledger import FORMAT
 from .mirror import Mirror
 from .packets import Message
 from .process_models import Models
+from .requests import Requests
 from .restarts import Restarts
 from .sandbox.policies import AUTO, Choice
 from .supervisor_link import Begun, SupervisorFailed, SupervisorLink, begin, bury
@@ -57,14 +57,6 @@ class Succession(NamedTuple):
     new_version: str
 
 
-@dataclass
-class _Request:
-    body: Mapping[str, Any]
-    name: str
-    """Of the device that it is about; empty where it is about none."""
-    answer: asyncio.Future[Any]
-
-
 class Holder:
     """Serves devices by a supervisor until it is closed. Everything runs on the event loop that it is entered on."""
 
@@ -87,8 +79,7 @@ class Holder:
         self._serving: asyncio.Event
         self._reign: asyncio.Task[None] | None = None
         self._fault: SupervisorFailed | None = None
-        self._requests: dict[int, _Request] = {}
-        self._asked = 0
+        self._requests = Requests(self.devices, self._asked)
         self._look: asyncio.TimerHandle | None = None
         self._misses = 0
         self._restarting: asyncio.Lock
@@ -135,8 +126,7 @@ class Holder:
         for link in (self._link, self._next):
             if link is not None:
                 link.close()
-        for number in list(self._requests):
-            self._finish(number, SubosError("the supervisor has ended"))
+        self._requests.fail(SubosError("the supervisor has ended"))
         for name in list(self.devices):
             self.devices.pop(name).close()
         self._zygote.close()
@@ -153,21 +143,21 @@ class Holder:
             mirror.close()
             raise UserError(f"two devices are called {spec.name!r}")
         self.devices[spec.name] = mirror
-        await self._ask({"op": "add", "spec": mirror.plain()}, spec.name)
+        await self._requests.ask({"op": "add", "spec": mirror.plain()}, spec.name)
         return mirror
 
     async def remove(self, name: str) -> None:
         """Raises KeyError where there is no such device."""
         mirror = self.devices[name]
-        under_way = [request.answer for request in self._requests.values() if request.name == name]
+        under_way = self._requests.under_way(name)
         if under_way:
             await asyncio.wait(under_way)
         if self.devices.get(name) is mirror:  # otherwise it could not be added, or is removed already
-            await self._ask({"op": "remove", "name": name}, name)
+            await self._requests.ask({"op": "remove", "name": name}, name)
 
     async def status_and_memory(self) -> tuple[list[dict[str, Any]], dict[str, int | None]]:
         """As `Supervisor.status_and_memory`, and what the `launcher` costs."""
-        lines, memory = await self._ask({"op": "status"})
+        lines, memory = await self._requests.ask({"op": "status"})
         return lines, {**memory, "launcher": await asyncio.to_thread(_own_memory)}
 
     def status(self) -> dict[str, Any]:
@@ -256,7 +246,7 @@ class Holder:
                 restarts.ready()
                 failures, served, self._misses = 0, True, 0
                 self._serving.set()
-                self._ask_again(link)
+                self._requests.ask_again(link)
                 await link.ended()
                 self._serving.clear()
                 if self._next is not None:
@@ -290,7 +280,7 @@ class Holder:
             if mirror.held is None:
                 mirror.forget()
                 if mirror.served:
-                    self._note_request({"op": "add", "spec": mirror.plain()}, mirror.spec.name)
+                    self._requests.note({"op": "add", "spec": mirror.plain()}, mirror.spec.name)
         order = {
             "op": "take over",
             "sandbox": self.sandbox,
@@ -314,64 +304,17 @@ class Holder:
     def _give_up(self, fault: SupervisorFailed) -> None:
         self._fault = fault
         self._serving.set()
-        for number in list(self._requests):
-            self._finish(number, fault)
+        self._requests.fail(fault)
+
+    def _asked(self) -> SupervisorLink | None:
+        """Who serves, if anybody does."""
+        return self._link if self._serving.is_set() else None
 
     async def _until_serving(self) -> None:
         """Raises SupervisorFailed where none ever does."""
         await self._serving.wait()
         if self._fault is not None:
             raise self._fault
-
-    # --- requests
-
-    async def _ask(self, body: Mapping[str, Any], name: str = "") -> Any:
-        """The answer, of whichever supervisor gives it. Raises SubosError."""
-        request = self._note_request(body, name)
-        if self._fault is not None:
-            self._finish(request.body["id"], self._fault)
-        elif self._link is not None and self._serving.is_set():
-            self._send(self._link, request)
-        # Whoever asks may give up; what is asked is done all the same, as a supervisor cannot take it back.
-        return await asyncio.shield(request.answer)
-
-    def _note_request(self, body: Mapping[str, Any], name: str) -> _Request:
-        """It is sent to the next supervisor that serves."""
-        self._asked += 1
-        request = _Request({**body, "id": self._asked}, name, asyncio.get_running_loop().create_future())
-        self._requests[self._asked] = request
-        return request
-
-    def _send(self, link: SupervisorLink, request: _Request) -> None:
-        fds = self.devices[request.name].own_fds() if request.body["op"] == "add" else []
-        try:
-            link.send(request.body, fds)
-        except OSError as error:
-            self._finish(request.body["id"], UserError(f"the supervisor cannot be asked: {error.strerror}"))
-
-    def _ask_again(self, link: SupervisorLink) -> None:
-        """What the last one has not answered."""
-        for number, request in list(self._requests.items()):
-            if request.body["op"] == "remove" and request.name not in self.devices:
-                self._finish(number, None)
-            else:
-                self._send(link, request)
-
-    def _finish(self, number: int, result: object) -> None:
-        """`result` may be an error."""
-        request = self._requests.pop(number)
-        if request.body["op"] == "add" and request.name in self.devices:
-            if isinstance(result, SubosError):
-                self.devices.pop(request.name).close()
-            else:
-                self.devices[request.name].served = True
-        if request.answer.cancelled():
-            return
-        if isinstance(result, SubosError):
-            request.answer.set_exception(result)
-            request.answer.exception()  # which nobody may wait for any more
-        else:
-            request.answer.set_result(result)
 
     # --- what a supervisor says
 
@@ -384,7 +327,7 @@ class Holder:
                 self._forget(body["name"])
             case "answer":
                 error = body.get("error")
-                self._finish(body["id"], UserError(*error) if error is not None else body["result"])
+                self._requests.finish(body["id"], UserError(*error) if error is not None else body["result"])
             case "log":
                 log.log(int(body["level"]), "%s", body["message"])
             case "pong":
