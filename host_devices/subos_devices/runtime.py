@@ -23,8 +23,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from .errors import UserError
+from .unix import MAX_PATH
 
-MAX_PATH = 107  # bytes of a Unix socket's path (unix(7))
 LOCK_PATIENCE = 0.2  # seconds; whoever only looks, or cleans up after the dead, holds a lock for less
 LOCK_STEP = 0.01
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,39}")

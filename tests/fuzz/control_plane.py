@@ -2,7 +2,7 @@
 
 An input is a sequence of what a `HostileQemu` does. The supervisor's code is the real one; in place of the worker there
 is a stand-in, which lets go of rings, and dies when it is told to. It must answer, keep nothing, and call nothing a
-fault of its own.
+fault of its own; and from each of its notes another one must be able to go on.
 """
 
 from __future__ import annotations
@@ -10,13 +10,17 @@ from __future__ import annotations
 import atheris
 
 with atheris.instrument_imports(include=["subos_devices.supervisor", "subos_devices.vhost_user", "subos_protocol"]):
+    from subos_devices import registry
     from subos_devices.runtime import listen
     from subos_devices.supervisor import restarts
     from subos_devices.supervisor.device_server import DeviceServer
+    from subos_devices.supervisor.ledger import Record
     from subos_devices.supervisor.process_models import Model
     from subos_devices.supervisor.zygote import Wanted
+    from subos_devices.vhost_user import snapshot
     from subos_devices.vhost_user.connection import receive_fds
     from subos_devices.vhost_user.device import DeviceSpec
+    from subos_devices.vhost_user.errors import BadMemory
 
 import asyncio
 import gc
@@ -28,7 +32,7 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -41,6 +45,7 @@ from support.hostile_qemu import KINDS, MOST, OWN, HostileQemu, memory_table, st
 from support.processes import descriptors
 
 MESSAGE = struct.Struct("<BBHBB")  # request, flags, bytes of payload, descriptors, where it is cut
+EVENTFDS = ("kick", "call", "err")
 SCRIBBLE, CUT, LEAVE, NONSENSE, LEAVE_WITHIN, SET_UP, DIE = range(200, 207)  # instead of a request
 
 
@@ -88,6 +93,28 @@ class StandIn:
 
     def tell_once(self, warning: str) -> None: ...
 
+    def memory_of(self, pid: int) -> None: ...
+
+
+class Notes:
+    """A ledger that has a session made of each note, which must be the one that was noted."""
+
+    def __init__(self, spec: DeviceSpec) -> None:
+        self.spec = spec
+
+    def note(self, name: str, record: Record, fds: Mapping[str, int], renewed: Collection[str]) -> None:
+        said = json.loads(json.dumps(record))["session"]
+        own = {each: os.dup(fd) for each, fd in fds.items() if each.rstrip("0123456789") in ("region", *EVENTFDS)}
+        try:
+            session = snapshot.restore(registry.build(self.spec), said, own)
+        except BadMemory:
+            return  # it has been cut short
+        if snapshot.describe(session) != said or set(session.descriptors) != set(own):
+            raise AssertionError(f"{said} became {snapshot.describe(session)}")
+        session.close()
+
+    def forget(self, name: str) -> None: ...
+
 
 class Faults(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
@@ -113,7 +140,7 @@ class Harness:
         self.zygote = StandIn()
         zygote = cast(Any, self.zygote)
         spec = DeviceSpec("support.strangers:Reverser", "device0")
-        self.server = DeviceServer(spec, listen(self.path), zygote, model=Model(), nursery=zygote)
+        self.server = DeviceServer(spec, listen(self.path), zygote, model=Model(), nursery=zygote, ledger=Notes(spec))
         await self.server.start()
         started.set()
         await asyncio.Event().wait()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
@@ -20,7 +19,7 @@ import pytest
 from subos_devices.errors import SubosError, UserError
 from subos_devices.supervisor import holder, ledger, supervisor, supervisor_link
 from subos_devices.supervisor.holder import Holder
-from subos_devices.testing import Disconnected, FrontEnd
+from subos_devices.testing import FrontEnd
 from subos_devices.testing.serving import children
 from subos_protocol import __version__
 from support.holding import Held, hold
@@ -76,13 +75,41 @@ def test_requests_flow_on_while_there_is_none() -> None:
         assert held.holder.status()["restarts"] == 3
 
 
+@pytest.mark.parametrize("model", ["own", "group:both", "inline"])
+def test_whatever_process_serves_it(model: str) -> None:
+    """What is served inline dies with its supervisor, and is served by the next one."""
+    with (
+        hold(process=[f"one={model}", f"two={model}"]) as held,
+        FrontEnd.connect(held.add(Reverser, "one"), timeout=30) as one,
+        FrontEnd.connect(held.add(Reverser, "two"), timeout=30) as two,
+    ):
+        for vm in (one, two):
+            vm.queue(0)
+            reverses(vm)
+        before = [held.mirror(name).pid for name in ("one", "two")]
+        for _ in range(2):
+            held.kill()
+            for vm in (one, two):
+                reverses(vm, b"and again")
+        eventually(lambda: [line["driver"] for line in held.lines()] == [True, True])
+        after = [held.status(name)["pid"] for name in ("one", "two")]
+        assert after == ([held.supervisor] * 2 if model == "inline" else before)
+        os.kill(before[0], signal.SIGKILL) if model != "inline" else held.kill()
+        for vm in (one, two):
+            reverses(vm, b"once more")
+            assert vm.stop(vm.queues[0]) == 4
+        assert held.disconnections == 0
+
+
 @contextmanager
 def killing(held: Held, seed: int) -> Iterator[None]:
-    """Again and again, at any moment, whatever it does."""
+    """Again and again, at any moment, whatever it does; ever later, so that one comes to its end on a busy machine."""
     over, moments = threading.Event(), random.Random(seed)
 
     def kill() -> None:
-        while not over.wait(moments.uniform(0, 0.05)):
+        longest = 0.05
+        while not over.wait(moments.uniform(0, longest)):
+            longest += 0.005
             pid = held.holder.status()["pid"]
             if pid and is_alive(pid):
                 os.kill(pid, signal.SIGKILL)
@@ -96,13 +123,6 @@ def killing(held: Held, seed: int) -> Iterator[None]:
         killer.join()
 
 
-def connected(path: Path) -> FrontEnd:
-    """A connection that was accepted by one that died before it could say so is lost."""
-    while True:
-        with contextlib.suppress(Disconnected):
-            return FrontEnd.connect(path, timeout=60)
-
-
 @pytest.mark.parametrize("seed", range(3))
 def test_a_front_end_sets_its_device_up_while_supervisors_die(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(holder, "LONGEST", 0.01)
@@ -110,7 +130,7 @@ def test_a_front_end_sets_its_device_up_while_supervisors_die(seed: int, monkeyp
         path = held.add(Reverser)
         with killing(held, seed):
             for number in range(10):
-                with connected(path) as vm:
+                with FrontEnd.connect(path, timeout=60) as vm:
                     queue = vm.queue(0, size=16)
                     reverses(vm)
                     assert vm.config().startswith(b"reverser")
@@ -184,6 +204,21 @@ def test_a_zygote_that_dies_is_replaced_and_workers_come_back() -> None:
         assert held.holder._zygote.pid != old
         assert not is_alive(worker)
         assert (held.mirror().restarts, held.disconnections, held.holder.status()["restarts"]) == (1, 0, 0)
+
+
+def test_a_zygote_that_dies_before_a_supervisor_takes_over_is_replaced_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next supervisor hears of one zygote, not of two."""
+    with hold() as held, FrontEnd.connect(held.add(Reverser), timeout=30) as vm:
+        vm.queue(0)
+        reverses(vm)
+        patched_program(monkeypatch, "import time; time.sleep(1)")
+        os.kill(held.supervisor, signal.SIGKILL)
+        eventually(lambda: held.holder.status()["pid"] is None)
+        os.kill(held.holder._zygote.pid, signal.SIGKILL)
+        reverses(vm, b"after")
+        assert held.supervisor
+        assert held.holder.status()["restarts"] == 1
+        eventually(lambda: held.mirror().restarts == 1)
 
 
 @pytest.mark.parametrize("first", ["zygote", "supervisor"])
@@ -328,6 +363,23 @@ def test_one_that_cannot_go_on_gets_another_zygote_in_the_end(
         assert not is_alive(worker)
         assert (held.disconnections, vm.stop(queue)) == (0, 2)
     assert caplog.text.count("a supervisor does not come to serve") == 2
+
+
+def test_while_none_can_be_started_the_workers_serve_on(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with hold() as held, FrontEnd.connect(held.add(Reverser), timeout=30) as vm:
+        queue = vm.queue(0)
+        reverses(vm)
+        worker = held.mirror().pid
+        with monkeypatch.context() as patched:
+            patched_program(patched, "raise SystemExit(3)")
+            os.kill(held.supervisor, signal.SIGKILL)
+            eventually(lambda: caplog.text.count("does not come to serve: it ended with status 3") > 3)
+            reverses(vm, b"meanwhile")
+        assert held.supervisor
+        assert (held.mirror().pid, held.mirror().restarts) == (worker, 0)
+        assert vm.stop(queue) == 2
 
 
 def test_where_not_even_the_first_one_serves_devices_cannot_be_added(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -321,7 +321,7 @@ def test_an_attached_vm_has_its_devices_as_its_rules_say(folder: Path) -> None:
         models = {"mouse": "group:input", "keyboard": "group:input", "pen": "own", "rng": "inline"}
         assert {name: device["process"] for name, device in devices.items()} == models
         assert devices["mouse"]["pid"] == devices["keyboard"]["pid"] != devices["pen"]["pid"]
-        assert devices["rng"]["pid"] == status["pid"]
+        assert devices["rng"]["pid"] == status["supervisor"]["pid"]
         assert status["memory"]["workers"] == devices["mouse"]["pss"] + devices["pen"]["pss"]
         shown = subos("status", "fake", check=0).stdout.decode()
         assert f"{devices['mouse']['pid']} input" in shown

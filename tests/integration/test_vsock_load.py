@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from subos_devices.testing import FrontEnd
 from subos_protocol.vsock import Op
-from support.vsock_driver import Packet
+from support.vsock_driver import Driver, Packet
 from support.waiting import eventually
 
 from .test_vsock import Scene, closed, scene
@@ -224,6 +225,21 @@ def test_a_guest_that_reboots_leaves_no_connection(at: Scene) -> None:
     client, request = at.to_guest()  # which is the first packet that the new driver sees
     at.guest.reply(request, Op.RW, b"again")
     assert client.recv(64) == b"again"
+
+
+def test_a_vm_that_ends_takes_its_connections_along(at: Scene) -> None:
+    client, _ = at.to_guest()
+    accepted, _ = at.to_host(6000)
+    for sock in (client, accepted):
+        sock.settimeout(5)
+    at.vm.close()
+    assert closed(client)
+    assert closed(accepted)
+    with FrontEnd.connect(at.served.path) as vm:
+        at.guest = Driver(vm)
+        client, request = at.to_guest()  # which is the first packet that the next guest sees
+        at.guest.reply(request, Op.RW, b"again")
+        assert client.recv(64) == b"again"
 
 
 def test_connections_outlive_a_pause_of_the_vm(at: Scene) -> None:

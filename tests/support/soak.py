@@ -34,6 +34,7 @@ KEYS: Mapping[str, Sequence[int]] = {
     "touchpad": (Key.BTN_LEFT,),
 }
 FINGERS = 10
+ANSWER = 120.0  # seconds that `status` may take, which looks at the memory of forty processes, on a busy machine
 SUPERVISORS = 0.05  # of those that are killed
 PAUSE = 0.02  # seconds between a driver's events
 
@@ -75,7 +76,7 @@ class Soak:
         while time.monotonic() < end and not self.errors:
             time.sleep(every * self._chance.uniform(0.5, 1.5))
             victim = self._chance.choice(self._mortal)
-            status: dict[str, Any] = control.ask(self.name, "status")
+            status: dict[str, Any] = control.ask(self.name, "status", timeout=ANSWER)
             [pid] = [device["pid"] for device in status["devices"] if device["name"] == victim]
             if self._chance.random() < SUPERVISORS:
                 victim, pid = "supervisor", status["supervisor"]["pid"]

@@ -37,7 +37,7 @@ def test_a_guest_goes_on_over_the_deaths_of_a_group_and_of_a_program(tmp_path: P
             eventually(lambda: status_of(NAME)["agent"], timeout=60)
             before = devices()
             assert len({before[name]["pid"] for name in GROUP}) == 1
-            assert before["pen"]["pid"] == process.pid
+            assert before["pen"]["pid"] == status_of(NAME)["supervisor"]["pid"]
             for pid in (before["rng"]["pid"], before["mouse"]["pid"]):
                 step(f"kill process {pid}")
                 os.kill(pid, signal.SIGKILL)

@@ -16,7 +16,8 @@ from pathlib import Path
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    from ..launcher.settings import add_device_flags
+    from .. import config
+    from ..launcher.settings import PROCESS, add_device_flags
     from ..launcher.shares import FORM
 
     parser = subparsers.add_parser(
@@ -29,6 +30,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--share", action="append", default=[], metavar=FORM, help="share a folder or a file; may be repeated"
     )
     add_device_flags(parser)
+    config.add_flags(parser, (PROCESS,))
     parser.add_argument("--memory", default="2G", metavar="SIZE", help="the VM's memory, as in its -m (default: 2G)")
     parser.add_argument(
         "--socket-dir", type=Path, default=Path.cwd(), metavar="DIR", help="where the sockets are (default: here)"
@@ -38,9 +40,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
+    from .. import config
     from ..errors import UserError
     from ..launcher import devices
-    from ..launcher.settings import DEVICES, memory_mib, wanted_devices
+    from ..launcher.settings import DEVICES, PROCESS, memory_mib, process_models, wanted_devices
     from ..launcher.shares import parse_shares
 
     planned = devices.plan(parse_shares(args.share), **wanted_devices(args))
@@ -49,7 +52,9 @@ def run(args: argparse.Namespace) -> int:
         flags = ", ".join(f"--{kind}" for kind in ("share", *DEVICES, "gamepad"))
         raise UserError("nothing to print arguments for", f"name at least one of {flags}")
     folder = args.socket_dir.absolute()
-    serve = [devices.serve_command(folder, device) for device in planned]
+    rules = config.resolve(args, (PROCESS,), None).process
+    models = process_models(rules, [(device.name, device.kind) for device in planned], "auto")
+    serve = [devices.serve_command(folder, device, models.named(device.name, device.kind)) for device in planned]
     memory = f"memory-backend-memfd,id=subos-memory,size={memory_mib(args.memory)}M,share=on"
     qemu = ["-object", memory, "-machine", "memory-backend=subos-memory"]
     for device in planned:

@@ -33,7 +33,7 @@ CHECKS: tuple[Check, ...] = (
     ("gamepad", KILLED, recovery.gamepad),
     ("rng", "the guest draws random bytes", entropy.generator),
     ("rng", KILLED, recovery.generator),
-    ("vsock", "1 MiB there and back again", channel.echo),
+    ("vsock", "1 MiB there and back again", channel.echoes),
     ("vsock", KILLED, recovery.streams),
     ("supervisor", KILLED, recovery.supervisor),
     ("agent", "the host runs a command in the guest", channel.runs_a_command),

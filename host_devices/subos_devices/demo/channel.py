@@ -2,42 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import secrets
 
 from ..agent.caller import connected
-from ..launcher.devices import vsock_path
-from .scene import CheckFailed, Scene, begin, same
+from . import echo
+from .scene import Scene, same
 
 MIB = 1 << 20
 PORT = 5000
-ECHO = f"""
-import socket
-listener = socket.socket(socket.AF_VSOCK)
-listener.bind((socket.VMADDR_CID_ANY, {PORT}))
-listener.listen()
-print("listening", flush=True)
-client, _ = listener.accept()
-while data := client.recv(1 << 16):
-    client.sendall(data)
-client.close()
-"""
 
 
-async def echo(scene: Scene) -> str:
+async def echoes(scene: Scene) -> str:
     """A program of the guest sends back what a program of the host sends."""
-    await begin(scene, "/run/subos-demo-echo", ECHO)
-    reader, writer = await asyncio.open_unix_connection(vsock_path(scene.vm.folder))
-    try:
-        writer.write(b"CONNECT %d\n" % PORT)
-        if not (answer := await reader.readline()).startswith(b"OK "):
-            raise CheckFailed(f"the device answered {answer!r}")
-        data = secrets.token_bytes(MIB)
-        writer.write(data)
-        back = await asyncio.wait_for(reader.readexactly(MIB), 20)
-    finally:
-        writer.close()
+    await echo.listen(scene, PORT)
+    data = secrets.token_bytes(MIB)
+    async with echo.stream(scene, PORT) as stream:
+        back = await stream.echoed(data)
     same(hashlib.sha256(back).hexdigest(), hashlib.sha256(data).hexdigest(), "the hash of what came back")
     return "1 MiB, hashes equal"
 

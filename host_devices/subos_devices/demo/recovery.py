@@ -18,27 +18,11 @@ from subos_protocol.input_codes import Abs, Ev, Key
 
 from ..input import actions, script
 from ..input.client import DriverConnection
-from ..launcher.devices import driver_path, vsock_path
-from . import inputs
+from ..launcher.devices import driver_path
+from . import echo, inputs
 from .scene import CheckFailed, Scene, begin, eventually, in_guest, same
 
 PORT, ANOTHER_PORT = 5001, 5002
-ECHO = """
-import socket, sys, threading
-def echo(client):
-    with client:
-        while data := client.recv(1 << 16):
-            client.sendall(data)
-listener = socket.socket(socket.AF_VSOCK)
-listener.bind((socket.VMADDR_CID_ANY, int(sys.argv[1])))
-listener.listen()
-print("listening", flush=True)
-while True:
-    threading.Thread(target=echo, args=(listener.accept()[0],), daemon=True).start()
-"""
-
-
-Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class Killed:
@@ -165,11 +149,11 @@ async def generator(scene: Scene) -> str:
 
 async def streams(scene: Scene) -> str:
     """A stream that was open ends at once, and the next one can be opened."""
-    await begin(scene, "/run/subos-demo-recovery-echo", ECHO, str(PORT))
-    async with _echoing(scene, PORT) as (before, _writer):
+    await echo.listen(scene, PORT)
+    async with _echoing(scene, PORT) as before:
         killed = Killed(scene, "vsock")
         with contextlib.suppress(ConnectionError):
-            same(await asyncio.wait_for(before.read(), 20), b"", "what came at the end")
+            same(await before.rest(), b"", "what came at the end")
         ended = killed.elapsed()
         async with _echoing(scene, PORT):
             back = killed.came_back(killed.elapsed())
@@ -179,7 +163,7 @@ async def streams(scene: Scene) -> str:
 async def supervisor(scene: Scene) -> str:
     """The process that speaks with QEMU. No worker dies of it, and a stream that is open stays so."""
     holder = scene.vm.supervisor
-    await begin(scene, "/run/subos-demo-supervisor-echo", ECHO, str(ANOTHER_PORT))
+    await echo.listen(scene, ANOTHER_PORT)
     async with _echoing(scene, ANOTHER_PORT) as stream:
         workers = {name: (device.pid, device.restarts) for name, device in holder.devices.items()}
         old, began = holder.status()["pid"], time.monotonic()
@@ -190,10 +174,10 @@ async def supervisor(scene: Scene) -> str:
         async def is_back() -> bool:
             return holder.status()["pid"] not in (None, old)
 
-        await _echoed(*stream)
+        await _echoes(stream)
         await eventually(is_back, "the next one", step=0.001)
         back = (time.monotonic() - began) * 1000
-        await _echoed(*stream)
+        await _echoes(stream)
         same({name: (device.pid, device.restarts) for name, device in holder.devices.items()}, workers, "who serves")
     await _input_goes_on(scene)
     return f"process {old} killed, the next one serves after {back:.0f} ms; {len(workers)} workers and a stream went on"
@@ -229,20 +213,13 @@ async def _meanwhile(scene: Scene, command: str) -> AsyncIterator[None]:
 
 
 @contextlib.asynccontextmanager
-async def _echoing(scene: Scene, port: int) -> AsyncIterator[Stream]:
+async def _echoing(scene: Scene, port: int) -> AsyncIterator[echo.Stream]:
     """A stream to the guest's program, which has sent back what it got."""
-    reader, writer = await asyncio.open_unix_connection(vsock_path(scene.vm.folder))
-    try:
-        writer.write(b"CONNECT %d\n" % port)
-        if not (answer := await asyncio.wait_for(reader.readline(), 20)).startswith(b"OK "):
-            raise CheckFailed(f"the device answered {answer!r}")
-        await _echoed(reader, writer)
-        yield reader, writer
-    finally:
-        writer.close()
+    async with echo.stream(scene, port) as stream:
+        await _echoes(stream)
+        yield stream
 
 
-async def _echoed(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _echoes(stream: echo.Stream) -> None:
     word = secrets.token_bytes(16)
-    writer.write(word)
-    same(await asyncio.wait_for(reader.readexactly(len(word)), 20), word, "what came back")
+    same(await stream.echoed(word), word, "what came back")

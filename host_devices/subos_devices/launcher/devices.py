@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from ..agent.worker_channels import WorkerChannels
 from ..errors import UserError
 from ..runtime import listen
+from ..supervisor.process_models import Model
 from ..vhost_user.device import DeviceSpec, Option
 from .qemu import VhostUserDevice
 from .settings import GAMEPAD_OPTIONS, HOTPLUG, MAX_GAMEPADS, NO_RUMBLE, NO_SENSORS, UHID, UINPUT
@@ -31,6 +32,7 @@ MICE = ("mouse", "pointer")  # absolute and relative: while the VM runs, either 
 FILE_EVENTS, GAMEPAD = "events", "agent"  # channels of workers: their names in a device's descriptors
 PRESENCE = "presence"  # an eventfd: a gamepad's worker has news of its drivers
 FS_QUEUE_SIZE = 1024  # descriptors; Linux sizes its requests by it, so a small one means small reads
+OWN_PROCESS = Model()
 NO_CHANNELS: Mapping[str, WorkerChannels] = MappingProxyType({})
 
 
@@ -193,8 +195,14 @@ def vsock_path(folder: Path) -> Path:
     return folder / "vsock.sock"
 
 
-def serve_command(folder: Path, device: PlannedDevice) -> list[str]:
-    """The `subos-devices serve` that offers `device` on its socket in `folder`."""
+def serve_command(folder: Path, device: PlannedDevice, model: Model = OWN_PROCESS) -> list[str]:
+    """The `subos-devices serve` that offers `device` on its socket in `folder`. Raises UserError for a group's: each
+    such command serves one device."""
+    if model.group:
+        raise UserError(
+            f"{device.name} cannot be {model} here: each command serves one device, in a process of its own",
+            "own, own:COMMAND or inline; subos-devices run and attach have groups",
+        )
     command = ["subos-devices", "serve", device.kind, "--socket-path", str(socket_path(folder, device))]
     if device.kind == "fs":
         command += ["--shared-dir", shared_path(device.options)]
@@ -205,6 +213,8 @@ def serve_command(folder: Path, device: PlannedDevice) -> list[str]:
         command += [word for key, value in device.options.items() for word in ("--option", f"{key}={value}")]
     if device.kind == "vsock":
         command += ["--uds-path", str(vsock_path(folder))]
+    if model != OWN_PROCESS:
+        command += ["--process", str(model)]
     return command
 
 

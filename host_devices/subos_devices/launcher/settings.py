@@ -106,7 +106,7 @@ PROCESS = Setting(
     "a sandbox); may be repeated",
     "DEVICE=MODEL",
 )
-"""A flag of `run` and `attach`; `serve` has one like it."""
+"""A flag of `run`, `attach` and `args`; `serve` has one like it."""
 
 SETTINGS = (
     Setting("name", str, "what the VM is called, here and in the guest", "NAME"),

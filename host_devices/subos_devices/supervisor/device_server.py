@@ -38,6 +38,7 @@ from ..vhost_user.effects import (
 from ..vhost_user.errors import BadMemory, BadMessage, TransportError
 from ..vhost_user.session import Session, Vring
 from .caretaker import Caretaker
+from .entrance import Entrance
 from .faults import Faults
 from .ledger import Held, Ledger, Nobody
 from .link import WorkerLink
@@ -56,7 +57,7 @@ log.addFilter(Throttle())
 
 
 class DeviceServer:
-    """Serves `spec`'s device to the front end that connects to `listener`, for as long as it is connected.
+    """Serves `spec`'s device to the front end that comes in by `listener` (`Entrance`), for as long as it is connected.
 
     `on_disconnect` is called when a front end has gone; another one may then connect. `held` is what another supervisor
     has left of the device; its descriptors become this one's, as do those of `spec`. Raises UserError where the device
@@ -76,7 +77,7 @@ class DeviceServer:
         held: Held | None = None,
     ) -> None:
         self.spec = spec
-        self._listener = listener
+        self._entrance = Entrance(listener)
         self._on_disconnect = on_disconnect
         self._ledger = ledger or Nobody()
         device = registry.build(spec)
@@ -112,7 +113,6 @@ class DeviceServer:
         self._begin(None)
 
     def _begin(self, stream: MessageStream | None) -> None:
-        self._listener.setblocking(False)
         self._stream = stream
         self._task = self._loop.create_task(self._serve(stream))
         self._task.add_done_callback(self._served)
@@ -123,6 +123,7 @@ class DeviceServer:
         stream = None
         if "connection" in fds:
             stream = MessageStream(socket.socket(fileno=fds["connection"]))
+            self._entrance.noted(stream.socket)
             stream.received = record["received"]
             self._pending = record["pending"]
             try:
@@ -162,7 +163,7 @@ class DeviceServer:
             await asyncio.gather(task, return_exceptions=True)
             self._ledger.forget(self.spec.name)
         self.caretaker.close()
-        self._listener.close()
+        self._entrance.close()
         self.session.close()
         self._outbox.close()
         os.close(self._counters_fd)
@@ -211,7 +212,7 @@ class DeviceServer:
         told = False
         while True:
             try:
-                return (await self._loop.sock_accept(self._listener))[0]
+                return await self._entrance.next()
             except OSError as error:
                 if error.errno not in _NO_ROOM:
                     raise
@@ -227,6 +228,7 @@ class DeviceServer:
             stream.socket.setblocking(False)
             self._stream = stream
             self._note()
+            self._entrance.noted(stream.socket)
             self._readable.clear()
             self._loop.add_reader(stream.socket, self._readable.set)
             try:

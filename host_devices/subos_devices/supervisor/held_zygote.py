@@ -78,7 +78,7 @@ class HeldZygote:
 
     def _died(self) -> None:
         self._leave()
-        delay = min(self._restarts.died(self._loop.time(), 0, owing=True), LONGEST)
+        delay = min(self._restarts.died(self._loop.time(), 0, owing=False), LONGEST)
         log.error("the zygote died; another one is started %s", f"in {delay:g} s" if delay else "now")
         if delay:
             self._again = self._loop.call_later(delay, self._start)

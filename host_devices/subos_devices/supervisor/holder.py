@@ -15,9 +15,9 @@ import asyncio
 import contextlib
 import logging
 import os
+import resource
 import socket
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from ..errors import SubosError, UserError
@@ -28,6 +28,7 @@ from .ledger import FORMAT
 from .mirror import Mirror
 from .packets import Message
 from .process_models import Models
+from .requests import Requests
 from .restarts import Restarts
 from .sandbox.policies import AUTO, Choice
 from .supervisor_link import Begun, SupervisorFailed, SupervisorLink, begin, bury
@@ -38,8 +39,9 @@ TAKE_PATIENCE = 20.0  # seconds until it has taken over
 CLOSE_PATIENCE = 20.0  # seconds until it has let go of all devices, when all ends
 PING = 5.0  # seconds between two looks at whether it answers
 MISSES = 2  # looks after which one that has not answered hangs
+DESCRIPTORS = 16384  # that the launcher may have open, if it may
 TRIES = 2  # take-overs that fail until the next one begins without the workers that there are
-NEXT_HINT = "the one that serves goes on; is the new version installed whole? subos-devices doctor looks"
+NEXT_HINT = "the one that serves goes on; once the new version is installed whole, try again"
 
 log = logging.getLogger("subos")
 log.addFilter(Throttle())
@@ -53,14 +55,6 @@ class Succession(NamedTuple):
     milliseconds: float
     old_version: str
     new_version: str
-
-
-@dataclass
-class _Request:
-    body: Mapping[str, Any]
-    name: str
-    """Of the device that it is about; empty where it is about none."""
-    answer: asyncio.Future[Any]
 
 
 class Holder:
@@ -78,29 +72,31 @@ class Holder:
         self._zygote = zygote
         self._begun: Begun | None = begun
         self._link: SupervisorLink | None = None
+        self._has_order = False
+        """It has been told to take over."""
         self._next: SupervisorLink | None = None
         """One that is ready to come after it."""
         self._serving: asyncio.Event
         self._reign: asyncio.Task[None] | None = None
         self._fault: SupervisorFailed | None = None
-        self._requests: dict[int, _Request] = {}
-        self._asked = 0
+        self._requests = Requests(self.devices, self._asked)
         self._look: asyncio.TimerHandle | None = None
         self._misses = 0
         self._restarting: asyncio.Lock
 
     @classmethod
     def start(cls, *kinds: str) -> Holder:
-        """Starts the zygote, which loads these kinds of devices at once, and the supervisor. Raises OSError."""
+        """Starts the zygote and the supervisor, which load these kinds of devices at once. Raises OSError."""
         zygote = HeldZygote(*kinds)
         try:
-            return cls(zygote, begin())
+            return cls(zygote, begin(kinds))
         except OSError:
             zygote.close()
             raise
 
     async def __aenter__(self) -> Holder:
         self._serving, self._restarting = asyncio.Event(), asyncio.Lock()
+        _make_room()
         self._zygote.watch(self._renewed_zygote)
         self._reign = asyncio.ensure_future(self._keep_one())
         self._reign.add_done_callback(_tell_fault)
@@ -130,8 +126,7 @@ class Holder:
         for link in (self._link, self._next):
             if link is not None:
                 link.close()
-        for number in list(self._requests):
-            self._finish(number, SubosError("the supervisor has ended"))
+        self._requests.fail(SubosError("the supervisor has ended"))
         for name in list(self.devices):
             self.devices.pop(name).close()
         self._zygote.close()
@@ -148,21 +143,21 @@ class Holder:
             mirror.close()
             raise UserError(f"two devices are called {spec.name!r}")
         self.devices[spec.name] = mirror
-        await self._ask({"op": "add", "spec": mirror.plain()}, spec.name)
+        await self._requests.ask({"op": "add", "spec": mirror.plain()}, spec.name)
         return mirror
 
     async def remove(self, name: str) -> None:
         """Raises KeyError where there is no such device."""
         mirror = self.devices[name]
-        under_way = [request.answer for request in self._requests.values() if request.name == name]
+        under_way = self._requests.under_way(name)
         if under_way:
             await asyncio.wait(under_way)
         if self.devices.get(name) is mirror:  # otherwise it could not be added, or is removed already
-            await self._ask({"op": "remove", "name": name}, name)
+            await self._requests.ask({"op": "remove", "name": name}, name)
 
     async def status_and_memory(self) -> tuple[list[dict[str, Any]], dict[str, int | None]]:
         """As `Supervisor.status_and_memory`, and what the `launcher` costs."""
-        lines, memory = await self._ask({"op": "status"})
+        lines, memory = await self._requests.ask({"op": "status"})
         return lines, {**memory, "launcher": await asyncio.to_thread(_own_memory)}
 
     def status(self) -> dict[str, Any]:
@@ -179,9 +174,8 @@ class Holder:
         is ready. Raises UserError where it does not get ready, and then the old one serves on."""
         async with self._restarting:
             await self._until_serving()
-            kinds = {mirror.spec.kind for mirror in self.devices.values()}
             try:
-                link = SupervisorLink(begin(kinds), lambda message: self._hear(link, message))
+                link = SupervisorLink(begin(self._kinds()), lambda message: self._hear(link, message))
             except OSError as error:
                 raise UserError(f"no other supervisor can be started: {error.strerror}", NEXT_HINT) from error
             try:
@@ -193,7 +187,11 @@ class Holder:
                 await self._until_serving()  # one that has died meanwhile has a successor of its own
             except SupervisorFailed as error:
                 link.close()
-                hint = NEXT_HINT if link.version == "" else "the one that serves goes on; the VM must be started anew"
+                hint = (
+                    NEXT_HINT
+                    if link.version == ""
+                    else "the one that serves goes on; the VM gets that version when it is started anew"
+                )
                 raise UserError(f"the next supervisor does not serve: {error.message}", hint) from error
             except BaseException:
                 link.close()
@@ -213,6 +211,10 @@ class Holder:
         assert new is not None
         return Succession(old.pid, new.pid, (loop.time() - began) * 1000, old.version, new.version)
 
+    def _kinds(self) -> set[str]:
+        """Of the devices that the next supervisor is going to have, and may have."""
+        return {*self._zygote.kinds, *(mirror.spec.kind for mirror in self.devices.values())}
+
     @property
     def _version(self) -> str:
         return self._link.version if self._link is not None else ""
@@ -221,7 +223,8 @@ class Holder:
 
     async def _keep_one(self) -> None:
         """Has a supervisor serve, always. Ends with `_fault` where not even the first one comes to serve."""
-        restarts, loop, failures, served = Restarts(), asyncio.get_running_loop(), 0, False
+        restarts, loop = Restarts(), asyncio.get_running_loop()
+        starts, failures, served = 0, 0, False
         while True:
             restarts.born(loop.time(), 0)
             try:
@@ -231,18 +234,19 @@ class Holder:
                 why = error.message if isinstance(error, SupervisorFailed) else f"it cannot be started: {error}"
                 if self._link is not None:
                     self._link.close()
-                failures += 1
-                if not served and failures > TRIES:
+                starts += 1
+                if not served and starts > TRIES:
                     self._give_up(SupervisorFailed(f"the supervisor does not serve: {why}", "subos-devices doctor"))
                     return
                 log.error("a supervisor does not come to serve: %s", why)
-                if failures % TRIES == 0:
+                failures += self._has_order
+                if self._has_order and failures % TRIES == 0:
                     self._zygote.renew()  # what its workers are, or say, may be why
             else:
                 restarts.ready()
                 failures, served, self._misses = 0, True, 0
                 self._serving.set()
-                self._ask_again(link)
+                self._requests.ask_again(link)
                 await link.ended()
                 self._serving.clear()
                 if self._next is not None:
@@ -256,13 +260,13 @@ class Holder:
 
     def _successor(self) -> SupervisorLink:
         """One that is ready, or the one that was started first, or another. Raises OSError."""
-        self._link = None
+        self._link, self._has_order = None, False
         if self._next is not None:
             link, self._next = self._next, None
             return link
         begun, self._begun = self._begun, None
         if begun is None:
-            begun = begin({mirror.spec.kind for mirror in self.devices.values()})
+            begun = begin(self._kinds())
         link = SupervisorLink(begun, lambda message: self._hear(link, message))
         return link
 
@@ -276,17 +280,16 @@ class Holder:
             if mirror.held is None:
                 mirror.forget()
                 if mirror.served:
-                    self._note_request({"op": "add", "spec": mirror.plain()}, mirror.spec.name)
+                    self._requests.note({"op": "add", "spec": mirror.plain()}, mirror.spec.name)
         order = {
             "op": "take over",
-            "format": FORMAT,
             "sandbox": self.sandbox,
             "models": self.models.plain(),
             "level": log.getEffectiveLevel(),
             "devices": len(handed),
             "zygote": {"pid": self._zygote.pid, "kinds": self._zygote.kinds, "used": self._zygote.used},
         }
-        self._zygote.used = True
+        self._zygote.used = self._has_order = True
         link.send(order, [self._zygote.channel])
         for mirror, held in handed:
             body = {"op": "device", "spec": mirror.plain(), "record": held.record, "held": list(held.fds)}
@@ -294,71 +297,24 @@ class Holder:
         await link.taken(TAKE_PATIENCE)
 
     def _renewed_zygote(self) -> None:
-        if self._link is not None:
+        if self._link is not None and self._has_order:
             self._zygote.used = True
             self._link.send({"op": "zygote", "pid": self._zygote.pid}, [self._zygote.channel])
 
     def _give_up(self, fault: SupervisorFailed) -> None:
         self._fault = fault
         self._serving.set()
-        for number in list(self._requests):
-            self._finish(number, fault)
+        self._requests.fail(fault)
+
+    def _asked(self) -> SupervisorLink | None:
+        """Who serves, if anybody does."""
+        return self._link if self._serving.is_set() else None
 
     async def _until_serving(self) -> None:
         """Raises SupervisorFailed where none ever does."""
         await self._serving.wait()
         if self._fault is not None:
             raise self._fault
-
-    # --- requests
-
-    async def _ask(self, body: Mapping[str, Any], name: str = "") -> Any:
-        """The answer, of whichever supervisor gives it. Raises SubosError."""
-        request = self._note_request(body, name)
-        if self._fault is not None:
-            self._finish(request.body["id"], self._fault)
-        elif self._link is not None and self._serving.is_set():
-            self._send(self._link, request)
-        # Whoever asks may give up; what is asked is done all the same, as a supervisor cannot take it back.
-        return await asyncio.shield(request.answer)
-
-    def _note_request(self, body: Mapping[str, Any], name: str) -> _Request:
-        """It is sent to the next supervisor that serves."""
-        self._asked += 1
-        request = _Request({**body, "id": self._asked}, name, asyncio.get_running_loop().create_future())
-        self._requests[self._asked] = request
-        return request
-
-    def _send(self, link: SupervisorLink, request: _Request) -> None:
-        fds = self.devices[request.name].own_fds() if request.body["op"] == "add" else []
-        try:
-            link.send(request.body, fds)
-        except OSError as error:
-            self._finish(request.body["id"], UserError(f"the supervisor cannot be asked: {error.strerror}"))
-
-    def _ask_again(self, link: SupervisorLink) -> None:
-        """What the last one has not answered."""
-        for number, request in list(self._requests.items()):
-            if request.body["op"] == "remove" and request.name not in self.devices:
-                self._finish(number, None)
-            else:
-                self._send(link, request)
-
-    def _finish(self, number: int, result: object) -> None:
-        """`result` may be an error."""
-        request = self._requests.pop(number)
-        if request.body["op"] == "add" and request.name in self.devices:
-            if isinstance(result, SubosError):
-                self.devices.pop(request.name).close()
-            else:
-                self.devices[request.name].served = True
-        if request.answer.cancelled():
-            return
-        if isinstance(result, SubosError):
-            request.answer.set_exception(result)
-            request.answer.exception()  # which nobody may wait for any more
-        else:
-            request.answer.set_result(result)
 
     # --- what a supervisor says
 
@@ -371,7 +327,7 @@ class Holder:
                 self._forget(body["name"])
             case "answer":
                 error = body.get("error")
-                self._finish(body["id"], UserError(*error) if error is not None else body["result"])
+                self._requests.finish(body["id"], UserError(*error) if error is not None else body["result"])
             case "log":
                 log.log(int(body["level"]), "%s", body["message"])
             case "pong":
@@ -422,6 +378,14 @@ class Holder:
         if self._misses == 0:
             link.send({"op": "ping"})
         self._misses += 1
+
+
+def _make_room() -> None:
+    """A device takes some twenty descriptors here, and 1024, the usual limit, are few for fifty of them."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _tell_fault(task: asyncio.Task[None]) -> None:

@@ -22,7 +22,8 @@ Record = Mapping[str, Any]
 """
 
 FORMAT = 1
-"""Of records, and of what their descriptors' names mean: a supervisor goes on with those of its own format only."""
+"""Of records and what their descriptors' names mean, and of what zygote, keepers and workers hear and say: those that a
+successor finds are the last version's. It goes on with what is of its own format only."""
 
 
 class Ledger(Protocol):

@@ -10,16 +10,17 @@ from typing import Any
 from .. import registry
 from ..vhost_user.counters import Counters
 from ..vhost_user.device import Device, DeviceSpec
+from .entrance import Corridor
 from .ledger import Held, Record
 from .packets import Message
 
 
 class Mirror:
-    """`spec`'s descriptors and `listener` are its own, and so is what is noted."""
+    """`spec`'s descriptors and `listener` are its own, and so is what is noted. Made where the event loop runs."""
 
     def __init__(self, spec: DeviceSpec, listener: socket.socket) -> None:
         self.spec = spec
-        self.listener = listener
+        self._corridor = Corridor(listener)
         self.served = False
         """It has been served, so that a successor goes on with it."""
         self._record: Record | None = None
@@ -69,7 +70,7 @@ class Mirror:
         return [self.spec.kind, self.spec.name, dict(self.spec.options), list(self.spec.fds)]
 
     def own_fds(self) -> list[int]:
-        return [self.listener.fileno(), *self.spec.fds.values()]
+        return [self._corridor.outlet.fileno(), *self.spec.fds.values()]
 
     def note(self, message: Message) -> None:
         """Takes in a record, and the descriptors that are new in it."""
@@ -95,6 +96,6 @@ class Mirror:
     def close(self) -> None:
         self.served = False
         self.forget()
-        self.listener.close()
+        self._corridor.close()
         for fd in self.spec.fds.values():
             os.close(fd)

@@ -40,21 +40,25 @@ class Sharing(Protocol):
         """Asks for a worker now, if it was going to do so later."""
 
 
-class Alone:
-    """One process for each device: of our own program, or another one."""
+class OfZygote:
+    """What all have in common whose workers the zygote makes."""
 
     def __init__(self, zygote: Zygote, model: Model) -> None:
         self._zygote = zygote
         self._model = model
-
-    def spawn(self, wanted: Wanted) -> None:
-        self._zygote.spawn([wanted], self._model)
 
     def kill(self, pid: int) -> None:
         self._zygote.kill(pid)
 
     def kill_all(self) -> None:
         """Nothing: what SIGKILL does not end waits in the kernel."""
+
+
+class Alone(OfZygote):
+    """One process for each device: of our own program, or another one."""
+
+    def spawn(self, wanted: Wanted) -> None:
+        self._zygote.spawn([wanted], self._model)
 
     def join(self, device: Sharing) -> None:
         pass
@@ -63,15 +67,14 @@ class Alone:
         pass
 
 
-class Group:
+class Group(OfZygote):
     """One process for all its devices: it is started once each of them has asked for a worker.
 
     One that joins a group that is served already has the process started anew, as does one whose worker died.
     """
 
-    def __init__(self, model: Model, zygote: Zygote) -> None:
-        self._model = model
-        self._zygote = zygote
+    def __init__(self, zygote: Zygote, model: Model) -> None:
+        super().__init__(zygote, model)
         self._devices: list[Sharing] = []
         self._asked: dict[str, Wanted] = {}
         self._look: asyncio.Handle | None = None
@@ -92,12 +95,6 @@ class Group:
     def spawn(self, wanted: Wanted) -> None:
         self._asked[wanted.spec.name] = wanted.dup()
         self._look_soon()
-
-    def kill(self, pid: int) -> None:
-        self._zygote.kill(pid)
-
-    def kill_all(self) -> None:
-        """Nothing: what SIGKILL does not end waits in the kernel."""
 
     def _look_soon(self) -> None:
         """Once for all that ask at the same time."""
@@ -158,5 +155,5 @@ def nursery(model: Model, zygote: Zygote, groups: dict[str, Group]) -> Nursery:
     if model.how == INLINE:
         return Inline()
     if model.how == GROUP:
-        return groups.setdefault(model.group, Group(model, zygote))
+        return groups.setdefault(model.group, Group(zygote, model))
     return Alone(zygote, model)

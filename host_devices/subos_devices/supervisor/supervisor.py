@@ -155,10 +155,10 @@ class Supervisor:
 
     def _zygote_says(self) -> None:
         if not self._zygote.hear():
-            log.error("the zygote died; another one is started")
             loop = asyncio.get_running_loop()
             loop.remove_reader(self._zygote.channel)
             if self._own_zygote:
+                log.error("the zygote died; another one is started")
                 self._zygote.restart()
                 loop.add_reader(self._zygote.channel, self._zygote_says)
 

@@ -14,9 +14,11 @@ from ..errors import SubosError
 from .packets import Backlog, Inbox, Message, widen
 from .starting import start
 
-# Where it cannot even load its own code (a version that is half installed, say), it says why.
+# Where it cannot even load its own code (a version that is half installed, say), it says why. Without `ssl`, which
+# asyncio would load and can do without, it is there sooner and smaller.
 PROGRAM = f"""\
 import json, os, sys
+sys.modules["ssl"] = None
 try:
     from {__package__}.supervisor_process import live
 except BaseException as error:

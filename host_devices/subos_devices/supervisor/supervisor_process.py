@@ -2,10 +2,10 @@
 
 Both say JSON objects with descriptors to each other (packets.py). The holder:
 
-    {"op": "take over", "format": FORMAT, "sandbox": …, "models": …, "level": …, "devices": n,
+    {"op": "take over", "sandbox": …, "models": …, "level": …, "devices": n,
      "zygote": {"pid": n, "kinds": […], "used": bool}}       beside it the zygote's channel; n of these follow:
-    {"op": "device", "spec": …, "record": …, "held": [names]}          its listener, the spec's descriptors, those held
-    {"op": "add", "id": n, "spec": …}                                  its listener, the spec's descriptors
+    {"op": "device", "spec": …, "record": …, "held": [names]}  its corridor (entrance.py), the spec's descriptors, held
+    {"op": "add", "id": n, "spec": …}                          its corridor, the spec's descriptors
     {"op": "remove", "id": n, "name": …}    {"op": "status", "id": n}
     {"op": "zygote", "pid": n, …}           another one, in place of one that has died; its channel
     {"op": "ping"}                          {"op": "close"}: remove all, and end
@@ -20,7 +20,8 @@ and we:
     {"op": "log", "level": n, "message": …}            one that the socket has no room for is lost
     {"op": "pong"}
 
-What is said on one socket is heard in order: a note is with the holder before an answer that depends on it.
+FORMAT is also that of what is said here. What is said on one socket is heard in order: a note is with the holder before
+an answer that depends on it.
 """
 
 from __future__ import annotations

@@ -29,6 +29,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from ..processes import memory_file
+from ..vhost_user.connection import receive_with_fds
 from ..vhost_user.device import DeviceSpec
 from .process_models import Model
 from .sandbox.policies import AUTO, Choice
@@ -131,7 +132,7 @@ class Zygote:
             self.channel.send(json.dumps({"keep": list(pids)}).encode())
             message: dict[str, Any] = {}
             while "kept" not in message:  # what comes before was said to somebody else
-                data, fds, _, _ = socket.recv_fds(self.channel, MAX_PACKET, 1, socket.MSG_CMSG_CLOEXEC)
+                data, fds = receive_with_fds(self.channel, MAX_PACKET, 1)
                 for fd in fds:
                     os.close(fd)
                 if not data:
@@ -160,7 +161,7 @@ class Zygote:
         """Takes in what the zygote has said, without waiting. False once it is gone."""
         while True:
             try:
-                data, fds, _, _ = socket.recv_fds(self.channel, MAX_PACKET, 1, socket.MSG_CMSG_CLOEXEC)
+                data, fds = receive_with_fds(self.channel, MAX_PACKET, 1)
             except BlockingIOError:
                 return True
             except ConnectionResetError:  # it has left something unread: what it said before comes next

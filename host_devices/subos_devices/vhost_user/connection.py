@@ -57,6 +57,13 @@ def receive_fds(data: Sequence[tuple[int, int, bytes]]) -> list[int]:
     return list(fds)
 
 
+def receive_with_fds(sock: socket.socket, size: int, count: int, flags: int = 0) -> tuple[bytes, list[int]]:
+    """At most `size` bytes and `count` descriptors. Not socket.recv_fds: it drops its flags (Python 3.11), so that
+    whatever program is started next would inherit the descriptors."""
+    data, ancillary, _, _ = sock.recvmsg(size, socket.CMSG_SPACE(4 * count), flags | socket.MSG_CMSG_CLOEXEC)
+    return data, receive_fds(ancillary)
+
+
 class MessageStream:
     """Frames the messages of one connected stream socket, which it owns."""
 

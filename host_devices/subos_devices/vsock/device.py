@@ -113,5 +113,8 @@ class VsockDevice(Device):
     def queue_stopped(self, queue: Virtqueue) -> None:
         self._muxer.stopped(queue)
 
+    def front_end_gone(self) -> None:
+        self._muxer.front_end_gone()
+
     def close(self) -> None:
         self._muxer.close()

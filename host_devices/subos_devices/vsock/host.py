@@ -11,7 +11,7 @@ import os
 import socket
 
 from ..errors import UserError
-from ..runtime import MAX_PATH
+from ..unix import MAX_PATH
 
 MAX_LINE = 32  # bytes of the client's first line
 BACKLOG = 1024  # clients that may wait to be accepted

@@ -90,6 +90,11 @@ class Muxer:
         self._stopped_at = time.monotonic()
         self._tick_later()
 
+    def front_end_gone(self) -> None:
+        """There is no guest to come back."""
+        self._stopped.clear()
+        self.table.forget_guest()
+
     def _resume(self, queue: Virtqueue) -> None:
         """A ring that does not go on where it was is a new driver's, which knows of no connection."""
         if self._stopped.pop(queue.index, queue.used_index) != queue.used_index:

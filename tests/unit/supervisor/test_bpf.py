@@ -122,6 +122,17 @@ def test_every_name_of_a_policy_has_a_number(machine: str) -> None:
     assert seccomp.program(seccomp.rules(named, pid=1), machine, KILL_PROCESS)
 
 
+@pytest.mark.parametrize("pid", [1, 5, 4194303])
+@pytest.mark.parametrize("calls", [(), seccomp.FILES, (*seccomp.FILES, *seccomp.SHARING, *seccomp.CHANGES)])
+def test_a_filter_that_was_compiled_for_anybody_is_the_process_s_own(calls: tuple[str, ...], pid: int) -> None:
+    names = (*seccomp.RUNTIME, *calls)
+    anybody, own = (seccomp.compiled(seccomp.rules(names, pid=each), kill=True) for each in (seccomp.ANYBODY, pid))
+    assert anybody != own
+    assert seccomp.addressed(anybody, pid) == own
+    rules = seccomp.keepers(seccomp.rules(names, pid=seccomp.ANYBODY))  # which look at no pid
+    assert seccomp.addressed(seccomp.compiled(rules, kill=True), pid) == seccomp.compiled(rules, kill=True)
+
+
 def decide(
     name: str,
     *arguments: int,

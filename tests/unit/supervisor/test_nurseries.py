@@ -75,7 +75,7 @@ class FakeDevice:
 @contextmanager
 def group(*names: str) -> Iterator[tuple[FakeZygote, Group, list[FakeDevice]]]:
     zygote = FakeZygote()
-    made = Group(MODEL, cast(Zygote, zygote))
+    made = Group(cast(Zygote, zygote), MODEL)
     devices = [FakeDevice(name, made) for name in names]
     yield zygote, made, devices
     for device in devices:

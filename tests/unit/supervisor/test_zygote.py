@@ -146,6 +146,7 @@ def test_a_worker_pays_for_nothing_that_it_does_not_use() -> None:
     ).stdout.split()
     assert "subos_devices.fs.device" in loaded
     assert not {"argparse", "asyncio", "dataclasses", "inspect", "logging", "subprocess", "threading"} & set(loaded)
+    assert not {"pathlib", "shutil", "urllib.parse", "zlib"} & set(loaded)
 
 
 def test_modules_are_not_taken_from_the_folder_that_one_is_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from subos_devices.vhost_user.connection import MAX_FDS, Message, MessageStream
+from subos_devices.vhost_user.connection import MAX_FDS, Message, MessageStream, receive_with_fds
 from subos_devices.vhost_user.errors import BadMessage
 from subos_protocol.vhost_user import MAX_PAYLOAD, HeaderFlag, pack_message
 from support.processes import descriptors
@@ -162,3 +162,15 @@ def test_any_bytes_are_messages_or_refused_and_leak_nothing(pieces: list[tuple[b
         with pytest.raises((EOFError, BadMessage)):
             read_to_the_end(stream)
     assert descriptors() == before
+
+
+def test_what_is_received_is_looked_at_first_and_inherited_by_nobody() -> None:
+    left, right = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with left, right, open(os.devnull) as null:
+        socket.send_fds(left, [b"data"], [null.fileno()])
+        for flags in (socket.MSG_PEEK, socket.MSG_PEEK, 0):
+            data, [fd] = receive_with_fds(right, 100, 1, flags)
+            assert (data, os.get_inheritable(fd), os.path.sameopenfile(fd, null.fileno())) == (b"data", False, True)
+            os.close(fd)
+        with pytest.raises(BlockingIOError):
+            receive_with_fds(right, 100, 1, socket.MSG_DONTWAIT)

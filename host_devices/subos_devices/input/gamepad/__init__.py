@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from functools import cache
-from pathlib import Path
 
-FOLDER = Path(__file__).with_name("profiles")
+FOLDER = os.path.join(os.path.dirname(__file__), "profiles")  # no pathlib: the workers of all devices would have it
+ENDING = ".toml"
 
 
 @cache
 def names() -> tuple[str, ...]:
     """The profiles that there are."""
-    return tuple(sorted(path.stem for path in FOLDER.glob("*.toml")))
+    return tuple(sorted(name.removesuffix(ENDING) for name in os.listdir(FOLDER) if name.endswith(ENDING)))

@@ -29,6 +29,7 @@ event devices that a pad has, with its ids, and for
 
 from __future__ import annotations
 
+import os
 import tomllib  # here, so that pads' workers share it
 from collections.abc import Iterable, Mapping
 from enum import IntEnum
@@ -41,7 +42,7 @@ from subos_protocol.virtio_input import virtio_input_absinfo, virtio_input_devid
 
 from ...errors import SubosError, UserError
 from ..capabilities import Capabilities
-from . import FOLDER, names
+from . import ENDING, FOLDER, names
 
 Code = TypeVar("Code", bound=IntEnum)
 Rest = Mapping[int, int]
@@ -111,7 +112,8 @@ def load(name: str) -> Profile:
     """The profile called `name`. Raises UserError."""
     if name not in names():
         raise UserError(f"no gamepad is called {name!r}", f"there are {', '.join(names())}")
-    return parse(name, (FOLDER / f"{name}.toml").read_text("utf-8"))
+    with open(os.path.join(FOLDER, name + ENDING), encoding="utf-8") as file:
+        return parse(name, file.read())
 
 
 def parse(name: str, text: str) -> Profile:

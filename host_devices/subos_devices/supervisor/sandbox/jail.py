@@ -6,7 +6,9 @@ keeper needs.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import functools
 import os
 from collections.abc import Callable
 from typing import NamedTuple
@@ -14,7 +16,6 @@ from typing import NamedTuple
 from ...errors import UserError
 from ...vhost_user.device import DeviceSpec
 from . import landlock, namespaces, policies, privileges, seccomp
-from .bpf import Rule
 from .policies import Choice, Policy
 from .program import Program
 
@@ -60,8 +61,12 @@ def born(
         return os.fork(), None
     user, group = os.geteuid(), os.getegid()
     row = row or policies.policy(spec, choice, root=user == 0)
+    cell = Cell(row, choice, user, group, keeper=keeper)
+    with contextlib.suppress(ValueError, KeyError):  # which the child notes
+        for each in {keeper, False}:
+            _filter(cell, keeper=each)  # compiled here, once: it would cost each child half a megabyte of its own
     pid, made, why_not = namespaces.fork_into(row.namespaces)
-    return pid, Cell(row, choice, user, group, made, why_not, keeper)
+    return pid, cell._replace(made=made, why_not=why_not)
 
 
 def close_jail(
@@ -105,11 +110,9 @@ def close_jail(
     run: tuple[str | int, ...] = (file, *program.sees) if program else ()
     steps.take("Landlock", lambda: landlock.restrict(reach, network=row.network, programs=run))
     os.environ.clear()
-    rules = seccomp.keepers(_rules(row)) if cell.keeper else _rules(row)
-    if program is not None:
-        rules |= seccomp.execution(file, libraries=bool(program.sees))
-    kill = cell.choice.seccomp == "kill"
-    steps.take(SECCOMP if kill else SECCOMP_LOG, lambda: seccomp.install(rules, kill=kill))
+    execution = None if program is None else (file, bool(program.sees))
+    name = SECCOMP if cell.choice.seccomp == "kill" else SECCOMP_LOG
+    steps.take(name, lambda: _hold(_filter(cell, keeper=cell.keeper, execution=execution)))
     without = row.without + (program.without if program else ())
     sandbox = Sandbox(tuple(steps.on), tuple(steps.missing.items()), without)
     if sandbox.missing and cell.choice.mode == "require":
@@ -124,16 +127,36 @@ def narrow(cell: Cell, sandbox: Sandbox) -> None:
     """In a keeper's worker: the system calls of its row and no others, where its keeper is held to some. Raises
     OSError."""
     if {SECCOMP, SECCOMP_LOG} & set(sandbox.on):
-        seccomp.install(_rules(cell.row), kill=cell.choice.seccomp == "kill")
+        _hold(_filter(cell, keeper=False))
 
 
 def _limits(row: Policy, cell: Cell) -> dict[str, int]:
     return policies.limits(row, own_namespace="user" in cell.made, keeper=cell.keeper)
 
 
-def _rules(row: Policy) -> dict[str, Rule]:
-    rules = seccomp.rules(policies.system_calls(row), pid=os.getpid())
-    return rules | seccomp.threads() if row.threads else rules
+def _filter(cell: Cell, *, keeper: bool, execution: tuple[int, bool] | None = None) -> bytes:
+    """Of a worker, of a `keeper`, or of a program that is executed: its descriptor, and whether it takes libraries.
+    Raises ValueError where there is none."""
+    calls, threads = tuple(policies.system_calls(cell.row)), bool(cell.row.threads)
+    return _compiled(calls, threads, keeper, execution, kill=cell.choice.seccomp == "kill")
+
+
+@functools.lru_cache
+def _compiled(
+    calls: tuple[str, ...], threads: bool, keeper: bool, execution: tuple[int, bool] | None, *, kill: bool
+) -> bytes:
+    rules = seccomp.rules(calls, pid=seccomp.ANYBODY)
+    if threads:
+        rules |= seccomp.threads()
+    if keeper:
+        rules = seccomp.keepers(rules)
+    if execution is not None:
+        rules |= seccomp.execution(execution[0], libraries=execution[1])
+    return seccomp.compiled(rules, kill=kill)
+
+
+def _hold(code: bytes) -> None:
+    seccomp.install(seccomp.addressed(code, os.getpid()))
 
 
 def _close_streams() -> None:

@@ -10,6 +10,7 @@ import ctypes
 import errno
 import os
 import signal
+import sys
 from collections.abc import Iterable, Mapping
 
 from . import bpf, numbers
@@ -27,6 +28,9 @@ _FCNTLS = (0, 1, 2, 3, 4, 5, 6, 7, 36, 37, 38, 1030)  # descriptors, flags, lock
 _IOCTLS = (0x5421, 0x541B, 0x5450, 0x5451)  # FIONBIO, FIONREAD, FIONCLEX, FIOCLEX
 _PRCTLS = (15, 27)  # PR_SET_NAME, PR_GET_SECUREBITS
 _PDEATHSIG = 1  # PR_SET_PDEATHSIG
+ANYBODY = 0x2A6D_365B
+"""In the place of a pid that is not known yet: no process has it (PID_MAX_LIMIT in linux/threads.h is 1 << 22)."""
+_ANYBODY = ANYBODY.to_bytes(4, sys.byteorder)
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -133,10 +137,15 @@ def keepers(workers: Mapping[str, Rule]) -> dict[str, Rule]:
 
 
 def program(named: Mapping[str, Rule], machine: str, otherwise: int) -> bytes:
-    """The filter for `machine`; names that it does not have are left out."""
+    """The filter for `machine`; names that it does not have are left out. Raises ValueError where it is too long."""
     table = numbers.table(machine)
     numbered = {table[name]: rule for name, rule in named.items() if name in table}
     return bpf.pack(bpf.assemble(numbered, machine, otherwise))
+
+
+def compiled(named: Mapping[str, Rule], *, kill: bool) -> bytes:
+    """The filter for this machine. Raises ValueError where there is none."""
+    return program(named, os.uname().machine, bpf.KILL_PROCESS if kill else bpf.LOG)
 
 
 class _Program(ctypes.Structure):
@@ -145,9 +154,13 @@ class _Program(ctypes.Structure):
     _fields_ = [("length", ctypes.c_ushort), ("filter", ctypes.c_char_p)]
 
 
-def install(named: Mapping[str, Rule], *, kill: bool) -> None:
-    """Holds every thread of this process to the rules. Takes no_new_privs. Raises OSError."""
-    code = program(named, os.uname().machine, bpf.KILL_PROCESS if kill else bpf.LOG)
+def addressed(code: bytes, pid: int) -> bytes:
+    """A program that was made for ANYBODY, for the process `pid`."""
+    return code.replace(_ANYBODY, pid.to_bytes(4, sys.byteorder))
+
+
+def install(code: bytes) -> None:
+    """Holds every thread of this process to a program. Takes no_new_privs. Raises OSError."""
     given = _Program(len(code) // 8, code)
     if must("seccomp", _SET_MODE_FILTER, _FILTER_FLAG_TSYNC, ctypes.addressof(given)):
         raise OSError(errno.EBUSY, "a thread has a filter of its own")
