@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -129,7 +130,9 @@ def test_a_front_end_sets_its_device_up_while_supervisors_die(seed: int, monkeyp
     with hold() as held:
         path = held.add(Reverser)
         with killing(held, seed):
-            for number in range(10):
+            for number in count():
+                if number >= 10 and held.holder.status()["restarts"] >= 5:
+                    break
                 with FrontEnd.connect(path, timeout=60) as vm:
                     queue = vm.queue(0, size=16)
                     reverses(vm)
@@ -139,9 +142,8 @@ def test_a_front_end_sets_its_device_up_while_supervisors_die(seed: int, monkeyp
                     vm.start(queue, base=base)
                     reverses(vm, b"%d" % number)
                 eventually(lambda: not held.mirror().connected, timeout=60)
-        assert held.holder.status()["restarts"] >= 5
         assert held.status()["restarts"] == 0
-        assert held.disconnections == 10
+        assert held.disconnections == number
 
 
 def test_a_device_that_is_being_added_is_added_by_the_next_one() -> None:
