@@ -98,12 +98,18 @@ class Caretaker:
             self.sandbox = record["sandbox"]
             self._restarts.born(self._loop.time(), self._requests)
             self._restarts.ready()
+            if record["forsaken"] and self.worker is not None:
+                self._forsaken = True
+                self.worker.kill()
         else:
+            if record["forsaken"]:
+                self.household.keepers.close()
             self._spawn(respawned=True)
 
     def record(self) -> Record:
         """What a successor needs; the household's `descriptors` go with it."""
         said = {"restarts": self.restarts, "faults": self._faults.count, "sandbox": self.sandbox}
+        said["forsaken"] = self._forsaken
         return {**said, **self.household.record()}
 
     def close(self) -> None:
@@ -146,6 +152,7 @@ class Caretaker:
         if not self.household.keeps:
             return
         self._forsaken = True  # should it die over it
+        self.on_change()
         if not worker.told:
             worker.kill()  # it was made to go on with what there is
         elif await worker.stop(0, self._rings.session.device.patience):
@@ -267,9 +274,9 @@ class Caretaker:
             return  # it never served; `start` says why
         was_quiet = self._restarts.quiet
         delay = self._restarts.died(self._loop.time(), self._requests, owing=self._rings.is_owing)
-        self.on_change()
         if self._restarts.poisoned:
             self.household.keepers.close()  # what it keeps may be what they die of
+        self.on_change()
         if not self._restarts.quiet:
             log.warning("%s: its worker died; the next one starts %s", self.spec.name, _when(delay))
         elif not was_quiet:

@@ -57,6 +57,8 @@ class Desk:
             if self._pause is not None:
                 self._pause.cancel()
             self._loop.remove_reader(self._channel)
+            with contextlib.suppress(OSError):
+                self._channel.shutdown(socket.SHUT_RDWR)  # whoever else has a copy of it
             self._channel.close()
 
     def _readable(self) -> None:

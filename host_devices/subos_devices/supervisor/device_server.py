@@ -102,7 +102,6 @@ class DeviceServer:
         self._noted: MessageStream | None = None
         """The connection that the ledger has."""
         self._loop = asyncio.get_running_loop()
-        self._readable = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         if held is not None:
             self._restore(held)
@@ -131,7 +130,8 @@ class DeviceServer:
             except BadMemory as error:
                 log.error("%s: the front end's connection is unusable: %s", self.spec.name, error)
                 stream.close()
-                stream = None
+                stream = self._pending = None
+                record = {**record, "forsaken": True}  # what the worker still serves is that one's
         self.caretaker.restore(record, fds)
         self._begin(stream)
 
@@ -229,8 +229,6 @@ class DeviceServer:
             self._stream = stream
             self._note()
             self._entrance.noted(stream.socket)
-            self._readable.clear()
-            self._loop.add_reader(stream.socket, self._readable.set)
             try:
                 await self._go_on(stream)
                 await self._converse(stream)
@@ -246,7 +244,6 @@ class DeviceServer:
 
     async def _hang_up(self, stream: MessageStream) -> None:
         """The front end has gone, or has to: what it had set up ends with it."""
-        self._loop.remove_reader(stream.socket)
         self._stream = self._pending = None
         stream.close()
         running = [vring for vring in self.session.vrings if vring.started]
@@ -280,8 +277,7 @@ class DeviceServer:
                 await asyncio.sleep(0)
             message = stream.peek()
             if message is None:
-                await self._readable.wait()
-                self._readable.clear()
+                await self._more(stream)
                 continue
             failed = False
             try:
@@ -297,6 +293,16 @@ class DeviceServer:
                 message.close()
             self._reply(stream, message, failed)
 
+    async def _more(self, stream: MessageStream) -> None:
+        """Waits for something to peek at. Only here is the socket looked at: a message stays in it until it is dealt
+        with, which may take a while."""
+        readable = asyncio.Event()
+        self._loop.add_reader(stream.socket, readable.set)
+        try:
+            await readable.wait()
+        finally:
+            self._loop.remove_reader(stream.socket)
+
     async def _go_on(self, stream: MessageStream) -> None:
         """Finishes what another supervisor has begun to do for the last message."""
         match self._pending:
@@ -306,9 +312,9 @@ class DeviceServer:
                 failed = False
                 try:
                     await self._perform_all(message, [effect_named(*effect) for effect in said], begun=True)
-                except TransportError as error:
+                except Exception:
                     failed = True
-                    log.error("%s: refused: %s", self.spec.name, error.message)
+                    log.exception("%s: a fault of ours at request %s", self.spec.name, message.request)
                 self._reply(stream, message, failed)
             case {"reply": [at, size], "unread": unread}:
                 if size and self._outbox.holds(at):
@@ -330,8 +336,13 @@ class DeviceServer:
     async def _perform_all(self, message: Message, effects: Sequence[Effect], *, begun: bool = False) -> None:
         """`begun`: the first of them may have been performed already, in part or whole."""
         for position, effect in enumerate(effects):
-            if isinstance(effect, RingStarted) and not begun:
-                self._rings.resume(self.session.vrings[effect.index])
+            if isinstance(effect, RingStarted):
+                vring = self.session.vrings[effect.index]
+                if begun:  # the ring may be served already, and be further on
+                    await self._stop_ring(vring)
+                    vring.base = self._rings.base(vring)
+                else:
+                    self._rings.resume(vring)
             self._pending = {
                 "effects": [effect_name(left) for left in effects[position:]],
                 "message": [message.request, message.flags, message.payload.hex()],
@@ -350,7 +361,7 @@ class DeviceServer:
                     worker.memory(self.session)
             case RingStarted(index):
                 self.caretaker.try_soon()
-                self.caretaker.start_ring(vrings[index], base=vrings[index].base)  # unless it serves it already
+                self.caretaker.start_ring(vrings[index], base=vrings[index].base)
             case RingStopped(index):
                 await self._stop_ring(vrings[index])
                 vrings[index].base = self._rings.base(vrings[index])

@@ -39,12 +39,13 @@ TAKE_PATIENCE = 20.0  # seconds until it has taken over
 CLOSE_PATIENCE = 20.0  # seconds until it has let go of all devices, when all ends
 PING = 5.0  # seconds between two looks at whether it answers
 MISSES = 2  # looks after which one that has not answered hangs
-DESCRIPTORS = 16384  # that the launcher may have open, if it may
+DESCRIPTORS = 1 << 20  # that the launcher may have open, if it may have any number
 TRIES = 2  # take-overs that fail until the next one begins without the workers that there are
 NEXT_HINT = "the one that serves goes on; once the new version is installed whole, try again"
 
 log = logging.getLogger("subos")
 log.addFilter(Throttle())
+said = logging.getLogger("subos.supervisor")  # which has been through a throttle already
 
 
 class Succession(NamedTuple):
@@ -329,7 +330,7 @@ class Holder:
                 error = body.get("error")
                 self._requests.finish(body["id"], UserError(*error) if error is not None else body["result"])
             case "log":
-                log.log(int(body["level"]), "%s", body["message"])
+                said.log(int(body["level"]), "%s", body["message"])
             case "pong":
                 self._misses = 0
 
@@ -342,7 +343,7 @@ class Holder:
             mirror.note(message)
         else:
             log.error("%s: no descriptors are left to hold it by: it ends with its supervisor (ulimit -n)", name)
-            mirror.forget()
+            mirror.lose()
         if connected and not mirror.connected:
             self.on_disconnect()
 
@@ -353,6 +354,7 @@ class Holder:
         connected = mirror.connected
         if mirror.served:
             self.devices.pop(name).close()
+            self._requests.removed(name)
         else:
             mirror.forget()  # it could not be added, which is said next
         if connected:
@@ -381,9 +383,11 @@ class Holder:
 
 
 def _make_room() -> None:
-    """A device takes some twenty descriptors here, and 1024, the usual limit, are few for fifty of them."""
+    """A device takes some twenty descriptors here, and 1024, the usual limit, are few for fifty of them. And who may
+    have fewer open than a worker may can be kept from passing any on: the kernel counts those on their way for a user.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS)
+    wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else hard
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 

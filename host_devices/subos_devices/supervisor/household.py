@@ -129,7 +129,8 @@ class Household:
         """As JSON has it; `descriptors` go with it."""
         pid = self.worker.pid if self.worker and self.is_settled else 0
         keeper = self.keepers.pid or 0
-        return {"pid": pid, "keeper": keeper, "children": [child for child in (keeper or pid,) if child]}
+        children = [child for child in (keeper or pid,) if child]
+        return {"pid": pid, "keeper": keeper, "children": children, "group": self.model.group}
 
     @property
     def descriptors(self) -> dict[str, int]:
@@ -153,7 +154,9 @@ class Household:
         """Takes on those that another supervisor has left, by its `record` and its `descriptors`, which become this
         one's. False where there is no worker among them."""
         if "keeper" in fds:
-            self.keepers.adopt(record["keeper"], socket.socket(fileno=fds["keeper"]))
+            keeper = self.keepers.adopt(record["keeper"], socket.socket(fileno=fds["keeper"]))
+            if "worker" not in fds:
+                keeper.kill(0)  # it may have one that was not noted yet
         if "keeper-memory" in fds:
             self._zygote.remember(record["keeper"], fds["keeper-memory"])
         if "worker" not in fds:

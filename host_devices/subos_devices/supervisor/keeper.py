@@ -62,7 +62,7 @@ class Keeper:
         self._loop.add_reader(self._channel, self.hear)
         self._wanted = Wanted(spec, theirs, counters, on_pid=self._born, on_end=lambda _status: self._over())
         if adopted:
-            zygote.adopt(self.pid, self._wanted)
+            self._is_over = not zygote.adopt(self.pid, self._wanted)
         elif after is None or after._is_over:
             self._ask()
         else:
@@ -129,6 +129,8 @@ class Keeper:
         if self.alive:
             self.alive = False
             self._loop.remove_reader(self._channel)
+            with contextlib.suppress(OSError):
+                self._channel.shutdown(socket.SHUT_RDWR)  # whoever else has a copy of it
             self._channel.close()
             self._wanted.control.close()  # if nobody was asked yet
             self._loop.call_later(2 * PATIENCE, self.kill_all)

@@ -9,7 +9,7 @@ workers go on serving.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 Record = Mapping[str, Any]
@@ -19,6 +19,7 @@ Record = Mapping[str, Any]
     restarts    how many workers have died
     pid         the worker's, 0 where there is none that is ready
     children    pids of those of the device's processes that are the zygote's children
+    group       the group whose process serves it; empty for one of its own
 """
 
 FORMAT = 1
@@ -55,6 +56,14 @@ class Held(NamedTuple):
     fds: Mapping[str, int]
 
 
-def children(held: Iterable[Held]) -> set[int]:
-    """The zygote's children that a successor goes on with."""
-    return {int(pid) for device in held for pid in device.record["children"]}
+def children(held: Sequence[Held]) -> set[int]:
+    """The zygote's children that a successor goes on with. Not the process of a group that is not noted to serve all of
+    its devices: it may serve them none the less."""
+    found, of_groups = set[int](), dict[str, set[int]]()
+    for device in held:
+        pids = {int(pid) for pid in device.record["children"]}
+        if group := device.record["group"]:
+            of_groups.setdefault(group, set()).update(pids or {0})
+        else:
+            found |= pids
+    return found.union(*(pids for pids in of_groups.values() if 0 not in pids))

@@ -180,6 +180,8 @@ class WorkerLink:
         if self._doomed is not None:
             self._doomed.cancel()
         self._loop.remove_reader(self._socket)
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)  # whoever else has a copy of it
         self._socket.close()
         if self._desk is not None:
             self._desk.close()

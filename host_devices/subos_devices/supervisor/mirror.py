@@ -24,6 +24,7 @@ class Mirror:
         self.served = False
         """It has been served, so that a successor goes on with it."""
         self._record: Record | None = None
+        self._is_lost = False
         self._fds: dict[str, int] = {}
         self._counters: Counters | None = None
         self._device: Device | None = None
@@ -72,8 +73,16 @@ class Mirror:
     def own_fds(self) -> list[int]:
         return [self._corridor.outlet.fileno(), *self.spec.fds.values()]
 
+    def lose(self) -> None:
+        """Not all of it could be held: what the supervisor that serves it says of it is no good any more. The next one
+        begins anew."""
+        self.forget()
+        self._is_lost = True
+
     def note(self, message: Message) -> None:
-        """Takes in a record, and the descriptors that are new in it."""
+        """Takes in a record, and the descriptors that are new in it; what is lost stays lost."""
+        if self._is_lost:
+            return
         names: Sequence[str] = message.body["sent"]
         if len(message.fds) != len(names):
             raise OSError(f"{len(message.fds)} descriptors came of {len(names)}")
@@ -89,6 +98,7 @@ class Mirror:
 
     def forget(self) -> None:
         """What was noted: the next one begins anew."""
+        self._is_lost = False
         self._record, self._counters = None, None
         while self._fds:
             os.close(self._fds.popitem()[1])

@@ -61,9 +61,17 @@ class Requests:
             else:
                 self._send(link, request)
 
+    def removed(self, name: str) -> None:
+        """A device is gone, whether that is answered or not: another one may have its name next."""
+        for number, request in list(self._waiting.items()):
+            if request.name == name and request.body["op"] == "remove":
+                self.finish(number, None)
+
     def finish(self, number: int, result: object) -> None:
         """`result` may be an error."""
-        request = self._waiting.pop(number)
+        request = self._waiting.pop(number, None)
+        if request is None:
+            return  # it is known already
         if request.body["op"] == "add" and request.name in self._devices:
             if isinstance(result, SubosError):
                 self._devices.pop(request.name).close()

@@ -103,6 +103,8 @@ class Supervisor:
             log.error("%s: it cannot be gone on with now: %s", spec.name, error.message)
             again = asyncio.get_running_loop().call_later(LATER, lambda: self._restore_again(spec.name))
             self._unbuilt[spec.name] = _Unbuilt(spec, listener, held, again)
+        except Exception:  # the other devices are gone on with
+            log.exception("%s: a fault of ours: it is served no more", spec.name)
 
     def _restore_again(self, name: str) -> None:
         spec, listener, held, _ = self._unbuilt.pop(name)

@@ -99,7 +99,7 @@ async def _serve(holder: _Holder) -> None:
     zygote = Zygote(pid, socket.socket(fileno=order.fds[0]), tuple(kinds), Choice(*body["sandbox"]))
     zygote.awaits_another = True
     if used:
-        zygote.succeed(children(each.held for each in held))
+        zygote.succeed(children([each.held for each in held]))
     notes = _Notes(holder, {each.spec.name: set(each.held.fds) for each in held})
     async with Supervisor(zygote, Models.of_plain(body["models"]), notes, own_zygote=False) as supervisor:
         for device in held:

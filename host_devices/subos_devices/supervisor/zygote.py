@@ -85,7 +85,7 @@ class Zygote:
     _told: set[str] = field(default_factory=set)
     _children: dict[int, Sequence[Wanted]] = field(default_factory=dict)
     _memory: dict[int, int] = field(default_factory=dict)
-    _kept: frozenset[int] = frozenset()
+    _kept: set[int] = field(default_factory=set)
     awaits_another: bool = False
     """Somebody else starts the next one where this one dies: what is wanted until then is asked of that one."""
     _put_off: list[tuple[Sequence[Wanted], Model, bool]] = field(default_factory=list)
@@ -113,11 +113,13 @@ class Zygote:
         else:
             self._unborn.append(wanted)
 
-    def adopt(self, pid: int, wanted: Wanted) -> None:
+    def adopt(self, pid: int, wanted: Wanted) -> bool:
         """The process `pid`, if it is one that `succeed` has found alive, was made for another supervisor, which wanted
-        it so."""
-        if pid in self._kept:
-            self._children[pid] = [*self._children.get(pid, ()), wanted]
+        it so. False where it is none, of whose end nobody hears any more."""
+        if pid not in self._kept:
+            return False
+        self._children[pid] = [*self._children.get(pid, ()), wanted]
+        return True
 
     def remember(self, pid: int, memory: int) -> None:
         """`memory`, which becomes the zygote's, is an adopted process's `memory_file`."""
@@ -138,7 +140,7 @@ class Zygote:
                 if not data:
                     raise BrokenPipeError(errno.EPIPE, "the zygote is gone")
                 message = json.loads(data)
-            self._kept = frozenset(message["kept"])
+            self._kept = set(message["kept"])
         finally:
             self.channel.setblocking(False)
 
@@ -179,7 +181,7 @@ class Zygote:
                         self._memory[message["pid"]] = fd
                 for each in wanted:
                     each.on_pid(message["pid"])
-            else:
+            elif "exited" in message:  # and not what a supervisor that died as it came was told
                 self._ended(message["exited"], message["status"])
 
     def replace(self, pid: int, channel: socket.socket) -> None:
@@ -199,6 +201,7 @@ class Zygote:
             _close_all(wanted)
 
     def _ended(self, pid: int, status: int) -> None:
+        self._kept.discard(pid)
         if pid in self._memory:
             os.close(self._memory.pop(pid))
         for wanted in self._children.pop(pid, ()):
@@ -223,6 +226,7 @@ class Zygote:
         for fd in self._memory.values():
             os.close(fd)
         self._memory.clear()
+        self._kept.clear()
         self._unborn.clear()  # whose callbacks would keep their devices' counters open
         self._children.clear()
         for wanted, _, _ in self._put_off:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import array
 import contextlib
+import mmap
 import os
 import socket
 from collections.abc import Iterable, Sequence
@@ -18,6 +19,7 @@ from subos_protocol.vhost_user import HEADER, MAX_MEM_REGIONS, MAX_PAYLOAD, Head
 
 from .errors import BadMessage
 
+PAGE = mmap.PAGESIZE
 MAX_FDS = 2 * MAX_MEM_REGIONS  # of one message; the specification needs one for each memory region
 
 
@@ -181,9 +183,11 @@ class Outbox:
     def put(self, request: int, payload: bytes) -> tuple[int, int]:
         """Makes a reply the next to be sent: where it begins, and how many bytes it has."""
         at = os.lseek(self.fd, 0, os.SEEK_CUR)
+        data = pack_message(request, payload, HeaderFlag.VERSION | HeaderFlag.REPLY)
         if at > self.LIMIT:
             at = os.lseek(self.fd, 0, os.SEEK_SET)
-        data = pack_message(request, payload, HeaderFlag.VERSION | HeaderFlag.REPLY)
+        elif at % PAGE + len(data) > PAGE:  # Linux before 6.5 sends page by page, and one who is killed half of it
+            at = os.lseek(self.fd, at + PAGE - at % PAGE, os.SEEK_SET)
         os.pwrite(self.fd, data, at)
         return at, len(data)
 

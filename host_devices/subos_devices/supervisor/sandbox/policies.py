@@ -15,6 +15,7 @@ MODES = ("auto", "require", "off")
 FILTERS = ("kill", "log")
 ALL = ("user", "mount", "pid", "net", "ipc", "uts", "cgroup")
 MIB = 1 << 20
+SPARE_DESCRIPTORS = 1024  # of those that a process may have: that no worker may
 SHARE = "/share"  # where in its root a worker finds what it shares
 GRANTS = {
     "read": "a file or folder that it may read",
@@ -189,7 +190,11 @@ def limits(row: Policy, *, own_namespace: bool, keeper: bool = False) -> dict[st
 
 
 def _most_descriptors() -> int:
-    return resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    """Fewer than launcher and supervisor may have, where there are many: a worker that has sent as many as it can,
+    which nobody takes, would keep them from passing any on (the kernel counts those on their way for a user, and lets
+    253 more through)."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    return hard - SPARE_DESCRIPTORS if hard > 4 * SPARE_DESCRIPTORS else hard
 
 
 def _says_yes(value: Option) -> bool:
