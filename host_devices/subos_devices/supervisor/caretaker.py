@@ -213,7 +213,7 @@ class Caretaker:
             case "ready":
                 self._restarts.ready()
                 self._is_jailed(message)
-                self.household.is_ready = True
+                self.household.ready()
                 if not self._ready.done():
                     self._ready.set_result(None)
                 elif self.household.is_settled:

@@ -52,8 +52,8 @@ class Household:
     ) -> None:
         self.model = model
         self.worker: WorkerLink | None = None
-        self.is_ready = False
-        """Whether the worker has said that its device is."""
+        self._is_ready = False
+        self._orphan: socket.socket | None = None
         self._spec = spec
         self._counters = counters
         self._zygote = zygote
@@ -78,7 +78,7 @@ class Household:
 
     def ask(self, *, respawned: bool) -> None:
         """Asks for a worker. Raises OSError where nobody can be asked: out of descriptors, say."""
-        self.is_ready = False
+        self._is_ready = False
         with contextlib.ExitStack() as undo:
             desk = None
             if self._device().asks:
@@ -88,6 +88,19 @@ class Household:
             parent = self.keepers.next() if self.keeps else self._nursery
             self.worker = self._link(parent, respawned=respawned, desk=desk)
             undo.pop_all()
+        if self.keeps:
+            self._carer.on_change()  # before there is one: see `descriptors`
+        self.worker.ask()
+
+    def ready(self) -> None:
+        """The worker has said that its device is."""
+        self._is_ready = True
+        self._forget_orphan()
+
+    def _forget_orphan(self) -> None:
+        if self._orphan is not None:
+            self._orphan.close()
+            self._orphan = None
 
     def _link(
         self, parent: Parent, *, respawned: bool, desk: Desk | None, adopted: tuple[int, socket.socket] | None = None
@@ -117,13 +130,14 @@ class Household:
                 asyncio.get_running_loop().call_later(LAST_WORDS, self.worker.kill)
             self.worker = None
         self.keepers.close()
+        self._forget_orphan()
 
     # --- what another supervisor needs
 
     @property
     def is_settled(self) -> bool:
         """Whether the worker is one that another supervisor could go on with. One that is served here is none."""
-        return self.worker is not None and self.worker.told and self.is_ready and self.model.how != INLINE
+        return self.worker is not None and self.worker.told and self._is_ready and self.model.how != INLINE
 
     def record(self) -> Record:
         """As JSON has it; `descriptors` go with it."""
@@ -134,19 +148,23 @@ class Household:
 
     @property
     def descriptors(self) -> dict[str, int]:
-        """By which worker and keeper are reached, and what memory they take is seen."""
+        """By which worker and keeper are reached, and what memory they take is seen. Also "newborn", which a keeper's
+        worker that nobody can go on with must not find closed: it would end in good order, and close what it shares
+        with its keeper."""
         found = self.keepers.descriptors
         seen = {"keeper-memory": self._zygote.memory_of(self.keepers.pid or 0)}
         if self.worker and self.is_settled:
             found |= self.worker.descriptors
             seen["worker-memory"] = self._zygote.memory_of(self.worker.pid)
+        elif self.worker and self.keeps:
+            found["newborn"] = self.worker.descriptors["worker"]
         return found | {name: fd for name, fd in seen.items() if fd is not None}
 
     def renewed(self) -> set[str]:
         """Which of `descriptors` are others than when this was last asked."""
         before, self._shown = self._shown, (self.worker, self.keepers.pid)
         return {
-            *(("worker", "questions", "worker-memory") if before[0] is not self.worker else ()),
+            *(("worker", "questions", "worker-memory", "newborn") if before[0] is not self.worker else ()),
             *(("keeper", "keeper-memory") if before[1] != self.keepers.pid else ()),
         }
 
@@ -156,7 +174,9 @@ class Household:
         if "keeper" in fds:
             keeper = self.keepers.adopt(record["keeper"], socket.socket(fileno=fds["keeper"]))
             if "worker" not in fds:
-                keeper.kill(0)  # it may have one that was not noted yet
+                keeper.kill(0)  # it may have one that is nobody's
+        if "newborn" in fds:
+            self._orphan = socket.socket(fileno=fds["newborn"])
         if "keeper-memory" in fds:
             self._zygote.remember(record["keeper"], fds["keeper-memory"])
         if "worker" not in fds:
@@ -174,6 +194,6 @@ class Household:
             self._zygote.adopt(pid, Wanted(self._spec, control, self._counters, on_end=self._carer.on_end))
         if "worker-memory" in fds:
             self._zygote.remember(pid, fds["worker-memory"])
-        self.is_ready = True
+        self._is_ready = True
         self.worker = self._link(parent, respawned=True, desk=desk, adopted=(pid, control))
         return True

@@ -40,8 +40,9 @@ class WorkerLink:
     """One worker process of `parent`'s. `on_message` gets what it says; `on_end` its exit status, if that is known, and
     `on_death` is called once, when its socket closes; what it asks is answered at `desk`.
 
-    It is told nothing until `on_birth` says that there is a process: a ring that is taken back from one that is still
-    to be made must not be found in its socket by it later. So `on_birth` is where it is told of all that there is.
+    There is none before `ask`. It is told nothing until `on_birth` says that there is a process: a ring that is taken
+    back from one that is still to be made must not be found in its socket by it later. So `on_birth` is where it is
+    told of all that there is.
 
     `adopted` are the pid and the control socket of a worker that another supervisor had made, and told of all there is.
 
@@ -76,19 +77,21 @@ class WorkerLink:
         self._next_stop = secrets.randbits(48)  # none that an adopted worker may still answer to somebody else
         self._desk = desk
         self._loop = asyncio.get_running_loop()
-        theirs = None
+        self._wanted: Wanted | None = None
         if adopted:
             self.pid, self._socket = adopted
             self._made = self._told = True
         else:
             self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            self._wanted = Wanted(spec, theirs, counters, respawned, self._born, on_end)
         self._socket.setblocking(False)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         self._loop.add_reader(self._socket, self._readable)
-        if theirs is not None:
-            self._ask(Wanted(spec, theirs, counters, respawned, self._born, on_end))
 
-    def _ask(self, wanted: Wanted) -> None:
+    def ask(self) -> None:
+        """Asks its parent for it; once, and not for one that is adopted."""
+        wanted, self._wanted = self._wanted, None
+        assert wanted is not None, "there is one already"
         if self._desk is not None:
             spec = wanted.spec
             wanted = wanted._replace(spec=spec._replace(fds={**spec.fds, QUESTIONS: self._desk.theirs.fileno()}))
@@ -177,6 +180,8 @@ class WorkerLink:
     def close(self) -> None:
         """Lets the worker end by itself: it leaves its loop when the socket closes. No `on_death` comes."""
         self.alive = False
+        if self._wanted is not None:
+            self._wanted.control.close()
         if self._doomed is not None:
             self._doomed.cancel()
         self._loop.remove_reader(self._socket)

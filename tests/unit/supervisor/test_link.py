@@ -57,6 +57,7 @@ class Scene:
             on_message=self.heard.append,
             on_death=self.died.set,
         )
+        self.link.ask()
         [self.worker] = self.nursery.workers
 
     async def bear(self, pid: int) -> None:
