@@ -187,7 +187,9 @@ def dualsense_output(**bytes_at):
         (dualsense_output(_2=0x04, _45=1, _46=2, _47=255), Told(rgb=(1, 2, 255))),
         (dualsense_output(_2=0x10, _44=0x24), Told(players=4)),
         (dualsense_output(_39=0x02, _42=0x02), Told(rgb=(0, 0, 0))),  # dualsense_reset_leds
-        (dualsense_output(_3=7, _45=9), Told()),
+        (dualsense_output(), Told(motors=(0, 0))),  # so SDL ends a rumble on hidraw: the pad turns on no longer
+        (dualsense_output(_3=7, _45=9), Told(motors=(0, 0))),
+        (dualsense_output(_2=0x01), Told()),  # the microphone's light alone
         (b"\x01" + bytes(62), Told()),
         (b"\x02" + bytes(46), Told()),
         (b"", Told()),
