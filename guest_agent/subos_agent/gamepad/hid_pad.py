@@ -147,18 +147,25 @@ class HidPad:
     def _answer(self, asked: Sequence[Union[Asked, UhidEvent]]) -> List[Said]:
         """What the host is to know of it."""
         said: List[Said] = []
+        flooded = len(asked) >= QUEUE
+        spoken_of = self._certain  # whether there is reason to think that the motors still turn
         for one in asked:
             if isinstance(one, GetReport):
                 self._uhid.reply(one, self._model.feature(one.number, self._mac))
             elif isinstance(one, SetReport):
                 self._uhid.refuse(one)
             elif isinstance(one, Output):
-                said += self._told(self._model.told(one.data), certain=len(asked) < QUEUE)
+                told = self._model.told(one.data)
+                spoken_of = spoken_of or told.motors is not None
+                said += self._told(told, certain=not flooded)
+        if flooded and spoken_of and any(self._motors) and not any(isinstance(one, Play) for one in said):
+            self._certain = False
+            said += self._turning()
         return said
 
     def _told(self, told: Told, certain: bool) -> List[Said]:
         said: List[Said] = []
-        if told.motors is not None and (told.motors != self._motors or not self._certain):
+        if told.motors is not None and (told.motors != self._motors or (certain and not self._certain)):
             self._motors, self._certain = told.motors, certain
             said += self._turning()
         before = self._light or Light((0, 0, 0), 0)

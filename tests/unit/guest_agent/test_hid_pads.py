@@ -228,6 +228,34 @@ async def test_a_motor_whose_stop_the_kernel_may_have_lost_stops(sysfs: Sysfs, m
 
 
 @on_a_loop
+@pytest.mark.parametrize("flood", [[light((n % 256, 0, 0)) for n in range(QUEUE)], [motors(9, 9)] * QUEUE])
+async def test_a_flood_that_says_nothing_new_of_the_motors_may_have_lost_their_stop(
+    sysfs: Sysfs, made: list[FakeUhid], flood: list[Output]
+) -> None:
+    async with host(sysfs) as peer, opening(peer, pad()) as stream:
+        assert await heard(stream) == Opened()
+        made[0].ask(motors(9, 9))
+        assert [await heard(stream), await heard(stream)] == turning(9 * 257, 9 * 257)
+        made[0].ask(*flood)
+        said = [await heard(stream), await heard(stream)]
+        if isinstance(said[0], Light):
+            said = [said[1], await heard(stream)]
+        assert said == turning(9 * 257, 9 * 257, CUT)
+
+
+@on_a_loop
+async def test_lights_alone_do_not_prolong_a_rumble_whose_stop_may_be_lost(sysfs: Sysfs, made: list[FakeUhid]) -> None:
+    device = made_hid(sysfs, HID, IDS)
+    try:
+        assert device._answer([motors(9, 9)] * QUEUE) == turning(9 * 257, 9 * 257, CUT)
+        assert device._answer([light((0, 0, 0))] * QUEUE) == []
+        assert device._answer([motors(9, 9)] * QUEUE) == turning(9 * 257, 9 * 257, CUT)
+        assert device._answer([motors(9, 9)]) == turning(9 * 257, 9 * 257)
+    finally:
+        device.close()
+
+
+@on_a_loop
 async def test_programs_that_ask_for_what_there_is_not_are_answered(sysfs: Sysfs, made: list[FakeUhid]) -> None:
     async with host(sysfs) as peer, opening(peer, pad()) as stream:
         assert await heard(stream) == Opened()
