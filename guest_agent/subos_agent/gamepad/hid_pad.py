@@ -30,11 +30,14 @@ COME_UP = 4.0
 """Seconds in which the kernel's driver has made all of it."""
 DRIVER = "playstation"
 MODULES = ("uhid", "hid-playstation")
+LOOK = 0.02
+"""Seconds between two looks at it meanwhile."""
 CUT = 2000
 """Milliseconds of a rumble whose end may have been lost."""
 _PATCHED = 0x8000  # of the version: what the driver adds
 _EVENT_DEVICES = 3
 _FULL = 257  # a motor's 255 is an effect's 65535
+_DARK = Light((0, 0, 0), 0)
 
 Said = Union[Feedback, Light]
 
@@ -73,12 +76,15 @@ class HidPad:
         self._light: Optional[Light] = None
         self._ports: Dict[str, Port] = {}
         self._loop: Optional[asyncio.AbstractEventLoop] = None
+        self._folder: Optional[Path] = None
+        """The device in sysfs, once it has been found."""
+        self._coming_up: Optional[asyncio.TimerHandle] = None
 
     # --- its life
 
     def create(self) -> None:
-        """Returns once the driver has made all of it, which takes some tenths of a second. Raises OSError; TimeoutError
-        where it takes too long."""
+        """Returns once the driver has made all of it and has heard the first report, which takes some tenths of a
+        second. Raises OSError; TimeoutError where it takes too long."""
         uniq = ":".join(f"{byte:02x}" for byte in self._mac)
         self._uhid.create(self._name, self._phys, uniq, self._ids, self._model.descriptor)
         deadline = monotonic() + COME_UP
@@ -87,22 +93,35 @@ class HidPad:
         while not self._is_up():
             if monotonic() > deadline:
                 raise TimeoutError(errno.ETIMEDOUT, "hid-playstation does not take it")
-            poll.poll(20)
+            poll.poll(LOOK * 1000)
             self._answer(self._uhid.read())
-        self._reports.report()
 
     def _is_up(self) -> bool:
-        """Whether the kernel's driver has made the event devices and the battery."""
+        """Whether the driver has made all of it and has heard a report; where it has not, that is said again.
+
+        Until its probe is over the kernel drops reports in silence. The battery is there before that, and what it does
+        is unknown until the driver has read one (ps_device_register_battery, dualsense_parse_report)."""
+        folder = self._folder = self._folder or self._find()
+        if (
+            folder is None
+            or os.path.basename(os.path.realpath(folder / "driver")) != DRIVER
+            or len(list(folder.glob("input/input*/event*"))) < _EVENT_DEVICES
+        ):
+            return False
+        for status in folder.glob("power_supply/*/status"):
+            with contextlib.suppress(OSError):  # just gone
+                if status.read_text().strip() != "Unknown":
+                    return True
+                self._reports.report()
+        return False
+
+    def _find(self) -> Optional[Path]:
+        """The device in sysfs."""
         for uevent in (self._sysfs / "bus/hid/devices").glob("*/uevent"):
             with contextlib.suppress(OSError):
-                made = uevent.parent
                 if f"HID_PHYS={self._phys}" in uevent.read_text("utf-8", "replace").splitlines():
-                    return (
-                        os.path.basename(os.path.realpath(made / "driver")) == DRIVER
-                        and len(list(made.glob("input/input*/event*"))) >= _EVENT_DEVICES
-                        and any(made.glob("power_supply/*"))
-                    )
-        return False
+                    return uevent.parent
+        return None
 
     def listen(self) -> None:
         """Answers the kernel from now on, on the running event loop."""
@@ -114,6 +133,13 @@ class HidPad:
         if self._loop is not None:
             self._loop.remove_reader(self._uhid.fd)
             self._loop = None
+        if self._coming_up is not None:
+            self._coming_up.cancel()
+
+    def _come_up_again(self, deadline: float) -> None:
+        """Another driver begins, which knows nothing yet."""
+        if self._loop is not None and not self._is_up() and monotonic() < deadline:
+            self._coming_up = self._loop.call_later(LOOK, self._come_up_again, deadline)
 
     def close(self) -> None:
         """All of it is gone."""
@@ -158,9 +184,25 @@ class HidPad:
                 told = self._model.told(one.data)
                 spoken_of = spoken_of or told.motors is not None
                 said += self._told(told, certain=not flooded)
+            elif one in (UhidEvent.UHID_START, UhidEvent.UHID_STOP):
+                said += self._rest()
+                if one == UhidEvent.UHID_START and self._loop is not None:
+                    if self._coming_up is not None:
+                        self._coming_up.cancel()
+                    self._coming_up = self._loop.call_later(LOOK, self._come_up_again, monotonic() + COME_UP)
         if flooded and spoken_of and any(self._motors) and not any(isinstance(one, Play) for one in said):
             self._certain = False
             said += self._turning()
+        return said
+
+    def _rest(self) -> List[Said]:
+        """A driver begins or ends: what another one has left turning or lit, nobody would end. The kernel's does not
+        stop the motors when it goes."""
+        said: List[Said] = [Stop(0)] if any(self._motors) else []
+        self._motors, self._certain = (0, 0), True
+        if self._light not in (None, _DARK):
+            self._light = _DARK
+            said.append(_DARK)
         return said
 
     def _told(self, told: Told, certain: bool) -> List[Said]:
@@ -168,7 +210,7 @@ class HidPad:
         if told.motors is not None and (told.motors != self._motors or (certain and not self._certain)):
             self._motors, self._certain = told.motors, certain
             said += self._turning()
-        before = self._light or Light((0, 0, 0), 0)
+        before = self._light or _DARK
         light = Light(
             before.rgb if told.rgb is None else told.rgb, before.players if told.players is None else told.players
         )

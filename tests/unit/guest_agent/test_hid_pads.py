@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import os
+import shutil
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -42,10 +43,12 @@ def pad(part: str = "pad", hid: Hid = HID) -> Pad:
 
 
 class FakeUhid:
-    """/dev/uhid and the driver, which takes the device as soon as its questions are answered, if it `takes` it."""
+    """/dev/uhid and the driver, which takes the device as soon as its questions are answered, if it `takes` it. It does
+    not see the first reports, as many as it `misses`."""
 
     made: list[FakeUhid] = []
     takes = True
+    misses = 0
     error = 0
 
     def __init__(self, sysfs: Path) -> None:
@@ -67,7 +70,7 @@ class FakeUhid:
         self.device = self._sysfs / "bus/hid/devices/0003:054C:0CE6.0001"
         self.device.mkdir(parents=True)
         (self.device / "uevent").write_text(f"DRIVER=playstation\nHID_NAME={name}\nHID_PHYS={phys}\n")
-        self.ask(UhidEvent.UHID_START, *(GetReport(n, n, 0) for n in (0x09, 0x20, 0x05)))
+        self.bind()
 
     def ask(self, *asked: Asked | UhidEvent) -> None:
         self._asked += asked
@@ -86,6 +89,20 @@ class FakeUhid:
             for number in range(3):
                 (self.device / f"input/input{number}/event{number}").mkdir(parents=True)
             (self.device / "power_supply/battery").mkdir(parents=True)
+            (self.device / "power_supply/battery/status").write_text("Unknown\n")
+
+    def unbind(self) -> None:
+        """The driver lets the device go."""
+        assert self.device is not None
+        (self.device / "driver").unlink()
+        for made in ("input", "power_supply"):
+            shutil.rmtree(self.device / made)
+        self.replies.clear()
+        self.ask(UhidEvent.UHID_CLOSE, UhidEvent.UHID_STOP)
+
+    def bind(self) -> None:
+        """A driver takes it, and asks what it is."""
+        self.ask(UhidEvent.UHID_START, *(GetReport(n, n, 0) for n in (0x09, 0x20, 0x05)))
 
     def refuse(self, request: SetReport) -> None:
         self.refused.append(request.id)
@@ -93,6 +110,9 @@ class FakeUhid:
     def input(self, report: bytes) -> None:
         assert self.fd >= 0
         self.reports.append(report)
+        status = self.device / "power_supply/battery/status" if self.device is not None else Path("/nowhere")
+        if len(self.reports) > self.misses and status.exists():
+            status.write_text("Full\n")
 
     @property
     def is_open(self) -> bool:
@@ -132,6 +152,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[FakeUhid]]:
     FakeUhid.made.clear()
     FakeUinput.made.clear()
     monkeypatch.setattr(FakeUhid, "takes", True)
+    monkeypatch.setattr(FakeUhid, "misses", 0)
     monkeypatch.setattr(FakeUhid, "error", 0)
     monkeypatch.setattr(hid_pad, "COME_UP", 0.3)
     monkeypatch.setattr(hid_pads, "SIBLING_SECONDS", 0.2)
@@ -253,6 +274,48 @@ async def test_lights_alone_do_not_prolong_a_rumble_whose_stop_may_be_lost(sysfs
         assert device._answer([motors(9, 9)]) == turning(9 * 257, 9 * 257)
     finally:
         device.close()
+
+
+@on_a_loop
+async def test_a_driver_that_goes_leaves_nothing_turning_and_the_next_one_hears_the_state(
+    sysfs: Sysfs, made: list[FakeUhid]
+) -> None:
+    async with host(sysfs) as peer, opening(peer, pad()) as stream:
+        assert await heard(stream) == Opened()
+        await send(stream, PRESSED)
+        await until(lambda: made[0].reports[-1][8] & 0x20)
+        made[0].ask(motors(9, 9), light((1, 2, 3), 4))
+        assert [await heard(stream) for _ in range(3)] == [Light((1, 2, 3), 4), *turning(9 * 257, 9 * 257)]
+        made[0].unbind()
+        assert {await heard(stream), await heard(stream)} == {Light((0, 0, 0), 0), Stop(0)}
+        before = len(made[0].reports)
+        made[0].misses = before + 2
+        made[0].bind()
+        await until(lambda: len(made[0].reports) == before + 3)
+        assert made[0].reports[-1][8] & 0x20
+        await asyncio.sleep(0.1)
+        assert len(made[0].reports) == before + 3, "it has heard it"
+
+
+@on_a_loop
+async def test_reports_that_come_before_the_driver_is_ready_are_said_again(
+    sysfs: Sysfs, made: list[FakeUhid], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel drops them in silence; only one that the driver read says what the battery does."""
+    monkeypatch.setattr(FakeUhid, "misses", 2)
+    async with host(sysfs) as peer, opening(peer, pad()) as stream:
+        assert await heard(stream) == Opened()
+        assert len(made[0].reports) == 3
+
+
+@on_a_loop
+async def test_a_driver_that_reads_no_report_does_not_have_the_device(
+    sysfs: Sysfs, made: list[FakeUhid], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FakeUhid, "misses", 10_000)
+    async with host(sysfs) as peer, opening(peer, pad()) as stream:
+        assert await heard(stream) == Opened()
+        assert len(FakeUinput.made) == 1
 
 
 @on_a_loop
