@@ -129,7 +129,10 @@ class HidPad:
         self._loop.add_reader(self._uhid.fd, self._read)
 
     def deafen(self) -> None:
-        """Before `close`, where it listens."""
+        """Before `close`: what the ports are told from now on is lost."""
+        for port in self._ports.values():
+            port.end()
+        self._ports.clear()
         if self._loop is not None:
             self._loop.remove_reader(self._uhid.fd)
             self._loop = None
@@ -152,9 +155,12 @@ class HidPad:
         port = self._ports[part] = Port(self._reports, part, self._state() if part == PAD else [])
         return port
 
+    def has(self, port: Port) -> bool:
+        return self._ports.get(port.part) is port
+
     def detach(self, port: Port) -> bool:
         """Whether that was the last one."""
-        if self._ports.get(port.part) is port:
+        if self.has(port):
             del self._ports[port.part]
         return not self._ports
 
@@ -234,7 +240,7 @@ class Port:
 
     def __init__(self, reports: Reports, part: str, said: List[Said]) -> None:
         self.part = part
-        self._reports = reports
+        self._reports: Optional[Reports] = reports
         self._said = said
         self._heard: Optional[Callable[[], None]] = None
 
@@ -252,6 +258,10 @@ class Port:
             self._said += said
             self._heard()
 
+    def end(self) -> None:
+        """The device is gone."""
+        self._reports = None
+
     def feedback(self) -> List[Said]:
         """What is new."""
         said, self._said = self._said, []
@@ -260,4 +270,5 @@ class Port:
     overlooked = feedback
 
     def write(self, events: Iterable[virtio_input_event]) -> None:
-        self._reports.write(self.part, events)
+        if self._reports is not None:
+            self._reports.write(self.part, events)

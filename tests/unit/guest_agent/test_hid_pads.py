@@ -123,6 +123,8 @@ class FakeUhid:
             os.close(self.fd)
             os.close(self._far)
             self.fd = -1
+            if self.device is not None:
+                shutil.rmtree(self.device)
 
 
 def motors(strong: int, weak: int) -> Output:
@@ -416,6 +418,83 @@ async def test_a_pad_that_is_to_be_nothing_else_fails(sysfs: Sysfs, monkeypatch:
         assert FakeUinput.made == []
         async with opening(peer, only) as stream:
             assert await heard(stream) == Opened()
+
+
+@on_a_loop
+async def test_a_pad_that_is_to_be_nothing_else_and_does_not_come_up_keeps_its_twin(
+    sysfs: Sysfs, made: list[FakeUhid], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its twin's driver begins when it is given back, and the host asks again: that is not to go on for ever."""
+    only = pad(hid=HID._replace(only=True))
+    monkeypatch.setattr(FakeUhid, "takes", False)
+    async with host(sysfs) as peer:
+        with pytest.raises(RemoteError, match="does not take it"):
+            await asyncio.wait_for(opening(peer, only).result(), 10)
+        assert sysfs.said("bind")
+        (sysfs.driver / "bind").write_text("")
+        for part in ("pad", "motion"):
+            with pytest.raises(RemoteError, match="did not come up before"):
+                await asyncio.wait_for(opening(peer, pad(part, hid=HID._replace(only=True))).result(), 10)
+        assert len(made) == 1
+        assert sysfs.said("bind") == ""
+        monkeypatch.setattr(FakeUhid, "takes", True)
+        monkeypatch.setattr(hid_pads, "FORGET_SECONDS", 0)
+        async with opening(peer, only) as stream:
+            assert await heard(stream) == Opened()
+
+
+@on_a_loop
+async def test_a_failure_is_forgotten_when_all_of_the_pad_has_gone(
+    sysfs: Sysfs, made: list[FakeUhid], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FakeUhid, "takes", False)
+    monkeypatch.setattr(hid_pads, "FORGET_SECONDS", 0)
+    async with host(sysfs) as peer:
+        async with opening(peer, pad()) as stream:
+            assert await heard(stream) == Opened()
+            monkeypatch.setattr(FakeUhid, "takes", True)
+            async with opening(peer, pad("motion")) as motion:
+                assert await heard(motion) == Opened()
+                assert (len(made), len(FakeUinput.made)) == (1, 2), "a pad is one or the other"
+        await until(lambda: not any(uinput.is_open for uinput in FakeUinput.made))
+        await until(lambda: sysfs.recorded == [])
+        async with opening(peer, pad()) as stream:
+            assert await heard(stream) == Opened()
+            assert (len(made), len(FakeUinput.made)) == (2, 2)
+
+
+@on_a_loop
+async def test_another_kind_of_pad_with_the_same_serial_is_another_device(sysfs: Sysfs, made: list[FakeUhid]) -> None:
+    other = HID._replace(model="dualshock4", name="Sony DualShock 4")
+    async with host(sysfs, grace=60) as peer:
+        async with opening(peer, pad("motion")) as motion, opening(peer, pad()) as stream:
+            assert [await heard(each) for each in (motion, stream)] == [Opened(), Opened()]
+        async with opening(peer, pad(hid=other)) as stream:
+            assert await heard(stream) == Opened()
+            assert [uhid.is_open for uhid in made] == [False, True]
+            created = made[1].created
+            assert created is not None
+            assert created[0] == "Sony DualShock 4"
+            assert sysfs.recorded == ["virtio0", "virtio1", "virtio2"]
+            async with opening(peer, pad("motion", hid=other)) as motion:
+                assert await heard(motion) == Opened()
+                before = len(made[1].reports)
+                await send(motion, [virtio_input_event(Ev.EV_ABS, Abs.ABS_RX, 64), virtio_input_event(0, 0, 0)])
+                await until(lambda: len(made[1].reports) > before)
+                assert made[1].is_open
+
+
+@on_a_loop
+async def test_what_is_said_to_a_device_that_has_ended_is_lost(sysfs: Sysfs, made: list[FakeUhid]) -> None:
+    other = HID._replace(model="dualshock4")
+    async with host(sysfs, grace=60) as peer, opening(peer, pad("motion")) as motion:
+        assert await heard(motion) == Opened()
+        async with opening(peer, pad(hid=other)) as stream:
+            assert await heard(stream) == Opened()
+            await send(motion, [virtio_input_event(Ev.EV_ABS, Abs.ABS_RX, 64), virtio_input_event(0, 0, 0)])
+            motion.end()
+            assert await asyncio.wait_for(motion.result(), 10) == {}
+            assert [uhid.is_open for uhid in made] == [False, True]
 
 
 @on_a_loop
