@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import logging
 import os
 import select
 import shutil
@@ -23,6 +24,7 @@ from subos_protocol.hid_pad import PAD, Hid, Light
 from subos_protocol.virtio_input import virtio_input_devids, virtio_input_event
 
 from .hid_reports import Reports
+from .hidraw import Repeats, node_of
 from .playstation import MODELS, Told, mac_of
 from .uhid import DEVICE, QUEUE, Asked, GetReport, HidIds, Output, SetReport, Uhid, UhidEvent
 
@@ -38,6 +40,8 @@ _PATCHED = 0x8000  # of the version: what the driver adds
 _EVENT_DEVICES = 3
 _FULL = 257  # a motor's 255 is an effect's 65535
 _DARK = Light((0, 0, 0), 0)
+
+log = logging.getLogger("subos-agent")
 
 Said = Union[Feedback, Light]
 
@@ -56,7 +60,12 @@ class HidPad:
     """The HID device of `hid`. Raises OSError where this guest cannot have one."""
 
     def __init__(
-        self, hid: Hid, ids: virtio_input_devids, sysfs: Path = Path("/sys"), uhid: Callable[[], Uhid] = Uhid
+        self,
+        hid: Hid,
+        ids: virtio_input_devids,
+        sysfs: Path = Path("/sys"),
+        uhid: Callable[[], Uhid] = Uhid,
+        dev: Path = Path("/dev"),
     ) -> None:
         if hid.model not in MODELS:
             raise OSError(errno.ENODEV, "no such kind of HID device is known here")
@@ -68,6 +77,7 @@ class HidPad:
         self._mac = mac_of(hid.pad)
         self._phys = f"subos/{hid.pad}"
         self._sysfs = sysfs
+        self._dev = dev
         self._uhid = uhid()
         self._reports = Reports(self._model, self._uhid.input)
         self._motors = (0, 0)
@@ -79,6 +89,7 @@ class HidPad:
         self._folder: Optional[Path] = None
         """The device in sysfs, once it has been found."""
         self._coming_up: Optional[asyncio.TimerHandle] = None
+        self._repeats: Optional[Repeats] = None
 
     # --- its life
 
@@ -127,6 +138,7 @@ class HidPad:
         """Answers the kernel from now on, on the running event loop."""
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._uhid.fd, self._read)
+        self._begin_to_repeat()
 
     def deafen(self) -> None:
         """Before `close`: what the ports are told from now on is lost."""
@@ -136,13 +148,33 @@ class HidPad:
         if self._loop is not None:
             self._loop.remove_reader(self._uhid.fd)
             self._loop = None
-        if self._coming_up is not None:
-            self._coming_up.cancel()
+        self._stop_timers()
 
     def _come_up_again(self, deadline: float) -> None:
         """Another driver begins, which knows nothing yet."""
-        if self._loop is not None and not self._is_up() and monotonic() < deadline:
+        if self._loop is None:
+            return
+        if self._is_up():
+            self._begin_to_repeat()
+        elif monotonic() < deadline:
             self._coming_up = self._loop.call_later(LOOK, self._come_up_again, deadline)
+
+    def _begin_to_repeat(self) -> None:
+        """From now on those who read hidraw always hear something."""
+        node = None if self._folder is None else node_of(self._folder, self._dev)
+        if node is not None:
+            try:
+                self._repeats = Repeats(self._reports, node)
+            except OSError as error:
+                log.info("who reads %s is not known: %s", node, error.strerror)
+
+    def _stop_timers(self) -> None:
+        if self._coming_up is not None:
+            self._coming_up.cancel()
+            self._coming_up = None
+        if self._repeats is not None:
+            self._repeats.end()
+            self._repeats = None
 
     def close(self) -> None:
         """All of it is gone."""
@@ -192,9 +224,8 @@ class HidPad:
                 said += self._told(told, certain=not flooded)
             elif one in (UhidEvent.UHID_START, UhidEvent.UHID_STOP):
                 said += self._rest()
+                self._stop_timers()
                 if one == UhidEvent.UHID_START and self._loop is not None:
-                    if self._coming_up is not None:
-                        self._coming_up.cancel()
                     self._coming_up = self._loop.call_later(LOOK, self._come_up_again, monotonic() + COME_UP)
         if flooded and spoken_of and any(self._motors) and not any(isinstance(one, Play) for one in said):
             self._certain = False

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import pytest
 
-from subos_agent.gamepad import hid_pad, hid_pads
+from subos_agent.gamepad import hid_pad, hid_pads, hidraw
 from subos_agent.gamepad.hid_pad import CUT, HidPad
 from subos_agent.gamepad.hid_pads import HidPads
 from subos_agent.gamepad.playstation import mac_of
@@ -49,6 +49,7 @@ class FakeUhid:
     made: list[FakeUhid] = []
     takes = True
     misses = 0
+    raw = ""
     error = 0
 
     def __init__(self, sysfs: Path) -> None:
@@ -88,6 +89,8 @@ class FakeUhid:
             (self.device / "driver").symlink_to(self._sysfs / "bus/hid/drivers/playstation")
             for number in range(3):
                 (self.device / f"input/input{number}/event{number}").mkdir(parents=True)
+            if self.raw:
+                (self.device / "hidraw" / self.raw).mkdir(parents=True, exist_ok=True)
             (self.device / "power_supply/battery").mkdir(parents=True)
             (self.device / "power_supply/battery/status").write_text("Unknown\n")
 
@@ -155,6 +158,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[FakeUhid]]:
     FakeUinput.made.clear()
     monkeypatch.setattr(FakeUhid, "takes", True)
     monkeypatch.setattr(FakeUhid, "misses", 0)
+    monkeypatch.setattr(FakeUhid, "raw", "")
     monkeypatch.setattr(FakeUhid, "error", 0)
     monkeypatch.setattr(hid_pad, "COME_UP", 0.3)
     monkeypatch.setattr(hid_pads, "SIBLING_SECONDS", 0.2)
@@ -163,7 +167,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[FakeUhid]]:
 
 
 def made_hid(sysfs: Sysfs, hid: Hid, ids: virtio_input_devids) -> HidPad:
-    return HidPad(hid, ids, sysfs.root / "sys", lambda: cast(Any, FakeUhid(sysfs.root / "sys")))
+    return HidPad(hid, ids, sysfs.root / "sys", lambda: cast(Any, FakeUhid(sysfs.root / "sys")), sysfs.root)
 
 
 @contextlib.asynccontextmanager
@@ -318,6 +322,39 @@ async def test_a_driver_that_reads_no_report_does_not_have_the_device(
     async with host(sysfs) as peer, opening(peer, pad()) as stream:
         assert await heard(stream) == Opened()
         assert len(FakeUinput.made) == 1
+
+
+@on_a_loop
+async def test_programs_that_read_reports_themselves_always_hear_something(
+    sysfs: Sysfs, made: list[FakeUhid], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FakeUhid, "raw", f"hidraw-{os.getpid()}")
+    monkeypatch.setattr(hidraw, "LOOK_AFTER", 0.1)
+    node = sysfs.root / FakeUhid.raw
+    node.touch()
+
+    async def is_quiet() -> bool:
+        before = len(made[0].reports)
+        await asyncio.sleep(0.05)
+        return len(made[0].reports) == before
+
+    async with host(sysfs) as peer, opening(peer, pad()) as stream:
+        assert await heard(stream) == Opened()
+        await send(stream, PRESSED)
+        await asyncio.sleep(0.3)
+        assert await is_quiet()
+        with node.open():
+            await asyncio.sleep(0.1)
+            assert not await is_quiet()
+            assert made[0].reports[-1][8] & 0x20, "the last one, again"
+            made[0].unbind()
+            await asyncio.sleep(0.05)
+            assert await is_quiet()
+            made[0].bind()
+            await asyncio.sleep(0.3)
+            assert not await is_quiet()
+        await asyncio.sleep(0.3)
+        assert await is_quiet()
 
 
 @on_a_loop
