@@ -17,12 +17,13 @@ import shutil
 import subprocess
 from pathlib import Path
 from time import monotonic
-from typing import Callable, Dict, Iterable, List, Optional, Sequence, Union
+from typing import Callable, Dict, List, Optional, Sequence, Union
 
-from subos_protocol.effects import Effect, Feedback, Play, Rumble, Stop, Upload
+from subos_protocol.effects import Effect, Play, Rumble, Stop, Upload
 from subos_protocol.hid_pad import PAD, Hid, Light
-from subos_protocol.virtio_input import virtio_input_devids, virtio_input_event
+from subos_protocol.virtio_input import virtio_input_devids
 
+from .hid_port import Port, Said
 from .hid_reports import Reports
 from .hidraw import Repeats, node_of
 from .playstation import MODELS, Told, mac_of
@@ -42,8 +43,6 @@ _FULL = 257  # a motor's 255 is an effect's 65535
 _DARK = Light((0, 0, 0), 0)
 
 log = logging.getLogger("subos-agent")
-
-Said = Union[Feedback, Light]
 
 
 def load_modules(sysfs: Path = Path("/sys"), device: Path = DEVICE) -> None:
@@ -262,44 +261,3 @@ class HidPad:
             return [Stop(0)]
         strong, weak = (motor * _FULL for motor in self._motors)
         return [Upload(Effect(0, 0 if self._certain else CUT, 0, 0, Rumble(strong, weak))), Play(0, 1)]
-
-
-class Port:
-    """One event device of a `HidPad`, as a `HeldPad` has it."""
-
-    suspicious = False
-
-    def __init__(self, reports: Reports, part: str, said: List[Said]) -> None:
-        self.part = part
-        self._reports: Optional[Reports] = reports
-        self._said = said
-        self._heard: Optional[Callable[[], None]] = None
-
-    def listen(self, heard: Callable[[], None]) -> None:
-        """`heard` is called when there is something to say, on the running event loop."""
-        self._heard = heard
-        if self._said:
-            heard()
-
-    def deafen(self) -> None:
-        self._heard = None
-
-    def say(self, said: List[Said]) -> None:
-        if self._heard is not None:
-            self._said += said
-            self._heard()
-
-    def end(self) -> None:
-        """The device is gone."""
-        self._reports = None
-
-    def feedback(self) -> List[Said]:
-        """What is new."""
-        said, self._said = self._said, []
-        return said
-
-    overlooked = feedback
-
-    def write(self, events: Iterable[virtio_input_event]) -> None:
-        if self._reports is not None:
-            self._reports.write(self.part, events)

@@ -16,7 +16,8 @@ from subos_protocol.gamepad import Pad
 from subos_protocol.hid_pad import Hid
 from subos_protocol.virtio_input import virtio_input_devids
 
-from .hid_pad import HidPad, Port, load_modules
+from .hid_pad import HidPad, load_modules
+from .hid_port import Port
 from .turns import Turns
 from .twins import Twins
 

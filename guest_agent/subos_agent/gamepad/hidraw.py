@@ -50,9 +50,10 @@ def is_open(node: Path, proc: Path = Path("/proc")) -> bool:
     the last part."""
     for process in filter(str.isdigit, os.listdir(proc)):
         with contextlib.suppress(OSError):  # it has ended, or is none of ours
-            for descriptor in os.listdir(proc / process / "fd"):
+            folder = f"{proc}/{process}/fd"
+            for descriptor in os.listdir(folder):
                 with contextlib.suppress(OSError):
-                    if os.path.basename(os.readlink(proc / process / "fd" / descriptor)) == node.name:
+                    if os.readlink(f"{folder}/{descriptor}").endswith(f"/{node.name}"):
                         return True
     return False
 

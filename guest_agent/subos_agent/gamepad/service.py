@@ -22,8 +22,8 @@ from subos_protocol.gamepad import OPERATION, Pad, unpack_pad
 from subos_protocol.hid_pad import Hid
 
 from .held import HeldPad
-from .hid_pad import Port
 from .hid_pads import TWIN_SECONDS, HidPads, NoHid
+from .hid_port import Port
 from .turns import Turns
 from .twins import Twins
 from .uinput import DEVICE, UinputPad
