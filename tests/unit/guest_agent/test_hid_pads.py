@@ -333,28 +333,27 @@ async def test_programs_that_read_reports_themselves_always_hear_something(
     node = sysfs.root / FakeUhid.raw
     node.touch()
 
-    async def is_quiet() -> bool:
-        before = len(made[0].reports)
-        await asyncio.sleep(0.05)
-        return len(made[0].reports) == before
+    async def becomes(quiet: bool) -> None:
+        for _ in range(100):
+            before = len(made[0].reports)
+            await asyncio.sleep(0.05)
+            if (len(made[0].reports) == before) is quiet:
+                return
+        raise AssertionError(f"it is {'not ' if quiet else ''}quiet")
 
     async with host(sysfs) as peer, opening(peer, pad()) as stream:
         assert await heard(stream) == Opened()
         await send(stream, PRESSED)
-        await asyncio.sleep(0.3)
-        assert await is_quiet()
+        await until(lambda: made[0].reports[-1][8] & 0x20)
+        await becomes(quiet=True)
         with node.open():
-            await asyncio.sleep(0.1)
-            assert not await is_quiet()
+            await becomes(quiet=False)
             assert made[0].reports[-1][8] & 0x20, "the last one, again"
             made[0].unbind()
-            await asyncio.sleep(0.05)
-            assert await is_quiet()
+            await becomes(quiet=True)
             made[0].bind()
-            await asyncio.sleep(0.3)
-            assert not await is_quiet()
-        await asyncio.sleep(0.3)
-        assert await is_quiet()
+            await becomes(quiet=False)
+        await becomes(quiet=True)
 
 
 @on_a_loop
