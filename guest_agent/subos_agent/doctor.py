@@ -19,7 +19,9 @@ from .facts import os_release
 UNIT = "subos-agent.service"
 OLDEST_PYTHON = (3, 9)
 UINPUT = "/dev/uinput"
-HID_MODULES = ("uhid", "hid-playstation")
+HID_MODULES = {"uhid": "dev/uhid", "hid-playstation": "sys/bus/hid/drivers/playstation"}
+"""What is there where they are in use."""
+ROOT = ""
 
 
 class Finding(NamedTuple):
@@ -184,13 +186,25 @@ def _uhid() -> Finding:
 
 
 def _has_module(name: str) -> bool:
-    """Whether it is loaded, or can be; of those that drive HID devices."""
-    if os.path.isdir(f"/sys/module/{name.replace('-', '_')}"):
-        return True
-    modules = f"/lib/modules/{os.uname().release}"
-    return any(
-        file.startswith(f"{name}.ko") for _, _, files in os.walk(f"{modules}/kernel/drivers/hid") for file in files
+    """Whether the kernel has it: in use, to be loaded, or in the kernel itself, where it may have no entry among the
+    modules. Of those that drive HID devices."""
+    modules = f"{ROOT}/lib/modules/{os.uname().release}"
+    signs = (HID_MODULES[name], f"sys/module/{name.replace('-', '_')}")
+    return (
+        any(os.path.exists(f"{ROOT}/{sign}") for sign in signs)
+        or any(
+            file.startswith(f"{name}.ko") for _, _, files in os.walk(f"{modules}/kernel/drivers/hid") for file in files
+        )
+        or f"/{name}.ko\n" in _text_of(f"{modules}/modules.builtin")
     )
+
+
+def _text_of(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read()
+    except OSError:
+        return ""
 
 
 CHECKS: List[Callable[[], Finding]] = [_python, _channel, _vsock, _serial, _service, _mount, _exec, _uinput, _uhid]

@@ -8,6 +8,7 @@ import math
 import os
 import signal
 import socket
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -210,6 +211,30 @@ def test_rumble_arrives_with_its_magnitudes(guest: Guest, folder: Path, pad: str
         assert guest.finish(game).status == 0
 
 
+def test_the_driver_is_unbound_while_an_effect_plays_and_bound_again(guest: Guest, folder: Path) -> None:
+    """It does not stop the motors itself, and knows nothing of the pad when it comes again."""
+    ready, over = folder / "ready", folder / "over"
+    steps = [{"upload": RUMBLE}, {"play": {"id": 0, "times": 1}}, {"file": str(ready)}, {"wait": str(over)}]
+    command = guest.inside_command("game.py", called("gamepad2", "pad"), json.dumps(steps))
+    guest.check("sh", "-c", '"$@" >/dev/null 2>&1 </dev/null &', "sh", *command)
+    eventually(ready.exists, timeout=60)
+    (device,) = guest.check("sh", "-c", "grep -l 'HID_PHYS=subos/.*2' /sys/bus/hid/devices/*/uevent").split()
+    device = device.split("/")[-2]
+    drivers = "/sys/bus/hid/drivers/playstation"
+    with Listener(guest, "gamepad2") as listener:
+        listener.hears(lambda heard: {"ff": {"play": {"id": 0, "times": 1}}} in heard)
+        listener.send((Ev.EV_PWR, 0, 40), (Ev.EV_PWR, 1, 1), (Ev.EV_KEY, Key.BTN_SOUTH, 1))
+        guest.check("sh", "-c", f"echo {device} >{drivers}/unbind")
+        listener.hears(lambda heard: {"ff": {"stop": 0}} in heard)
+        over.touch()
+        guest.check("sh", "-c", f"echo {device} >{drivers}/bind")
+        eventually(lambda: called("gamepad2", "pad") in described(guest), timeout=60)
+        eventually(lambda: described(guest)[called("gamepad2", "pad")]["pressed"] == ["BTN_SOUTH"], timeout=60)
+        battery = f"/sys/bus/hid/devices/{device}/power_supply/*"
+        eventually(lambda: read(guest, f"{battery}/capacity", f"{battery}/status") == ["45", "Charging"], timeout=60)
+    eventually(lambda: described(guest)[called("gamepad2", "pad")]["pressed"] == [], timeout=60)
+
+
 @pytest.mark.parametrize("pad", PADS)
 def test_a_rumble_with_a_length_stops_by_itself(guest: Guest, pad: str) -> None:
     steps = [{"upload": {**RUMBLE, "length": 300}}, {"play": {"id": 0, "times": 1}}]
@@ -292,6 +317,47 @@ def test_sdl_feels_the_sensors(guest: Guest, folder: Path) -> None:
         go.touch()
         done = guest.finish(game)
     assert done.status == 0, done.stderr.decode()
+
+
+def test_sdl_s_own_driver_has_a_pad_at_a_cable_that_rests(guest: Guest, folder: Path) -> None:
+    """It reads hidraw, and takes a DualSense that says nothing for one by Bluetooth, whose reports are others."""
+    seen, go = folder / "seen", folder / "go"
+    names = json.dumps(["PS5 Controller", "DualSense Wireless Controller"])
+    command = guest.inside_command("sdl.py", "raw", names, str(seen), str(go), json.dumps([49152, 7 << 8, 1000]))
+    game = guest.begin(["env", f"SDL_LIBRARY={newest_sdl()}", "SDL_JOYSTICK_HIDAPI=1", *command], timeout=200)
+    try:
+        eventually(lambda: game.done() or lines(seen), timeout=60)
+        assert lines(seen)[0].startswith("open /dev/hidraw")
+        with Listener(guest, "gamepad1") as listener:
+            time.sleep(5)  # by Bluetooth it would be gone by now
+            listener.send((Ev.EV_KEY, Key.BTN_SOUTH, 1))
+            eventually(lambda: game.done() or "button a 1" in lines(seen), timeout=60)
+            assert "button a 1" in lines(seen)
+            go.touch()
+            heard = listener.hears(lambda heard: {"ff": {"play": {"id": 0, "times": 1}}} in heard)
+            assert {"ff": {"upload": FELT}} in heard
+            if {"ff": {"stop": 0}} not in heard:
+                listener.hears(lambda heard: {"ff": {"stop": 0}} in heard)
+    finally:
+        go.touch()
+        done = guest.finish(game)
+    assert done.status == 0, done.stderr.decode()
+
+
+MEASURE = """
+for p in /proc/[0-9]*; do case $(tr '\\0' ' ' <$p/cmdline) in *' serve --allow-exec ') agent=$p; esac; done 2>/dev/null
+used() { set -- $(sed 's/.*) //' $agent/stat); echo $((${12} + ${13})); }
+sleep 3; before=$(used); sleep 10; echo $(($(used) - before))
+for n in /sys/bus/hid/devices/*/hidraw/*; do exec 3</dev/${n##*/}; break; done
+sleep 1; before=$(used); sleep 10; echo $(($(used) - before))
+"""
+"""Hundredths of a second that the agent uses in ten, while nobody has hidraw open and while somebody has."""
+
+
+def test_a_pad_that_rests_wakes_nobody(guest: Guest) -> None:
+    idle, busy = map(int, guest.check("sh", "-c", MEASURE, timeout=90).split())
+    step(f"of 10 s the agent used {idle * 10} ms at rest, {busy * 10} ms while somebody read hidraw")
+    assert idle <= 10 < busy
 
 
 def feels(seen: Path, sensor: str, wanted: tuple[float, float, float]) -> bool:

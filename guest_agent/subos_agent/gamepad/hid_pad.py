@@ -10,19 +10,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import logging
 import os
 import select
 import shutil
 import subprocess
 from pathlib import Path
 from time import monotonic
-from typing import Callable, Dict, Iterable, List, Optional, Sequence, Union
+from typing import Callable, Dict, List, Optional, Sequence, Union
 
-from subos_protocol.effects import Effect, Feedback, Play, Rumble, Stop, Upload
+from subos_protocol.effects import Effect, Play, Rumble, Stop, Upload
 from subos_protocol.hid_pad import PAD, Hid, Light
-from subos_protocol.virtio_input import virtio_input_devids, virtio_input_event
+from subos_protocol.virtio_input import virtio_input_devids
 
+from .hid_port import Port, Said
 from .hid_reports import Reports
+from .hidraw import Repeats, node_of
 from .playstation import MODELS, Told, mac_of
 from .uhid import DEVICE, QUEUE, Asked, GetReport, HidIds, Output, SetReport, Uhid, UhidEvent
 
@@ -30,13 +33,16 @@ COME_UP = 4.0
 """Seconds in which the kernel's driver has made all of it."""
 DRIVER = "playstation"
 MODULES = ("uhid", "hid-playstation")
+LOOK = 0.02
+"""Seconds between two looks at it meanwhile."""
 CUT = 2000
 """Milliseconds of a rumble whose end may have been lost."""
 _PATCHED = 0x8000  # of the version: what the driver adds
 _EVENT_DEVICES = 3
 _FULL = 257  # a motor's 255 is an effect's 65535
+_DARK = Light((0, 0, 0), 0)
 
-Said = Union[Feedback, Light]
+log = logging.getLogger("subos-agent")
 
 
 def load_modules(sysfs: Path = Path("/sys"), device: Path = DEVICE) -> None:
@@ -53,7 +59,12 @@ class HidPad:
     """The HID device of `hid`. Raises OSError where this guest cannot have one."""
 
     def __init__(
-        self, hid: Hid, ids: virtio_input_devids, sysfs: Path = Path("/sys"), uhid: Callable[[], Uhid] = Uhid
+        self,
+        hid: Hid,
+        ids: virtio_input_devids,
+        sysfs: Path = Path("/sys"),
+        uhid: Callable[[], Uhid] = Uhid,
+        dev: Path = Path("/dev"),
     ) -> None:
         if hid.model not in MODELS:
             raise OSError(errno.ENODEV, "no such kind of HID device is known here")
@@ -65,6 +76,7 @@ class HidPad:
         self._mac = mac_of(hid.pad)
         self._phys = f"subos/{hid.pad}"
         self._sysfs = sysfs
+        self._dev = dev
         self._uhid = uhid()
         self._reports = Reports(self._model, self._uhid.input)
         self._motors = (0, 0)
@@ -73,12 +85,16 @@ class HidPad:
         self._light: Optional[Light] = None
         self._ports: Dict[str, Port] = {}
         self._loop: Optional[asyncio.AbstractEventLoop] = None
+        self._folder: Optional[Path] = None
+        """The device in sysfs, once it has been found."""
+        self._coming_up: Optional[asyncio.TimerHandle] = None
+        self._repeats: Optional[Repeats] = None
 
     # --- its life
 
     def create(self) -> None:
-        """Returns once the driver has made all of it, which takes some tenths of a second. Raises OSError; TimeoutError
-        where it takes too long."""
+        """Returns once the driver has made all of it and has heard the first report, which takes some tenths of a
+        second. Raises OSError; TimeoutError where it takes too long."""
         uniq = ":".join(f"{byte:02x}" for byte in self._mac)
         self._uhid.create(self._name, self._phys, uniq, self._ids, self._model.descriptor)
         deadline = monotonic() + COME_UP
@@ -87,33 +103,77 @@ class HidPad:
         while not self._is_up():
             if monotonic() > deadline:
                 raise TimeoutError(errno.ETIMEDOUT, "hid-playstation does not take it")
-            poll.poll(20)
+            poll.poll(LOOK * 1000)
             self._answer(self._uhid.read())
-        self._reports.report()
 
     def _is_up(self) -> bool:
-        """Whether the kernel's driver has made the event devices and the battery."""
+        """Whether the driver has made all of it and has heard a report; where it has not, that is said again.
+
+        Until its probe is over the kernel drops reports in silence. The battery is there before that, and what it does
+        is unknown until the driver has read one (ps_device_register_battery, dualsense_parse_report)."""
+        folder = self._folder = self._folder or self._find()
+        if (
+            folder is None
+            or os.path.basename(os.path.realpath(folder / "driver")) != DRIVER
+            or len(list(folder.glob("input/input*/event*"))) < _EVENT_DEVICES
+        ):
+            return False
+        for status in folder.glob("power_supply/*/status"):
+            with contextlib.suppress(OSError):  # just gone
+                if status.read_text().strip() != "Unknown":
+                    return True
+                self._reports.report()
+        return False
+
+    def _find(self) -> Optional[Path]:
+        """The device in sysfs."""
         for uevent in (self._sysfs / "bus/hid/devices").glob("*/uevent"):
             with contextlib.suppress(OSError):
-                made = uevent.parent
                 if f"HID_PHYS={self._phys}" in uevent.read_text("utf-8", "replace").splitlines():
-                    return (
-                        os.path.basename(os.path.realpath(made / "driver")) == DRIVER
-                        and len(list(made.glob("input/input*/event*"))) >= _EVENT_DEVICES
-                        and any(made.glob("power_supply/*"))
-                    )
-        return False
+                    return uevent.parent
+        return None
 
     def listen(self) -> None:
         """Answers the kernel from now on, on the running event loop."""
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._uhid.fd, self._read)
+        self._begin_to_repeat()
 
     def deafen(self) -> None:
-        """Before `close`, where it listens."""
+        """Before `close`: what the ports are told from now on is lost."""
+        for port in self._ports.values():
+            port.end()
+        self._ports.clear()
         if self._loop is not None:
             self._loop.remove_reader(self._uhid.fd)
             self._loop = None
+        self._stop_timers()
+
+    def _come_up_again(self, deadline: float) -> None:
+        """Another driver begins, which knows nothing yet."""
+        if self._loop is None:
+            return
+        if self._is_up():
+            self._begin_to_repeat()
+        elif monotonic() < deadline:
+            self._coming_up = self._loop.call_later(LOOK, self._come_up_again, deadline)
+
+    def _begin_to_repeat(self) -> None:
+        """From now on those who read hidraw always hear something."""
+        node = None if self._folder is None else node_of(self._folder, self._dev)
+        if node is not None:
+            try:
+                self._repeats = Repeats(self._reports, node)
+            except OSError as error:
+                log.info("who reads %s is not known: %s", node, error.strerror)
+
+    def _stop_timers(self) -> None:
+        if self._coming_up is not None:
+            self._coming_up.cancel()
+            self._coming_up = None
+        if self._repeats is not None:
+            self._repeats.end()
+            self._repeats = None
 
     def close(self) -> None:
         """All of it is gone."""
@@ -126,9 +186,12 @@ class HidPad:
         port = self._ports[part] = Port(self._reports, part, self._state() if part == PAD else [])
         return port
 
+    def has(self, port: Port) -> bool:
+        return self._ports.get(port.part) is port
+
     def detach(self, port: Port) -> bool:
         """Whether that was the last one."""
-        if self._ports.get(port.part) is port:
+        if self.has(port):
             del self._ports[port.part]
         return not self._ports
 
@@ -147,21 +210,43 @@ class HidPad:
     def _answer(self, asked: Sequence[Union[Asked, UhidEvent]]) -> List[Said]:
         """What the host is to know of it."""
         said: List[Said] = []
+        flooded = len(asked) >= QUEUE
+        spoken_of = self._certain  # whether there is reason to think that the motors still turn
         for one in asked:
             if isinstance(one, GetReport):
                 self._uhid.reply(one, self._model.feature(one.number, self._mac))
             elif isinstance(one, SetReport):
                 self._uhid.refuse(one)
             elif isinstance(one, Output):
-                said += self._told(self._model.told(one.data), certain=len(asked) < QUEUE)
+                told = self._model.told(one.data)
+                spoken_of = spoken_of or told.motors is not None
+                said += self._told(told, certain=not flooded)
+            elif one in (UhidEvent.UHID_START, UhidEvent.UHID_STOP):
+                said += self._rest()
+                self._stop_timers()
+                if one == UhidEvent.UHID_START and self._loop is not None:
+                    self._coming_up = self._loop.call_later(LOOK, self._come_up_again, monotonic() + COME_UP)
+        if flooded and spoken_of and any(self._motors) and not any(isinstance(one, Play) for one in said):
+            self._certain = False
+            said += self._turning()
+        return said
+
+    def _rest(self) -> List[Said]:
+        """A driver begins or ends: what another one has left turning or lit, nobody would end. The kernel's does not
+        stop the motors when it goes."""
+        said: List[Said] = [Stop(0)] if any(self._motors) else []
+        self._motors, self._certain = (0, 0), True
+        if self._light not in (None, _DARK):
+            self._light = _DARK
+            said.append(_DARK)
         return said
 
     def _told(self, told: Told, certain: bool) -> List[Said]:
         said: List[Said] = []
-        if told.motors is not None and (told.motors != self._motors or not self._certain):
+        if told.motors is not None and (told.motors != self._motors or (certain and not self._certain)):
             self._motors, self._certain = told.motors, certain
             said += self._turning()
-        before = self._light or Light((0, 0, 0), 0)
+        before = self._light or _DARK
         light = Light(
             before.rgb if told.rgb is None else told.rgb, before.players if told.players is None else told.players
         )
@@ -176,39 +261,3 @@ class HidPad:
             return [Stop(0)]
         strong, weak = (motor * _FULL for motor in self._motors)
         return [Upload(Effect(0, 0 if self._certain else CUT, 0, 0, Rumble(strong, weak))), Play(0, 1)]
-
-
-class Port:
-    """One event device of a `HidPad`, as a `HeldPad` has it."""
-
-    suspicious = False
-
-    def __init__(self, reports: Reports, part: str, said: List[Said]) -> None:
-        self.part = part
-        self._reports = reports
-        self._said = said
-        self._heard: Optional[Callable[[], None]] = None
-
-    def listen(self, heard: Callable[[], None]) -> None:
-        """`heard` is called when there is something to say, on the running event loop."""
-        self._heard = heard
-        if self._said:
-            heard()
-
-    def deafen(self) -> None:
-        self._heard = None
-
-    def say(self, said: List[Said]) -> None:
-        if self._heard is not None:
-            self._said += said
-            self._heard()
-
-    def feedback(self) -> List[Said]:
-        """What is new."""
-        said, self._said = self._said, []
-        return said
-
-    overlooked = feedback
-
-    def write(self, events: Iterable[virtio_input_event]) -> None:
-        self._reports.write(self.part, events)

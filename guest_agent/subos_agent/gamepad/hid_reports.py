@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from time import monotonic
-from typing import Callable, Iterable
+from typing import Callable, Iterable, Optional
 
 from subos_protocol.hid_pad import PAD, is_battery
 from subos_protocol.input_codes import Abs, Ev, Msc
@@ -11,21 +11,30 @@ from subos_protocol.virtio_input import virtio_input_event
 
 from .playstation import GYRO, SLOTS, STICKS_AND_TRIGGERS, Controls, Model, Touch
 
+_WRAP = 1 << 32  # of the host's time
+_UNRELATED = 1_000_000
+"""Microseconds by which our clock may be ahead of the host's; what is more is another one."""
 _CROSS = (Abs.ABS_HAT0X, Abs.ABS_HAT0Y)
 
 
 class Reports:
     """`send` gets each report of `model`: one for each frame, whichever event device it is of. What the pad does not
-    have is ignored. The sensors' time is what the host says; until it says one, our own clock's."""
+    have is ignored.
 
-    def __init__(self, model: Model, send: Callable[[bytes], None]) -> None:
+    The sensors' time goes on as the host's does, and by our own clock until it says one and while it says nothing. It
+    never goes back, which the driver would take for a wrap."""
+
+    def __init__(self, model: Model, send: Callable[[bytes], None], clock: Callable[[], float] = monotonic) -> None:
         self._model = model
         self._send = send
         self._controls = Controls()
         self._slot = 0
         self._count = 0
-        self._begun = monotonic()
-        self._time_is_said = False
+        self._clock = clock
+        self._looked = clock()
+        self._host_time: Optional[int] = None
+        self._ahead = 0
+        """Microseconds that our clock has added since the host said its time."""
         self._button_moved = False
         self._note = {PAD: self._note_pad, "motion": self._note_motion, "touchpad": self._note_touchpad}
 
@@ -40,13 +49,48 @@ class Reports:
 
     def report(self) -> None:
         """Says it all."""
-        if not self._time_is_said:
-            self._controls.time = int((monotonic() - self._begun) * 1e6)
+        if self._host_time is None:
+            self._go_on()
         again = self._button_moved and self._model.touch_button_waits
         self._button_moved = False
         for _ in range(1 + again):
             self._send(self._model.pack(self._controls, self._count))
             self._count += 1
+
+    def repeat(self) -> None:
+        """Says it again, some time later."""
+        self._go_on()
+        self.report()
+
+    @property
+    def count(self) -> int:
+        """How many have been said."""
+        return self._count
+
+    # --- the sensors' time
+
+    def _go_on(self) -> None:
+        """By our clock."""
+        now = self._clock()
+        passed = round((now - self._looked) * 1e6)
+        self._looked = now
+        self._controls.time += passed
+        self._ahead += passed
+
+    def _follow(self, time: int) -> None:
+        """By the host's, in microseconds of 32 bits."""
+        if self._host_time is None:
+            self._go_on()
+            self._ahead = 0
+        else:
+            passed = (time - self._host_time) % _WRAP
+            if passed <= _WRAP // 2:
+                self._controls.time += max(0, passed - self._ahead)
+                self._ahead = max(0, self._ahead - passed)
+            if passed > _WRAP // 2 or self._ahead > _UNRELATED:
+                self._ahead = 0
+            self._looked = self._clock()
+        self._host_time = time
 
     # --- one event
 
@@ -64,8 +108,7 @@ class Reports:
         if type_ == Ev.EV_ABS:
             (self._controls.gyro if code in GYRO else self._controls.accelerometer)[code] = value
         elif type_ == Ev.EV_MSC and code == Msc.MSC_TIMESTAMP:
-            self._controls.time = value
-            self._time_is_said = True
+            self._follow(value)
 
     def _note_touchpad(self, event: virtio_input_event) -> None:
         type_, code, value = event

@@ -192,6 +192,8 @@ class DualSense(Model):
             return Told()
         flags0, flags1, weak, strong, flags2, setup, players, *rgb = self._COMMON.unpack_from(output, 1)
         motors = (strong, weak) if flags0 & self._MOTORS or flags2 & self._MOTORS2 else None
+        if not (flags0 or flags1 or flags2):  # so SDL ends a rumble, and the pad ends it; the kernel's always have some
+            motors = (0, 0)
         colour: Optional[Tuple[int, int, int]] = None
         if flags1 & self._LIGHTBAR:
             colour = (rgb[0], rgb[1], rgb[2])

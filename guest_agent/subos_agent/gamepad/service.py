@@ -19,9 +19,11 @@ from subos_protocol.agent.pieces import in_thread
 from subos_protocol.agent.stream import Stream
 from subos_protocol.errors import Malformed
 from subos_protocol.gamepad import OPERATION, Pad, unpack_pad
+from subos_protocol.hid_pad import Hid
 
 from .held import HeldPad
 from .hid_pads import TWIN_SECONDS, HidPads, NoHid
+from .hid_port import Port
 from .turns import Turns
 from .twins import Twins
 from .uinput import DEVICE, UinputPad
@@ -115,7 +117,7 @@ class Gamepads:
         hid = pad.hid
         if hid is not None:
             try:
-                port = await self._hids.take(pad, hid)
+                port = await self._hids.take(pad, hid, self._is_made_by_uinput(hid))
             except NoHid as error:
                 if hid.only:
                     raise RemoteError(
@@ -127,6 +129,13 @@ class Gamepads:
             else:
                 return HeldPad(pad, port, partial(self._hids.release, hid, port))
         return await self._take_by_uinput(pad)
+
+    def _is_made_by_uinput(self, hid: Hid) -> bool:
+        """Whether a part of it is."""
+        return any(
+            held.pad.hid is not None and held.pad.hid.pad == hid.pad and not isinstance(held.device, Port)
+            for held in self._pads.values()
+        )
 
     async def _take_by_uinput(self, pad: Pad) -> HeldPad:
         """Raises RemoteError."""

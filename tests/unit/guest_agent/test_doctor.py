@@ -86,14 +86,41 @@ def test_uinput(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def test_uhid(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(doctor, "HID_MODULES", ("no-such-module", "nor-this-one"))
+    root = tmp_path / "root"
+    modules = root / "lib/modules" / os.uname().release
+    deep = modules / "kernel/drivers/hid/deep"
+    deep.mkdir(parents=True)
+    monkeypatch.setattr(doctor, "ROOT", str(root))
     finding = doctor._uhid()
     assert (finding.ok, finding.needed) == (False, False)
-    assert finding.detail == "without no-such-module, nor-this-one"
+    assert finding.detail == "without uhid, hid-playstation"
     assert "made by uinput" in finding.hint
-    (tmp_path / "deep").mkdir()
-    for name in ("no-such-module.ko.xz", "deep/nor-this-one.ko"):
-        (tmp_path / name).touch()
-    walk = os.walk
-    monkeypatch.setattr(doctor.os, "walk", lambda path: walk(tmp_path) if path.endswith("/drivers/hid") else walk(path))
+    for name in ("uhid.ko.xz", "deep/hid-playstation.ko"):
+        (deep.parent / name).touch()
     assert doctor._uhid().ok
+
+
+@pytest.mark.parametrize(
+    "built_in",
+    [
+        {"dev/uhid": "", "sys/bus/hid/drivers/playstation/bind": ""},
+        {"sys/module/uhid/uevent": "", "sys/module/hid_playstation/uevent": ""},
+        {"modules.builtin": "kernel/drivers/hid/uhid.ko\nkernel/drivers/hid/hid-playstation.ko\n"},
+    ],
+)
+def test_uhid_in_the_kernel_itself(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, built_in: dict[str, str]) -> None:
+    monkeypatch.setattr(doctor, "ROOT", str(tmp_path))
+    assert not doctor._uhid().ok
+    for name, text in built_in.items():
+        file = tmp_path / (name if "/" in name else f"lib/modules/{os.uname().release}/{name}")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    assert doctor._uhid().ok
+
+
+def test_a_module_that_only_begins_so_is_another_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    listed = tmp_path / f"lib/modules/{os.uname().release}/modules.builtin"
+    listed.parent.mkdir(parents=True)
+    listed.write_text("kernel/drivers/hid/my-uhid.ko\nkernel/drivers/hid/hid-playstation2.ko\n")
+    monkeypatch.setattr(doctor, "ROOT", str(tmp_path))
+    assert doctor._uhid().detail == "without uhid, hid-playstation"

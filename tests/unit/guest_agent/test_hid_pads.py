@@ -6,13 +6,14 @@ import asyncio
 import contextlib
 import errno
 import os
+import shutil
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
-from subos_agent.gamepad import hid_pad, hid_pads
+from subos_agent.gamepad import hid_pad, hid_pads, hidraw
 from subos_agent.gamepad.hid_pad import CUT, HidPad
 from subos_agent.gamepad.hid_pads import HidPads
 from subos_agent.gamepad.playstation import mac_of
@@ -42,10 +43,13 @@ def pad(part: str = "pad", hid: Hid = HID) -> Pad:
 
 
 class FakeUhid:
-    """/dev/uhid and the driver, which takes the device as soon as its questions are answered, if it `takes` it."""
+    """/dev/uhid and the driver, which takes the device as soon as its questions are answered, if it `takes` it. It does
+    not see the first reports, as many as it `misses`."""
 
     made: list[FakeUhid] = []
     takes = True
+    misses = 0
+    raw = ""
     error = 0
 
     def __init__(self, sysfs: Path) -> None:
@@ -67,7 +71,7 @@ class FakeUhid:
         self.device = self._sysfs / "bus/hid/devices/0003:054C:0CE6.0001"
         self.device.mkdir(parents=True)
         (self.device / "uevent").write_text(f"DRIVER=playstation\nHID_NAME={name}\nHID_PHYS={phys}\n")
-        self.ask(UhidEvent.UHID_START, *(GetReport(n, n, 0) for n in (0x09, 0x20, 0x05)))
+        self.bind()
 
     def ask(self, *asked: Asked | UhidEvent) -> None:
         self._asked += asked
@@ -85,7 +89,23 @@ class FakeUhid:
             (self.device / "driver").symlink_to(self._sysfs / "bus/hid/drivers/playstation")
             for number in range(3):
                 (self.device / f"input/input{number}/event{number}").mkdir(parents=True)
+            if self.raw:
+                (self.device / "hidraw" / self.raw).mkdir(parents=True, exist_ok=True)
             (self.device / "power_supply/battery").mkdir(parents=True)
+            (self.device / "power_supply/battery/status").write_text("Unknown\n")
+
+    def unbind(self) -> None:
+        """The driver lets the device go."""
+        assert self.device is not None
+        (self.device / "driver").unlink()
+        for made in ("input", "power_supply"):
+            shutil.rmtree(self.device / made)
+        self.replies.clear()
+        self.ask(UhidEvent.UHID_CLOSE, UhidEvent.UHID_STOP)
+
+    def bind(self) -> None:
+        """A driver takes it, and asks what it is."""
+        self.ask(UhidEvent.UHID_START, *(GetReport(n, n, 0) for n in (0x09, 0x20, 0x05)))
 
     def refuse(self, request: SetReport) -> None:
         self.refused.append(request.id)
@@ -93,6 +113,9 @@ class FakeUhid:
     def input(self, report: bytes) -> None:
         assert self.fd >= 0
         self.reports.append(report)
+        status = self.device / "power_supply/battery/status" if self.device is not None else Path("/nowhere")
+        if len(self.reports) > self.misses and status.exists():
+            status.write_text("Full\n")
 
     @property
     def is_open(self) -> bool:
@@ -103,6 +126,8 @@ class FakeUhid:
             os.close(self.fd)
             os.close(self._far)
             self.fd = -1
+            if self.device is not None:
+                shutil.rmtree(self.device)
 
 
 def motors(strong: int, weak: int) -> Output:
@@ -132,6 +157,8 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[FakeUhid]]:
     FakeUhid.made.clear()
     FakeUinput.made.clear()
     monkeypatch.setattr(FakeUhid, "takes", True)
+    monkeypatch.setattr(FakeUhid, "misses", 0)
+    monkeypatch.setattr(FakeUhid, "raw", "")
     monkeypatch.setattr(FakeUhid, "error", 0)
     monkeypatch.setattr(hid_pad, "COME_UP", 0.3)
     monkeypatch.setattr(hid_pads, "SIBLING_SECONDS", 0.2)
@@ -140,7 +167,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[FakeUhid]]:
 
 
 def made_hid(sysfs: Sysfs, hid: Hid, ids: virtio_input_devids) -> HidPad:
-    return HidPad(hid, ids, sysfs.root / "sys", lambda: cast(Any, FakeUhid(sysfs.root / "sys")))
+    return HidPad(hid, ids, sysfs.root / "sys", lambda: cast(Any, FakeUhid(sysfs.root / "sys")), sysfs.root)
 
 
 @contextlib.asynccontextmanager
@@ -225,6 +252,108 @@ async def test_a_motor_whose_stop_the_kernel_may_have_lost_stops(sysfs: Sysfs, m
         assert [await heard(stream), await heard(stream)] == turning(9 * 257, 9 * 257, CUT)
         made[0].ask(motors(9, 9))
         assert [await heard(stream), await heard(stream)] == turning(9 * 257, 9 * 257)
+
+
+@on_a_loop
+@pytest.mark.parametrize("flood", [[light((n % 256, 0, 0)) for n in range(QUEUE)], [motors(9, 9)] * QUEUE])
+async def test_a_flood_that_says_nothing_new_of_the_motors_may_have_lost_their_stop(
+    sysfs: Sysfs, made: list[FakeUhid], flood: list[Output]
+) -> None:
+    async with host(sysfs) as peer, opening(peer, pad()) as stream:
+        assert await heard(stream) == Opened()
+        made[0].ask(motors(9, 9))
+        assert [await heard(stream), await heard(stream)] == turning(9 * 257, 9 * 257)
+        made[0].ask(*flood)
+        said = [await heard(stream), await heard(stream)]
+        if isinstance(said[0], Light):
+            said = [said[1], await heard(stream)]
+        assert said == turning(9 * 257, 9 * 257, CUT)
+
+
+@on_a_loop
+async def test_lights_alone_do_not_prolong_a_rumble_whose_stop_may_be_lost(sysfs: Sysfs, made: list[FakeUhid]) -> None:
+    device = made_hid(sysfs, HID, IDS)
+    try:
+        assert device._answer([motors(9, 9)] * QUEUE) == turning(9 * 257, 9 * 257, CUT)
+        assert device._answer([light((0, 0, 0))] * QUEUE) == []
+        assert device._answer([motors(9, 9)] * QUEUE) == turning(9 * 257, 9 * 257, CUT)
+        assert device._answer([motors(9, 9)]) == turning(9 * 257, 9 * 257)
+    finally:
+        device.close()
+
+
+@on_a_loop
+async def test_a_driver_that_goes_leaves_nothing_turning_and_the_next_one_hears_the_state(
+    sysfs: Sysfs, made: list[FakeUhid]
+) -> None:
+    async with host(sysfs) as peer, opening(peer, pad()) as stream:
+        assert await heard(stream) == Opened()
+        await send(stream, PRESSED)
+        await until(lambda: made[0].reports[-1][8] & 0x20)
+        made[0].ask(motors(9, 9), light((1, 2, 3), 4))
+        assert [await heard(stream) for _ in range(3)] == [Light((1, 2, 3), 4), *turning(9 * 257, 9 * 257)]
+        made[0].unbind()
+        assert {await heard(stream), await heard(stream)} == {Light((0, 0, 0), 0), Stop(0)}
+        before = len(made[0].reports)
+        made[0].misses = before + 2
+        made[0].bind()
+        await until(lambda: len(made[0].reports) == before + 3)
+        assert made[0].reports[-1][8] & 0x20
+        await asyncio.sleep(0.1)
+        assert len(made[0].reports) == before + 3, "it has heard it"
+
+
+@on_a_loop
+async def test_reports_that_come_before_the_driver_is_ready_are_said_again(
+    sysfs: Sysfs, made: list[FakeUhid], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel drops them in silence; only one that the driver read says what the battery does."""
+    monkeypatch.setattr(FakeUhid, "misses", 2)
+    async with host(sysfs) as peer, opening(peer, pad()) as stream:
+        assert await heard(stream) == Opened()
+        assert len(made[0].reports) == 3
+
+
+@on_a_loop
+async def test_a_driver_that_reads_no_report_does_not_have_the_device(
+    sysfs: Sysfs, made: list[FakeUhid], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FakeUhid, "misses", 10_000)
+    async with host(sysfs) as peer, opening(peer, pad()) as stream:
+        assert await heard(stream) == Opened()
+        assert len(FakeUinput.made) == 1
+
+
+@on_a_loop
+async def test_programs_that_read_reports_themselves_always_hear_something(
+    sysfs: Sysfs, made: list[FakeUhid], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FakeUhid, "raw", f"hidraw-{os.getpid()}")
+    monkeypatch.setattr(hidraw, "LOOK_AFTER", 0.1)
+    node = sysfs.root / FakeUhid.raw
+    node.touch()
+
+    async def becomes(quiet: bool) -> None:
+        for _ in range(100):
+            before = len(made[0].reports)
+            await asyncio.sleep(0.05)
+            if (len(made[0].reports) == before) is quiet:
+                return
+        raise AssertionError(f"it is {'not ' if quiet else ''}quiet")
+
+    async with host(sysfs) as peer, opening(peer, pad()) as stream:
+        assert await heard(stream) == Opened()
+        await send(stream, PRESSED)
+        await until(lambda: made[0].reports[-1][8] & 0x20)
+        await becomes(quiet=True)
+        with node.open():
+            await becomes(quiet=False)
+            assert made[0].reports[-1][8] & 0x20, "the last one, again"
+            made[0].unbind()
+            await becomes(quiet=True)
+            made[0].bind()
+            await becomes(quiet=False)
+        await becomes(quiet=True)
 
 
 @on_a_loop
@@ -325,6 +454,83 @@ async def test_a_pad_that_is_to_be_nothing_else_fails(sysfs: Sysfs, monkeypatch:
         assert FakeUinput.made == []
         async with opening(peer, only) as stream:
             assert await heard(stream) == Opened()
+
+
+@on_a_loop
+async def test_a_pad_that_is_to_be_nothing_else_and_does_not_come_up_keeps_its_twin(
+    sysfs: Sysfs, made: list[FakeUhid], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its twin's driver begins when it is given back, and the host asks again: that is not to go on for ever."""
+    only = pad(hid=HID._replace(only=True))
+    monkeypatch.setattr(FakeUhid, "takes", False)
+    async with host(sysfs) as peer:
+        with pytest.raises(RemoteError, match="does not take it"):
+            await asyncio.wait_for(opening(peer, only).result(), 10)
+        assert sysfs.said("bind")
+        (sysfs.driver / "bind").write_text("")
+        for part in ("pad", "motion"):
+            with pytest.raises(RemoteError, match="did not come up before"):
+                await asyncio.wait_for(opening(peer, pad(part, hid=HID._replace(only=True))).result(), 10)
+        assert len(made) == 1
+        assert sysfs.said("bind") == ""
+        monkeypatch.setattr(FakeUhid, "takes", True)
+        monkeypatch.setattr(hid_pads, "FORGET_SECONDS", 0)
+        async with opening(peer, only) as stream:
+            assert await heard(stream) == Opened()
+
+
+@on_a_loop
+async def test_a_failure_is_forgotten_when_all_of_the_pad_has_gone(
+    sysfs: Sysfs, made: list[FakeUhid], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FakeUhid, "takes", False)
+    monkeypatch.setattr(hid_pads, "FORGET_SECONDS", 0)
+    async with host(sysfs) as peer:
+        async with opening(peer, pad()) as stream:
+            assert await heard(stream) == Opened()
+            monkeypatch.setattr(FakeUhid, "takes", True)
+            async with opening(peer, pad("motion")) as motion:
+                assert await heard(motion) == Opened()
+                assert (len(made), len(FakeUinput.made)) == (1, 2), "a pad is one or the other"
+        await until(lambda: not any(uinput.is_open for uinput in FakeUinput.made))
+        await until(lambda: sysfs.recorded == [])
+        async with opening(peer, pad()) as stream:
+            assert await heard(stream) == Opened()
+            assert (len(made), len(FakeUinput.made)) == (2, 2)
+
+
+@on_a_loop
+async def test_another_kind_of_pad_with_the_same_serial_is_another_device(sysfs: Sysfs, made: list[FakeUhid]) -> None:
+    other = HID._replace(model="dualshock4", name="Sony DualShock 4")
+    async with host(sysfs, grace=60) as peer:
+        async with opening(peer, pad("motion")) as motion, opening(peer, pad()) as stream:
+            assert [await heard(each) for each in (motion, stream)] == [Opened(), Opened()]
+        async with opening(peer, pad(hid=other)) as stream:
+            assert await heard(stream) == Opened()
+            assert [uhid.is_open for uhid in made] == [False, True]
+            created = made[1].created
+            assert created is not None
+            assert created[0] == "Sony DualShock 4"
+            assert sysfs.recorded == ["virtio0", "virtio1", "virtio2"]
+            async with opening(peer, pad("motion", hid=other)) as motion:
+                assert await heard(motion) == Opened()
+                before = len(made[1].reports)
+                await send(motion, [virtio_input_event(Ev.EV_ABS, Abs.ABS_RX, 64), virtio_input_event(0, 0, 0)])
+                await until(lambda: len(made[1].reports) > before)
+                assert made[1].is_open
+
+
+@on_a_loop
+async def test_what_is_said_to_a_device_that_has_ended_is_lost(sysfs: Sysfs, made: list[FakeUhid]) -> None:
+    other = HID._replace(model="dualshock4")
+    async with host(sysfs, grace=60) as peer, opening(peer, pad("motion")) as motion:
+        assert await heard(motion) == Opened()
+        async with opening(peer, pad(hid=other)) as stream:
+            assert await heard(stream) == Opened()
+            await send(motion, [virtio_input_event(Ev.EV_ABS, Abs.ABS_RX, 64), virtio_input_event(0, 0, 0)])
+            motion.end()
+            assert await asyncio.wait_for(motion.result(), 10) == {}
+            assert [uhid.is_open for uhid in made] == [False, True]
 
 
 @on_a_loop

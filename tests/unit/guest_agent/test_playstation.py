@@ -22,11 +22,18 @@ MAC = bytes.fromhex("021122334455")
 
 
 class Said:
-    """Reports of a pad, by the events that lead to them."""
+    """Reports of a pad, by the events that lead to them; `now` is what our own clock says, in seconds."""
 
     def __init__(self, model):
         self.reports = []
-        self._reports = Reports(model, self.reports.append)
+        self.now = 100.0
+        self._reports = Reports(model, self.reports.append, lambda: self.now)
+
+    def again(self):
+        del self.reports[:]
+        self._reports.repeat()
+        (report,) = self.reports
+        return report
 
     def do(self, part, *events):
         """The reports of one frame."""
@@ -53,6 +60,7 @@ def test_a_dualsense_in_use():
     said = Said(DUALSENSE)
     said.do("pad", (Ev.EV_ABS, Abs.ABS_X, 0), (Ev.EV_ABS, Abs.ABS_RY, 255), (Ev.EV_ABS, Abs.ABS_Z, 7))
     said.do("pad", (Ev.EV_ABS, Abs.ABS_HAT0X, -1), (Ev.EV_ABS, Abs.ABS_HAT0Y, 1), (Ev.EV_KEY, Key.BTN_NORTH, 1))
+    said.do("motion", (Ev.EV_MSC, 5, 0))
     said.do("motion", (Ev.EV_ABS, Abs.ABS_RY, 64_000), (Ev.EV_ABS, Abs.ABS_Z, -8192), (Ev.EV_MSC, 5, 0x5555_5556))
     (report,) = said.do(
         "touchpad",
@@ -62,7 +70,7 @@ def test_a_dualsense_in_use():
         (Ev.EV_ABS, Abs.ABS_MT_POSITION_Y, 0x345),
         (Ev.EV_KEY, Key.BTN_LEFT, 1),
     )
-    assert report[:11].hex() == "010080" + "80ff" + "0700" + "03" + "85" + "00" + "02"
+    assert report[:11].hex() == "010080" + "80ff" + "0700" + "04" + "85" + "00" + "02"
     assert [word(report, 16 + 2 * n) for n in range(6)] == [0, 1000, 0, 0, 8192, -8192]
     assert report[28:32].hex() == "02000000"  # thirds of a microsecond, which wrap
     assert report[33:41].hex() == "80000000" + "05125734"
@@ -71,10 +79,60 @@ def test_a_dualsense_in_use():
 def test_a_dualshock_4_in_use():
     said = Said(DUALSHOCK4)
     said.do("pad", (Ev.EV_ABS, Abs.ABS_RZ, 9), (Ev.EV_KEY, Key.BTN_MODE, 1), (Ev.EV_KEY, Key.BTN_TL2, 1))
-    (report,) = said.do("motion", (Ev.EV_ABS, Abs.ABS_RX, -128), (Ev.EV_MSC, Msc.MSC_TIMESTAMP, 1600))
-    assert report[:10].hex() == "0180808080" + "080405" + "0009"
+    said.do("motion", (Ev.EV_MSC, Msc.MSC_TIMESTAMP, 5000))
+    (report,) = said.do("motion", (Ev.EV_ABS, Abs.ABS_RX, -128), (Ev.EV_MSC, Msc.MSC_TIMESTAMP, 6600))
+    assert report[:10].hex() == "0180808080" + "080409" + "0009"
     assert report[10:12].hex() == "2c01"  # units of 16/3 microseconds
     assert [word(report, 13 + 2 * n) for n in range(6)] == [-2, 0, 0, 0, 8192, 0]
+
+
+def time_of(report):
+    """Of a DualSense, in microseconds."""
+    return int.from_bytes(report[28:32], "little") / 3
+
+
+def stamp(value):
+    return (Ev.EV_MSC, Msc.MSC_TIMESTAMP, value)
+
+
+def test_the_time_goes_on_when_the_host_begins_to_say_it():
+    """The driver takes a step back for a wrap, which is most of an hour."""
+    said = Said(DUALSENSE)
+    said.now += 7
+    (report,) = said.do("pad", (Ev.EV_KEY, Key.BTN_SOUTH, 1))
+    assert time_of(report) == 7_000_000
+    said.now += 1
+    times = [time_of(said.do("motion", stamp(value))[0]) for value in (500, 4500, 8500, 300, 4300)]
+    assert times == [8_000_000, 8_004_000, 8_008_000, 8_008_000, 8_012_000]
+
+
+def test_the_host_s_time_may_wrap():
+    for first in (-1, 0x7FFF_FFFF - (1 << 32), 0x7FFF_FFFF):
+        said = Said(DUALSENSE)
+        values = ((first + passed + (1 << 31)) % (1 << 32) - (1 << 31) for passed in (0, 1000, 2000))
+        assert [time_of(said.do("motion", stamp(value))[0]) for value in values] == [0, 1000, 2000]
+
+
+def test_what_is_said_again_has_the_time_move_on_and_the_host_s_is_not_behind_it():
+    said = Said(DUALSENSE)
+    said.do("motion", stamp(0), (Ev.EV_ABS, Abs.ABS_X, 7))
+    (first,) = said.do("motion", stamp(4000))
+    said.now += 0.006
+    again = said.again()
+    assert time_of(again) - time_of(first) == 6000
+    assert again[16:28] == first[16:28]
+    assert again[7] == first[7] + 1, "it counts"
+    (button,) = said.do("pad", (Ev.EV_KEY, Key.BTN_SOUTH, 1))
+    times = [time_of(button), *(time_of(said.do("motion", stamp(value))[0]) for value in (8000, 12000, 16000))]
+    assert times == [10_000, 10_000, 12_000, 16_000]
+
+
+def test_a_host_whose_time_has_nothing_to_do_with_ours_is_not_waited_for():
+    said = Said(DUALSENSE)
+    said.do("motion", stamp(0))
+    said.now += 60
+    said.again()
+    assert [time_of(said.do("motion", stamp(value))[0]) for value in (4000, 8000)] == [60_000_000, 60_004_000]
 
 
 @pytest.mark.parametrize("model", BOTH)
@@ -187,7 +245,9 @@ def dualsense_output(**bytes_at):
         (dualsense_output(_2=0x04, _45=1, _46=2, _47=255), Told(rgb=(1, 2, 255))),
         (dualsense_output(_2=0x10, _44=0x24), Told(players=4)),
         (dualsense_output(_39=0x02, _42=0x02), Told(rgb=(0, 0, 0))),  # dualsense_reset_leds
-        (dualsense_output(_3=7, _45=9), Told()),
+        (dualsense_output(), Told(motors=(0, 0))),  # so SDL ends a rumble on hidraw: the pad turns on no longer
+        (dualsense_output(_3=7, _45=9), Told(motors=(0, 0))),
+        (dualsense_output(_2=0x01), Told()),  # the microphone's light alone
         (b"\x01" + bytes(62), Told()),
         (b"\x02" + bytes(46), Told()),
         (b"", Told()),

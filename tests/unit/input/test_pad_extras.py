@@ -57,6 +57,49 @@ def test_a_dualshock_4_is_lit(sysfs: Sysfs) -> None:
     assert [file.read_text() for file in colours] == ["3", "3", "3"]
 
 
+def test_only_what_changes_is_written_and_looked_for_once(sysfs: Sysfs) -> None:
+    colour = sysfs.make("leds/input7:rgb:indicator/multi_intensity", "0 0 128")
+    strength = sysfs.make("leds/input7:rgb:indicator/brightness", "9")
+    first = sysfs.make("leds/input7:white:player-1/brightness", "0")
+    extras = sysfs.extras()
+    extras.show({"rgb": [1, 2, 3], "players": 0})
+    sysfs.make("leds/input7:white:player-2/brightness", "untouched")
+    for file in (colour, strength, first):
+        file.write_text("seen")
+    extras.show({"rgb": [1, 2, 3], "players": 2})
+    assert [file.read_text() for file in (colour, strength, first)] == ["seen"] * 3
+    extras.show({"rgb": [1, 2, 4], "players": 3})
+    assert [file.read_text() for file in (colour, strength, first)] == ["1 2 4", "seen", "1"]
+    assert "untouched" in (first.parent.parent / "input7:white:player-2/brightness").read_text()
+    extras.restore()
+    extras.show({"rgb": [1, 2, 4], "players": 2})
+    assert colour.read_text() == "1 2 4"
+
+
+def test_what_could_not_be_written_is_written_the_next_time(sysfs: Sysfs) -> None:
+    first = sysfs.make("leds/input7:white:player-1/brightness", "0")
+    extras = sysfs.extras()
+    extras.show({"rgb": [0, 0, 0], "players": 0})
+    first.unlink()
+    first.mkdir()
+    with pytest.raises(OSError, match="directory"):
+        extras.show({"rgb": [0, 0, 0], "players": 1})
+    first.rmdir()
+    first.write_text("")
+    extras.show({"rgb": [0, 0, 0], "players": 1})
+    assert first.read_text() == "1"
+
+
+def test_a_colour_that_was_none_is_not_put_back(sysfs: Sysfs) -> None:
+    """hid-playstation lights a DualSense blue when it comes, and the attribute is 0 0 0 then."""
+    colour = sysfs.make("leds/input7:rgb:indicator/multi_intensity", "0 0 0")
+    strength = sysfs.make("leds/input7:rgb:indicator/brightness", "9")
+    extras = sysfs.extras()
+    extras.show({"rgb": [1, 2, 3], "players": 0})
+    extras.restore()
+    assert (colour.read_text(), strength.read_text()) == ("1 2 3", "255")
+
+
 @pytest.mark.parametrize("said", [None, 5, {"rgb": [0, 0, 300], "players": 0}, {"rgb": "red", "players": 0}])
 def test_what_means_nothing_lights_nothing(sysfs: Sysfs, said: object) -> None:
     colour = sysfs.make("leds/input7:red/brightness", "3")

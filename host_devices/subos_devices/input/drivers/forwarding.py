@@ -13,6 +13,7 @@ from subos_protocol.virtio_input import virtio_input_event
 from ..capabilities import Capabilities
 from ..driver_socket import FORCE, LED, LEDS
 from ..monitors import Reach
+from ..paced import Paced
 from ..pad_extras import PadExtras
 from ..rumble import PadRumble
 from .chord import Chord
@@ -28,6 +29,9 @@ from .translation import Translation
 
 BATTERY_SECONDS = 20.0
 """How often a pad's battery is looked at."""
+
+LIGHT_SECONDS = 1 / 30
+"""How often a pad's lights are set at most: a guest's programs may change them much more often."""
 
 
 class Target(NamedTuple):
@@ -68,6 +72,7 @@ class Forwarding:
         self._rumble: PadRumble | None = None
         self._lights: dict[int, int] = {}  # as the guest wants them
         self._extras = PadExtras(device.path)
+        self._extra_lights = Paced(self._show, LIGHT_SECONDS)
         self._battery: asyncio.TimerHandle | None = None
         self._has_warned = False
         self._mapper: Mapper
@@ -120,6 +125,7 @@ class Forwarding:
             self._link.close()
             self._link = None
         self._silence()
+        self._extra_lights.cancel()
         self._extras.restore()
         self.device.release()
 
@@ -199,10 +205,13 @@ class Forwarding:
         if FORCE in said:
             self._feel(said[FORCE])
         if LED in said:
-            try:
-                self._extras.show(said[LED])
-            except OSError as error:
-                self._warn_once(f"the colour of {self.device} cannot be set: {error.strerror}")
+            self._extra_lights.put(said[LED])
+
+    def _show(self, said: object) -> None:
+        try:
+            self._extras.show(said)
+        except OSError as error:
+            self._warn_once(f"the colour of {self.device} cannot be set: {error.strerror}")
 
     def _light(self) -> None:
         """A grabbed device's lights are the guest's, otherwise they are the host's."""

@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 import errno
 import io
+import json
 import os
 import socket
+import time
 from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ import pytest
 
 from subos_devices.errors import SubosError
 from subos_devices.input.drivers import driver as driver_module
-from subos_devices.input.drivers import host
+from subos_devices.input.drivers import forwarding, host
 from subos_devices.input.drivers import monitors as monitors_module
 from subos_devices.input.drivers.driver import EvdevDriver
 from subos_devices.input.drivers.forwarding import Target
@@ -220,6 +222,39 @@ def test_a_touch_pad_of_no_pad_drives_what_a_rule_names(tmp_path: Path, monkeypa
         told.clear()
         asyncio.run(run(to))
         assert told == ["touchpad-cc drives gamepad1-touchpad"]
+
+
+def test_lights_that_a_guest_sets_without_end_are_set_so_often_at_most(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = Target("keyboard", "keyboard", tmp_path / "sock", KEYBOARD)
+    (tmp_path / "event0").touch()
+    monkeypatch.setattr(driver_module, "HostDevice", Button)
+    monkeypatch.setattr(driver_module, "Hotplug", NoHotplug)
+    monkeypatch.setattr(driver_module, "paths", lambda: [tmp_path / "event0"])
+    shown: list[dict[str, Any]] = []
+    monkeypatch.setattr(forwarding.PadExtras, "show", lambda self, said: shown.append(said))
+
+    async def run() -> None:
+        loop = asyncio.get_running_loop()
+        with listen(target.path, socket.SOCK_SEQPACKET) as listener:
+            driver = EvdevDriver([Rule("name", "*")], lambda: [target], lambda _: None, lambda _: None)
+            running = asyncio.ensure_future(driver.run())
+            listener.setblocking(False)
+            guest, _ = await loop.sock_accept(listener)
+            with guest:
+                for number in range(500):
+                    light = {"led": {"rgb": [number % 256, 0, 0], "players": 0}}
+                    await loop.sock_sendall(guest, json.dumps(light).encode())
+                await asyncio.sleep(3 * forwarding.LIGHT_SECONDS)
+            running.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await running
+
+    begun = time.monotonic()
+    asyncio.run(run())
+    assert shown[-1]["rgb"] == [499 % 256, 0, 0]
+    assert len(shown) <= (time.monotonic() - begun) / forwarding.LIGHT_SECONDS + 1
 
 
 class Screen(OddDevice):
