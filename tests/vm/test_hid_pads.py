@@ -8,7 +8,6 @@ import math
 import os
 import signal
 import socket
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -248,11 +247,9 @@ def test_a_rumble_with_a_length_stops_by_itself(guest: Guest, pad: str) -> None:
 
 def test_the_colour_of_a_dualsense_and_its_lights_for_players_arrive(guest: Guest) -> None:
     with Listener(guest, "gamepad1") as listener:
-        (first,) = (said for said in listener.hears(is_lit) if "led" in said)
-        assert first in [led((0, 0, 128), players) for players in (0b00100, 0b01010)], (
-            "the first player's, or the second's"
-        )
-        players = first["led"]["players"]
+        lit = [led((0, 0, 128), players) for players in (0b00100, 0b01010)]  # the first player's, or the second's
+        heard = listener.hears(lambda heard: any(each in lit for each in heard))
+        players = next(each for each in heard if each in lit)["led"]["players"]
         at = "/sys/class/leds/*:rgb:indicator"
         guest.check("sh", "-c", f"echo 10 20 30 >$(echo {at}/multi_intensity); echo 255 >$(echo {at}/brightness)")
         listener.hears(lambda heard: led((10, 20, 30), players) in heard)
@@ -313,31 +310,6 @@ def test_sdl_feels_the_sensors(guest: Guest, folder: Path) -> None:
             eventually(lambda: game.done() or feels(seen, "gyro", (0, math.radians(90), 0)), timeout=60)
             eventually(lambda: game.done() or feels(seen, "accel", (9.80665, -9.80665, 0)), timeout=60)
             assert not game.done()
-    finally:
-        go.touch()
-        done = guest.finish(game)
-    assert done.status == 0, done.stderr.decode()
-
-
-def test_sdl_s_own_driver_has_a_pad_at_a_cable_that_rests(guest: Guest, folder: Path) -> None:
-    """It reads hidraw, and takes a DualSense that says nothing for one by Bluetooth, whose reports are others."""
-    seen, go = folder / "seen", folder / "go"
-    names = json.dumps(["PS5 Controller", "DualSense Wireless Controller"])
-    command = guest.inside_command("sdl.py", "raw", names, str(seen), str(go), json.dumps([49152, 7 << 8, 1000]))
-    game = guest.begin(["env", f"SDL_LIBRARY={newest_sdl()}", "SDL_JOYSTICK_HIDAPI=1", *command], timeout=200)
-    try:
-        eventually(lambda: game.done() or lines(seen), timeout=60)
-        assert lines(seen)[0].startswith("open /dev/hidraw")
-        with Listener(guest, "gamepad1") as listener:
-            time.sleep(5)  # by Bluetooth it would be gone by now
-            listener.send((Ev.EV_KEY, Key.BTN_SOUTH, 1))
-            eventually(lambda: game.done() or "button a 1" in lines(seen), timeout=60)
-            assert "button a 1" in lines(seen)
-            go.touch()
-            heard = listener.hears(lambda heard: {"ff": {"play": {"id": 0, "times": 1}}} in heard)
-            assert {"ff": {"upload": FELT}} in heard
-            if {"ff": {"stop": 0}} not in heard:
-                listener.hears(lambda heard: {"ff": {"stop": 0}} in heard)
     finally:
         go.touch()
         done = guest.finish(game)

@@ -9,9 +9,6 @@ sdl.py feel NAMES SEEN GO         Opens the first pad that SDL calls one of NAME
                                   and appends what they say to the file SEEN, a line each ("gyro 0.00 1.50 0.00", rad/s,
                                   "accel 0.00 9.80 0.00", m/s²), the first line being "open" and the sensors that
                                   there are, until there is a file GO.
-sdl.py raw NAMES SEEN GO EFFECT   Opens the first pad that SDL calls one of NAMES, and appends to the file SEEN the line
-                                  "open PATH" and what it does, as above; once there is a file GO rumbles as EFFECT
-                                  says, until SDL has ended that.
 
 SDL_LIBRARY may name another SDL than the system's.
 """
@@ -230,31 +227,6 @@ def feel_sensors(names: list[str], seen: Path, go: Path) -> None:
     sdl.SDL_GameControllerClose(pad)
 
 
-def raw(names: list[str], seen: Path, go: Path, effect: list[int]) -> None:
-    begin()
-    known = controllers()
-    index = next((known[name] for name in names if name in known), None)
-    if index is None:
-        sys.exit(f"SDL has none of {names}, but {known}")
-    path = sdl.SDL_JoystickPathForIndex(index).decode()
-    pad = sdl.SDL_GameControllerOpen(index)
-    with seen.open("w") as file:
-        print("open", path, file=file, flush=True)
-        for _ in until(f"{go} is there"):
-            for event in events():
-                if said := words(event):
-                    print(said, file=file, flush=True)
-            if go.exists():
-                break
-    if sdl.SDL_GameControllerRumble(pad, *effect):
-        sys.exit(f"SDL: {sdl.SDL_GetError().decode()}")
-    end = time.monotonic() + 2 * effect[2] / 1000
-    while time.monotonic() < end:
-        sdl.SDL_GameControllerUpdate()
-        time.sleep(LOOK)
-    sdl.SDL_GameControllerClose(pad)
-
-
 def words(event: ControllerEvent) -> str:
     """Nothing for what is of no controller."""
     if event.type == SDL_CONTROLLERAXISMOTION:
@@ -269,8 +241,6 @@ if __name__ == "__main__":
         names(json.loads(sys.argv[2]))
     elif sys.argv[1] == "feel":
         feel_sensors(json.loads(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4]))
-    elif sys.argv[1] == "raw":
-        raw(json.loads(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4]), json.loads(sys.argv[5]))
     else:
         play(sys.argv[2], Path(sys.argv[3]), Path(sys.argv[4]), json.loads(sys.argv[5]))
     sdl.SDL_Quit()
