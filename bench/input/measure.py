@@ -298,7 +298,7 @@ async def measure(results: dict[str, Any], holder: Holder, options: argparse.Nam
 async def booted(holder: Holder, *, rumble: bool) -> AsyncIterator[Guest]:
     """The default guest with our input devices and QEMU's, and work.py in it."""
     os.chdir(PROJECT)  # which the guest then sees even under /tmp
-    pad = "generic" if rumble else f"generic{NO_RUMBLE}"
+    pad = "generic" if rumble else f"generic:{NO_RUMBLE}"
     wanted = argparse.Namespace(mouse=True, pointer=True, keyboard=False, rng=False, gamepad=[pad] * PADS)
     plan = VmPlan.from_settings(resolve(wanted, SETTINGS, None))
     agent, variables = agent_command()
