@@ -17,7 +17,7 @@ import time
 from typing import Any
 
 from .. import registry
-from ..processes import die_with_parent, memory_file, set_name
+from ..processes import die_with_parent, memory_file, set_name, take_short_turns
 from ..vhost_user.connection import receive_fds
 from ..vhost_user.device import DeviceSpec
 from . import births
@@ -41,6 +41,7 @@ def live() -> None:
     control, parent, kinds = socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2]), sys.argv[3:]
     die_with_parent(parent)
     set_name("subos-zygote")
+    take_short_turns()
     shed(control)
     for kind in kinds:
         _preload(kind)
