@@ -14,6 +14,7 @@ import pytest
 from subos_devices.testing import Disconnected, FrontEnd
 from subos_devices.testing.serving import children
 from support.holding import Held, hold
+from support.processes import is_alive
 from support.share_client import ShareClient
 from support.strangers import Reverser
 from support.waiting import eventually
@@ -46,9 +47,10 @@ def test_a_keeper_dies_too(shared: str, other: str) -> None:
         client = ShareClient(vm.queue(1, size=64))
         client.init()
         node = client.lookup(b"there")
-        keeper = held.status()["keeper"]
+        keeper, worker = held.status()["keeper"], held.mirror().pid
         [zygote] = (pid for pid in children(os.getpid()) if keeper in children(pid))
         together(held, {"keeper": keeper, "zygote": zygote}[other])
+        eventually(lambda: not is_alive(worker))
         with pytest.raises(OSError, match="not connected"):
             client.open(node)
         client.init()
