@@ -99,8 +99,6 @@ class DeviceServer:
         self._stream: MessageStream | None = None
         self._pending: dict[str, Any] | None = None
         """What is still to be done for the message that came last; None once everything is."""
-        self._noted: MessageStream | None = None
-        """The connection that the ledger has."""
         self._loop = asyncio.get_running_loop()
         self._task: asyncio.Task[None] | None = None
         if held is not None:
@@ -143,9 +141,6 @@ class DeviceServer:
         fds |= session.descriptors | self.caretaker.household.descriptors
         if stream is not None:
             fds["connection"] = stream.socket.fileno()
-            if stream is not self._noted:
-                session.renewed.add("connection")
-        self._noted = stream
         record = {
             "connected": stream is not None,
             "received": stream.received if stream else 0,
@@ -224,11 +219,10 @@ class DeviceServer:
     async def _serve(self, stream: MessageStream | None) -> None:
         while True:
             if stream is None:
-                stream = MessageStream(await self._accept())
+                self._stream = stream = MessageStream(await self._accept())
+                self._note()
+                self._entrance.noted(stream.socket)
             stream.socket.setblocking(False)
-            self._stream = stream
-            self._note()
-            self._entrance.noted(stream.socket)
             try:
                 await self._go_on(stream)
                 await self._converse(stream)
@@ -278,20 +272,25 @@ class DeviceServer:
             message = stream.peek()
             if message is None:
                 await self._more(stream)
-                continue
-            failed = False
-            try:
-                await self._perform_all(message, self.session.receive(message))
-            except TransportError as error:
-                # The front end must never see a disconnect: some QEMU devices abort the whole VM.
-                failed = True
-                log.error("%s: refused: %s", self.spec.name, error.message)
-            except Exception:
-                failed = True
-                log.exception("%s: a fault of ours at request %s", self.spec.name, message.request)
-            finally:
-                message.close()
-            self._reply(stream, message, failed)
+            else:
+                await self._deal_with(stream, message)
+
+    async def _deal_with(self, stream: MessageStream, message: Message, left: Sequence[Effect] | None = None) -> None:
+        """`left` are the effects of one that another supervisor has begun with."""
+        failed = False
+        try:
+            effects = self.session.receive(message) if left is None else left
+            await self._perform_all(message, effects, begun=left is not None)
+        except TransportError as error:
+            # The front end must never see a disconnect: some QEMU devices abort the whole VM.
+            failed = True
+            log.error("%s: refused: %s", self.spec.name, error.message)
+        except Exception:
+            failed = True
+            log.exception("%s: a fault of ours at request %s", self.spec.name, message.request)
+        finally:
+            message.close()
+        self._reply(stream, message, failed)
 
     async def _more(self, stream: MessageStream) -> None:
         """Waits for something to peek at. Only here is the socket looked at: a message stays in it until it is dealt
@@ -309,13 +308,7 @@ class DeviceServer:
             case {"effects": said, "message": [request, flags, payload], "unread": unread}:
                 message = Message(request, flags, bytes.fromhex(payload))
                 message.unread = unread
-                failed = False
-                try:
-                    await self._perform_all(message, [effect_named(*effect) for effect in said], begun=True)
-                except Exception:
-                    failed = True
-                    log.exception("%s: a fault of ours at request %s", self.spec.name, message.request)
-                self._reply(stream, message, failed)
+                await self._deal_with(stream, message, [effect_named(*effect) for effect in said])
             case {"reply": [at, size], "unread": unread}:
                 if size and self._outbox.holds(at):
                     if unread and _has_data(stream.socket):  # nothing else can be there before there is a reply
