@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import signal
 import tempfile
-import threading
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -17,6 +15,7 @@ from subos_devices.runtime import listen
 from subos_devices.supervisor.holder import Holder, Succession
 from subos_devices.supervisor.mirror import Mirror
 from subos_devices.supervisor.process_models import Models
+from subos_devices.testing.loop_thread import LoopThread
 from subos_devices.testing.serving import kind_of
 from subos_devices.vhost_user.device import Device, DeviceSpec
 
@@ -32,9 +31,8 @@ class Held:
         self.folder = folder
         self.holder = holder
         self.disconnections = 0
-        self.loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self.loop.run_forever)
-        self._thread.start()
+        self._thread = LoopThread()
+        self.loop, self.begin = self._thread.loop, self._thread.begin
         holder.on_disconnect = self._disconnected
         self.do(holder.__aenter__())
 
@@ -84,18 +82,13 @@ class Held:
         return self.do(self.holder.restart())
 
     def do(self, work: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(work, self.loop).result(60)
-
-    def begin(self, work: Coroutine[Any, Any, T]) -> Any:
-        return asyncio.run_coroutine_threadsafe(work, self.loop)
+        return self._thread.do(work, 60)
 
     def close(self) -> None:
         try:
             self.do(self.holder.__aexit__())
         finally:
-            self.loop.call_soon_threadsafe(self.loop.stop)
-            self._thread.join()
-            self.loop.close()
+            self._thread.close()
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from subos_devices.runtime import listen
 from subos_devices.supervisor.ledger import Held, Record, children
 from subos_devices.supervisor.supervisor import Supervisor
 from subos_devices.supervisor.zygote import Zygote
+from subos_devices.testing.loop_thread import LoopThread
 from subos_devices.vhost_user.connection import receive_fds
 from subos_devices.vhost_user.device import DeviceSpec
 
@@ -127,9 +128,7 @@ async def _until(ended: asyncio.Event) -> None:
 
 @contextlib.contextmanager
 def _second(spec: DeviceSpec, zygote: Zygote, listener: socket.socket, last: Held) -> Iterator[None]:
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
+    thread = LoopThread()
 
     async def begin() -> Supervisor:
         again = Zygote(zygote.pid, zygote.channel.dup())
@@ -140,11 +139,9 @@ def _second(spec: DeviceSpec, zygote: Zygote, listener: socket.socket, last: Hel
         assert (went_on["pid"], went_on["restarts"]) == (last.record["pid"], 0), "the worker was not kept"
         return supervisor
 
-    supervisor = asyncio.run_coroutine_threadsafe(begin(), loop).result()
+    supervisor = thread.do(begin())
     try:
         yield
     finally:
-        asyncio.run_coroutine_threadsafe(supervisor.__aexit__(), loop).result()
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
+        thread.do(supervisor.__aexit__())
+        thread.close()

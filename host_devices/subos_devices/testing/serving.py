@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import signal
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +22,7 @@ from ..supervisor.supervisor import Supervisor
 from ..supervisor.zygote import Zygote
 from ..vhost_user.device import Device, DeviceSpec
 from .errors import TestingError
+from .loop_thread import LoopThread
 
 END_TIMEOUT = 10.0  # seconds for a server to end when it was asked to
 
@@ -107,9 +106,8 @@ class Supervised:
         self.folder = folder
         self._models = models
         self._zygote = zygote
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever)
-        self._thread.start()
+        self._thread = LoopThread()
+        self._do = self._thread.do
         self._supervisor: Supervisor = self._do(self._enter())
 
     def add(
@@ -141,12 +139,7 @@ class Supervised:
         try:
             self._do(self._supervisor.__aexit__())
         finally:
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join()
-            self._loop.close()
-
-    def _do(self, work: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+            self._thread.close()
 
     async def _enter(self) -> Supervisor:
         return await Supervisor(self._zygote, self._models).__aenter__()
