@@ -362,3 +362,16 @@ def test_a_worker_that_is_killed(guest: Guest) -> None:
     with watching(guest, folder) as heard:
         host("sh", "-c", "echo new >new", cwd=folder)
     assert of(heard, "new") == ["CREATE", *WRITTEN]
+
+
+def test_a_file_does_not_shrink_where_the_host_makes_links_to_it(guest: Guest, place: Path) -> None:
+    """The guest's kernel takes in unseen how long a file is that comes with a new name, whatever was written since."""
+    begun = guest.begin(guest.inside_command("appender.py", str(place)), timeout=120)
+    eventually((place / "file").exists, timeout=60)
+    for number in range(300):
+        os.link(place / "file", place / f"link {number}")
+        time.sleep(0.01)
+    end(place)
+    done = guest.finish(begun)
+    assert done.status == 0, done.stderr.decode()
+    assert int(done.stdout) > 10

@@ -281,13 +281,20 @@ class Tokens:
         return self._make(change, header, mem, o, component(strings(mem, a, n, 2)[0]), stat.S_IFLNK)
 
     def _make(self, change: Change, header: Header, mem: memoryview, o: int, name: bytes, mode: int) -> int:
-        """What was made is what is there."""
+        """What was made is what is there; or, of a file that may be written to meanwhile by another name, a ghost: the
+        guest's kernel takes the attributes of what it has made for the newest, and does not look whether more was
+        written since. The next look at the name finds the file."""
         if change.kind != kind.CREATE or header[5] & 1 or (header[3], name) != change.at:
             raise error(errno.EPERM)
         entry = self._entry(change, change.at)
+        nodeid = int.from_bytes(entry[:8], "little")
         if stat.S_IFMT(int.from_bytes(entry[_MODE], "little") ^ mode):
-            self.share.descriptors.forget(int.from_bytes(entry[:8], "little"), 1)
+            self.share.descriptors.forget(nodeid, 1)
             raise error(errno.EEXIST)  # something else took its place since
+        one_name = int.from_bytes(entry[_LINKS], "little") == 1 and self.share.nodes.lookups[nodeid] == 1
+        if stat.S_ISREG(mode) and not one_name:
+            self.share.descriptors.forget(nodeid, 1)
+            entry = self._ghost(change)
         return self._put(mem, o, entry)
 
     def remove(
