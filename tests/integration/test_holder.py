@@ -367,6 +367,20 @@ def test_one_that_cannot_go_on_gets_another_zygote_in_the_end(
     assert caplog.text.count("a supervisor does not come to serve") == 2
 
 
+def test_whoever_wants_another_one_does_not_wait_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(holder, "SUCCESSION_PATIENCE", 2.0)
+    with hold() as held, FrontEnd.connect(held.add(Reverser), timeout=30) as vm:
+        vm.queue(0)
+        with monkeypatch.context() as patched:
+            wrong = "def wrong(*_): raise RuntimeError('wrong')"
+            patched_program(patched, f"import {supervisor.__name__} as it\n{wrong}\nit.Supervisor.restore = wrong")
+            with pytest.raises(UserError, match="in 2 s") as caught:
+                held.restart()
+        assert "again" in caught.value.hint
+        assert held.supervisor
+        reverses(vm)
+
+
 def test_while_none_can_be_started_the_workers_serve_on(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +20,7 @@ from .waiting import eventually
 
 COMMAND = (sys.executable, "-m", "subos_devices.cli")
 TIMEOUT = 120.0  # seconds; a VM is up in 6 under emulation on an idle machine
+LAST_WORDS = 15.0  # seconds in which one that has lost its VM says so
 
 
 def subos(
@@ -113,10 +114,17 @@ def wait_ended(processes: set[Process]) -> None:
 
 @contextmanager
 def running(*words: object, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
-    """`subos-devices` in the background; whatever happens, it ends with the block."""
+    """`subos-devices` in the background; whatever happens, it ends with the block. Where the block fails as its VM is
+    lost, GuestLost is raised."""
     process = subprocess.Popen([*COMMAND, *map(str, words)], stdin=subprocess.DEVNULL, **options)
     try:
         yield process
+    except Exception as error:
+        with suppress(subprocess.TimeoutExpired):  # it says why once all has ended
+            process.wait(LAST_WORDS)
+        if process.returncode == GuestLost.exit_code and not isinstance(error, GuestLost):
+            raise GuestLost(f"the VM was lost in the middle of the test: {error}") from error
+        raise
     finally:
         if process.poll() is None:
             process.kill()

@@ -1,7 +1,8 @@
 """A pytest plugin: a VM that was lost is reported as lost, apart from the tests that failed.
 
 A lost VM (`GuestLost`: QEMU ended, the guest panicked or hung) says little about what the test is for. The run still
-ends with a status other than 0.
+ends with a status other than 0; but where QEMU itself has failed by a fault of its own that is known (pyproject.toml
+names it: `--only-rerun`), the test is run once more, and what counts is how that ends.
 """
 
 from __future__ import annotations
@@ -30,10 +31,12 @@ def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, tuple
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    reports = terminalreporter.getreports("lost")
+    again = [report for report in terminalreporter.getreports("rerun") if hasattr(report, "lost")]
+    reports = [*again, *terminalreporter.getreports("lost")]
     if reports:
         terminalreporter.section("VMs that were lost", red=True, bold=True)
     for report in reports:
-        terminalreporter.line(f"LOST {report.nodeid} ({report.when}): {report.lost}", red=True)
+        when = f"{report.when}, and run again" if report in again else report.when
+        terminalreporter.line(f"LOST {report.nodeid} ({when}): {report.lost}", red=True)
         for line in report.capstdout.splitlines():
             terminalreporter.line(f"    {line}")

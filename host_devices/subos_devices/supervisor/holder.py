@@ -36,6 +36,7 @@ from .throttle import Throttle
 
 READY_PATIENCE = 30.0  # seconds that a supervisor may take to load what it needs
 TAKE_PATIENCE = 20.0  # seconds until it has taken over
+SUCCESSION_PATIENCE = 60.0  # seconds that whoever wants another one waits for one that serves
 CLOSE_PATIENCE = 20.0  # seconds until it has let go of all devices, when all ends
 PING = 5.0  # seconds between two looks at whether it answers
 MISSES = 2  # looks after which one that has not answered hangs
@@ -207,7 +208,12 @@ class Holder:
         self._serving.clear()
         began = loop.time()
         old.kill()
-        await self._until_serving()
+        try:
+            async with asyncio.timeout(SUCCESSION_PATIENCE):
+                await self._until_serving()
+        except TimeoutError:
+            said = f"no supervisor has come to serve in {SUCCESSION_PATIENCE:g} s"
+            raise UserError(said, "the workers serve on, and another is tried again and again: see what run says") from None
         new = self._link
         assert new is not None
         return Succession(old.pid, new.pid, (loop.time() - began) * 1000, old.version, new.version)
