@@ -186,9 +186,14 @@ def test_a_machine_boots_something() -> None:
 
 def test_a_panic_ends_the_machine() -> None:
     for architecture in ARCHITECTURES.values():
-        words = kernel_arguments(architecture).split()
+        words = kernel_arguments(architecture, "kvm").split()
         assert "panic=-1" in words
         assert f"console={architecture.serial}" in words
+
+
+def test_an_emulated_guest_begins_with_one_processor() -> None:
+    assert "maxcpus=1" in kernel_arguments(PC, "tcg").split()
+    assert "maxcpus" not in kernel_arguments(PC, "kvm")
 
 
 @pytest.mark.parametrize(
