@@ -11,9 +11,7 @@ import support.lost
 
 PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
 RERUN = [
-    word
-    for word in tomllib.loads(PYPROJECT.read_text())["tool"]["pytest"]["ini_options"]["addopts"]
-    if "rerun" in word
+    word for word in tomllib.loads(PYPROJECT.read_text())["tool"]["pytest"]["ini_options"]["addopts"] if "rerun" in word
 ]
 TESTS = """\
 import pytest

@@ -258,7 +258,9 @@ def _machine_config(plan: VmPlan, folder: Path) -> MachineConfig:
 
 
 def _with_kernel(config: MachineConfig, kernel: Path, initrd: Path) -> MachineConfig:
-    return replace(config, kernel=kernel, initrd=initrd, append=kernel_arguments(config.architecture, config.accelerator))
+    return replace(
+        config, kernel=kernel, initrd=initrd, append=kernel_arguments(config.architecture, config.accelerator)
+    )
 
 
 def _status(vm: RunningVm, shares: HotShares) -> control_socket.Handler:

@@ -213,7 +213,9 @@ class Holder:
                 await self._until_serving()
         except TimeoutError:
             said = f"no supervisor has come to serve in {SUCCESSION_PATIENCE:g} s"
-            raise UserError(said, "the workers serve on, and another is tried again and again: see what run says") from None
+            raise UserError(
+                said, "the workers serve on, and another is tried again and again: see what run says"
+            ) from None
         new = self._link
         assert new is not None
         return Succession(old.pid, new.pid, (loop.time() - began) * 1000, old.version, new.version)
