@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from subos_devices.errors import SubosError, UserError
-from subos_devices.supervisor import holder, ledger, supervisor, supervisor_link
+from subos_devices.supervisor import holder, ledger, pulse, reign, supervisor, supervisor_link
 from subos_devices.supervisor.holder import Holder
 from subos_devices.testing import FrontEnd
 from subos_devices.testing.serving import children
@@ -126,7 +126,7 @@ def killing(held: Held, seed: int) -> Iterator[None]:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_front_end_sets_its_device_up_while_supervisors_die(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(holder, "LONGEST", 0.01)
+    monkeypatch.setattr(reign, "LONGEST", 0.01)
     with hold() as held:
         path = held.add(Reverser)
         with killing(held, seed):
@@ -241,7 +241,7 @@ def test_both_die(first: str) -> None:
 def test_one_that_hangs_is_ended_and_succeeded(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(holder, "PING", 0.1)
+    monkeypatch.setattr(pulse, "PING", 0.1)
     with hold() as held, FrontEnd.connect(held.add(Reverser), timeout=30) as vm:
         queue, old = vm.queue(0), held.supervisor
         time.sleep(0.5)
@@ -368,7 +368,7 @@ def test_one_that_cannot_go_on_gets_another_zygote_in_the_end(
 
 
 def test_whoever_wants_another_one_does_not_wait_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(holder, "SUCCESSION_PATIENCE", 2.0)
+    monkeypatch.setattr(reign, "SUCCESSION_PATIENCE", 2.0)
     with hold() as held, FrontEnd.connect(held.add(Reverser), timeout=30) as vm:
         vm.queue(0)
         with monkeypatch.context() as patched:

@@ -12,9 +12,10 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 from subos_devices.runtime import listen
-from subos_devices.supervisor.holder import Holder, Succession
+from subos_devices.supervisor.holder import Holder
 from subos_devices.supervisor.mirror import Mirror
 from subos_devices.supervisor.process_models import Models
+from subos_devices.supervisor.reign import Succession
 from subos_devices.testing.loop_thread import LoopThread
 from subos_devices.testing.serving import kind_of
 from subos_devices.vhost_user.device import Device, DeviceSpec
