@@ -2,8 +2,9 @@
 
 A replay's requests carry its token as their group. What they ask is matched with what was announced (kind, directory,
 name): then the guest's kernel is told what it must believe for its operation to go through, and whatever would change
-something is answered with success, and done by nobody. Anything else is EPERM. So a request that is late or a guest
-that lies changes nothing on the host, and in no other guest.
+something is answered with success, and done by nobody. Where nothing was announced, what only looks is answered truly,
+and anything else is EPERM. So a request that is late or a guest that lies changes nothing on the host, and in no other
+guest.
 
 An answer that is not, or not yet, true for good is not to be kept (no time that it is valid for): the guest's next look
 at such a name comes to the server again.
@@ -66,6 +67,10 @@ _UNCHANGED = (
 )
 """What only tells, or ends something, is no different for a token: a wrong answer about an ACL, say, would be kept."""
 
+_LOOKS = (FuseOpcode.FUSE_LOOKUP, FuseOpcode.FUSE_GETATTR)
+"""What is answered truly to a token that nobody knows (any more, where a worker has died over it): by any error a
+kernel takes a name that it looks up once more for gone, and whoever works in that directory has none."""
+
 
 class Tokens:
     """`operations` answers requests with a token; `queue` knows the replays. `catch_up` puts into it what was told but
@@ -108,13 +113,16 @@ class Tokens:
 
     def _row(self, opcode: int, answer: Answer) -> Operation:
         operations, replaying = self.server.operations, self.queue.replaying
+        otherwise = self.server.rows[opcode][0] if opcode in _LOOKS else _refuse_unknown
 
         def serve(header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:
             if header[5] >= END_OF_TOKENS:
                 return operations[opcode][0](header, mem, a, n, o, room, data)
             change = replaying.get(header[5] - kind.FIRST_TOKEN >> 1)
-            if change is None or not self.server.flags:
+            if not self.server.flags:
                 raise error(errno.EPERM)
+            if change is None:
+                return otherwise(header, mem, a, n, o, room, data)
             return answer(change, header, mem, a, n, o, room, data)
 
         return serve
@@ -209,9 +217,7 @@ class Tokens:
         self, change: Change, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data
     ) -> int:
         place = header[3], strings(mem, a, n, 1)[0]
-        if place not in change.places:
-            raise error(errno.EPERM)
-        if header[5] & 1 or change.kind == kind.SYNC:
+        if header[5] & 1 or change.kind == kind.SYNC or place not in change.places:
             return self._lookup(header, mem, a, n, o, room, data)
         if change.kind == kind.CREATE:
             raise error(errno.ENOENT)
@@ -341,6 +347,10 @@ def _nothing(change: Change, header: Header, mem: memoryview, a: int, n: int, o:
     if change.kind != kind.WRITTEN or header[5] & 1:
         raise error(errno.EPERM)
     return 0
+
+
+def _refuse_unknown(header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:
+    raise error(errno.EPERM)
 
 
 def _refuse(change: Change, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:
