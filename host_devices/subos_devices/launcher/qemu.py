@@ -192,7 +192,7 @@ def kernel_arguments(architecture: Architecture, accelerator: str) -> str:
     """The default guest's kernel command line. A panic ends the machine (with -no-reboot).
 
     maxcpus: emulated processors but the first come up once `guest/init` has loaded its drivers. QEMU (10.0) may abort
-    (`iotlb_to_section`), or lose an interrupt, where one processor is woken while another moves a device's memory.
+    where two run while the memory of devices is moved (ARCHITECTURE.md, "Choices").
     """
     words = f"console={architecture.serial} quiet panic=-1 nokaslr 8250.nr_uarts=2"
     return f"{words} maxcpus=1" if accelerator == "tcg" else words
