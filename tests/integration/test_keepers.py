@@ -185,6 +185,19 @@ def test_what_all_die_of_is_kept_no_longer(caplog: pytest.LogCaptureFixture) -> 
         assert "what was kept is poison" in caplog.text
 
 
+@pytest.mark.usefixtures("at_once")
+def test_workers_that_somebody_kills_before_they_could_do_anything_lose_nothing() -> None:
+    with guest() as each:
+        assert each.ask("count") == 1
+        keeper = each.keeper
+        each.send("sleep")
+        for _ in range(restarts.POISONED + 1):
+            each.kill()
+        each.vm.reboot()
+        assert each.ask("count") == 2
+        assert each.keeper == keeper
+
+
 def test_a_device_that_can_keep_nothing_does_not_start() -> None:
     with supervise() as supervised, pytest.raises(UserError, match="nothing can be kept here") as raised:
         supervised.add(Keeping, unwilling=True)

@@ -176,6 +176,8 @@ class Keeping(Inquisitive):
                 raise RuntimeError("from now on all fail")
             case "leave":
                 raise SystemExit
+            case "sleep":
+                sleep()
             case "close all":
                 os.closerange(3, 1 << 20)
             case "shut all down":

@@ -74,6 +74,8 @@ class Caretaker:
         self._failure = ""
         self._last_words = ""
         self._reason, self._end = "", "nobody knows of what"
+        self._status: int | None = None
+        """How the last worker has ended, once and if that is known; always in time for a keeper's."""
         """Of the last death: what the worker said, or what was done to it; else how its process ended."""
         self._quiet_since = 0.0
 
@@ -163,7 +165,7 @@ class Caretaker:
     def _spawn(self, *, respawned: bool) -> None:
         self._respawn = None
         self.sandbox = None
-        self._last_words = ""
+        self._last_words, self._status = "", None
         self._restarts.born(self._loop.time(), self._requests)
         self._watch = Watch(self._limit)
         try:
@@ -255,11 +257,12 @@ class Caretaker:
                 "need (--seccomp log lets it, and the kernel's log then has the number: dmesg | grep type=1326)",
                 self.spec.name,
             )
+        self._status = status
         self._end = f"ended by signal {-status}" if status < 0 else f"ended with status {status}"
 
     def on_death(self) -> None:
         self.household.keepers.hear()  # what was said before its socket closed
-        self.household.worker = None
+        worker, self.household.worker = self.household.worker, None
         self._reason = self._last_words
         if self._forsaken:
             self._forsaken = False
@@ -273,7 +276,8 @@ class Caretaker:
         if self._ready.exception() is not None:
             return  # it never served; `start` says why
         was_quiet = self._restarts.quiet
-        delay = self._restarts.died(self._loop.time(), self._requests, owing=self._rings.is_owing)
+        killed = self._status == -signal.SIGKILL and worker is not None and not worker.killed
+        delay = self._restarts.died(self._loop.time(), self._requests, owing=self._rings.is_owing, killed=killed)
         if self._restarts.poisoned:
             self.household.keepers.close()  # what it keeps may be what they die of
         self.on_change()

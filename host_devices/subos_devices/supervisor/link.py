@@ -67,6 +67,8 @@ class WorkerLink:
         """As this process sees it, told by the zygote or the first packet. A worker that root has started, in no pid
         namespace, could lie about it: nobody is killed by it but by the parent, who knows better."""
         self.alive = True
+        self.killed = False
+        """From here: it hung, or spoke nonsense."""
         self._made = self._told = False
         self._doomed: asyncio.TimerHandle | None = None
         self._parent = parent
@@ -163,6 +165,10 @@ class WorkerLink:
 
     def kill(self) -> None:
         """SIGKILL; `on_death` follows when the kernel has taken the process apart."""
+        self.killed = True
+        self._finish()
+
+    def _finish(self) -> None:
         if self._doomed is None:
             self._doomed = self._loop.call_later(GRACE, self._parent.kill_all)
         if self._made:
@@ -217,7 +223,7 @@ class WorkerLink:
             except ConnectionError:
                 data = b""
             if not data:
-                self.kill()  # it may have closed its socket and live on
+                self._finish()  # it may have closed its socket and live on
                 self.close()
                 self._on_death()
                 return

@@ -5,7 +5,8 @@ from __future__ import annotations
 BACKOFF = (0.0, 0.0, 0.05, 0.25, 1.0, 5.0)  # seconds before a respawn, by deaths in a row
 RETRY = 60.0  # seconds before one of a device that is quiet
 STEADY = 10.0  # seconds of life after which a worker's death begins a new row
-BRIEF = 0.5  # seconds after which it does so, too, where the worker had served its guest, or had nothing to serve
+BRIEF = 0.5  # seconds after which it does so, too, where the worker had served its guest, had nothing to serve, or was
+# killed by somebody else
 POISONED = 3  # deaths in a row, of workers that had done nothing at all, after which what they had kept is suspected
 
 
@@ -18,7 +19,7 @@ class Restarts:
         self.row = 0
         """Deaths in a row, none of which came after a life worth the name."""
         self._vain = 0
-        """Those in a row that came before anything was done."""
+        """Those in a row that came before anything was done, but for those that somebody else has killed."""
         self._born, self._requests, self._ready = 0.0, 0, False
 
     def born(self, now: float, requests: int) -> None:
@@ -27,16 +28,16 @@ class Restarts:
     def ready(self) -> None:
         self._ready = True
 
-    def lives(self, now: float, requests: int, *, owing: bool) -> bool:
-        """Whether the worker is no part of the row."""
+    def lives(self, now: float, requests: int, *, owing: bool, killed: bool = False) -> bool:
+        """Whether the worker is no part of the row; as `died`."""
         life = now - self._born
-        return self._ready and (life > STEADY or (life > BRIEF and self._is_of_use(requests, owing)))
+        return self._ready and (life > STEADY or (life > BRIEF and (killed or self._is_of_use(requests, owing))))
 
-    def died(self, now: float, requests: int, *, owing: bool) -> float:
-        """Seconds until the next one is to be born."""
+    def died(self, now: float, requests: int, *, owing: bool, killed: bool = False) -> float:
+        """Seconds until the next one is to be born. `killed`: by somebody else, which says nothing of what it kept."""
         self.count += 1
-        self.row = 0 if self.lives(now, requests, owing=owing) else self.row + 1
-        self._vain = 0 if self._is_of_use(requests, owing) else self._vain + 1
+        self.row = 0 if self.lives(now, requests, owing=owing, killed=killed) else self.row + 1
+        self._vain = 0 if self._is_of_use(requests, owing) else self._vain + (not killed)
         return BACKOFF[self.row] if self.row < len(BACKOFF) else RETRY
 
     def recovered(self) -> None:

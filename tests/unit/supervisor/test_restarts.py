@@ -9,11 +9,19 @@ from hypothesis import strategies as st
 from subos_devices.supervisor.restarts import BACKOFF, BRIEF, POISONED, RETRY, STEADY, Restarts
 
 
-def die(restarts: Restarts, life: float = 0.0, *, served: int = 0, owing: bool = True, ready: bool = True) -> float:
+def die(
+    restarts: Restarts,
+    life: float = 0.0,
+    *,
+    served: int = 0,
+    owing: bool = True,
+    ready: bool = True,
+    killed: bool = False,
+) -> float:
     restarts.born(100.0, 7)
     if ready:
         restarts.ready()
-    return restarts.died(100.0 + life, 7 + served, owing=owing)
+    return restarts.died(100.0 + life, 7 + served, owing=owing, killed=killed)
 
 
 def test_the_first_two_cost_no_time_and_the_others_ever_more() -> None:
@@ -95,6 +103,19 @@ def test_what_is_kept_is_not_suspected_where_somebody_kills_them(served: int, ow
         assert not restarts.poisoned
         die(restarts, served=served, owing=owing)
     assert restarts.poisoned  # now it is worth a try
+
+
+def test_one_that_is_killed_before_it_could_do_anything_says_nothing_of_what_is_kept() -> None:
+    """Where a machine is busy, a second may not be enough for one request."""
+    restarts = Restarts()
+    assert {die(restarts, BRIEF + 0.1, killed=True) for _ in range(300)} == {0.0}
+    assert not restarts.poisoned
+    for _ in range(POISONED - 1):
+        die(restarts)
+        die(restarts, killed=True)
+    assert not restarts.poisoned
+    die(restarts)
+    assert restarts.poisoned
 
 
 @given(st.lists(st.tuples(st.floats(0, 20), st.integers(0, 2), st.booleans())))
