@@ -374,9 +374,10 @@ def test_whoever_wants_another_one_does_not_wait_without_end(monkeypatch: pytest
         with monkeypatch.context() as patched:
             wrong = "def wrong(*_): raise RuntimeError('wrong')"
             patched_program(patched, f"import {supervisor.__name__} as it\n{wrong}\nit.Supervisor.restore = wrong")
-            with pytest.raises(UserError, match="in 2 s") as caught:
-                held.restart()
-        assert "again" in caught.value.hint
+            for _ in range(2):  # the second begins while none serves
+                with pytest.raises(UserError, match="in 2 s") as caught:
+                    held.restart()
+                assert "again" in caught.value.hint
         assert held.supervisor
         reverses(vm)
 

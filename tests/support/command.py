@@ -6,11 +6,12 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from subos_devices import runtime
 from subos_devices.errors import GuestLost, UserError
@@ -20,7 +21,8 @@ from .waiting import eventually
 
 COMMAND = (sys.executable, "-m", "subos_devices.cli")
 TIMEOUT = 120.0  # seconds; a VM is up in 6 under emulation on an idle machine
-LAST_WORDS = 15.0  # seconds in which one that has lost its VM says so
+LAST_WORDS = 5.0  # seconds in which one that has lost its VM says so
+MOST_SAID = 20_000  # bytes of its standard error that are shown
 
 
 def subos(
@@ -114,21 +116,30 @@ def wait_ended(processes: set[Process]) -> None:
 
 @contextmanager
 def running(*words: object, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
-    """`subos-devices` in the background; whatever happens, it ends with the block. Where the block fails as its VM is
-    lost, GuestLost is raised."""
-    process = subprocess.Popen([*COMMAND, *map(str, words)], stdin=subprocess.DEVNULL, **options)
-    try:
-        yield process
-    except Exception as error:
-        with suppress(subprocess.TimeoutExpired):  # it says why once all has ended
-            process.wait(LAST_WORDS)
-        if process.returncode == GuestLost.exit_code and not isinstance(error, GuestLost):
-            raise GuestLost(f"the VM was lost in the middle of the test: {error}") from error
-        raise
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.wait()
+    """`subos-devices` in the background; whatever happens, it ends with the block. Where the block fails as the VM of a
+    `run` is lost, GuestLost says why. What goes to its standard error comes to ours, at the end."""
+    with tempfile.TemporaryFile() as errors:
+        process = subprocess.Popen(
+            [*COMMAND, *map(str, words)], stdin=subprocess.DEVNULL, **{"stderr": errors, **options}
+        )
+        try:
+            yield process
+        except Exception as error:
+            with suppress(subprocess.TimeoutExpired):  # it says why once all has ended
+                process.wait(LAST_WORDS)
+            if words[0] == "run" and process.returncode == GuestLost.exit_code:
+                raise GuestLost(f"{error}; {_tail(errors)}") from error
+            raise
+        finally:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+            sys.stderr.write(_tail(errors))
+
+
+def _tail(file: IO[bytes]) -> str:
+    file.seek(max(0, file.seek(0, os.SEEK_END) - MOST_SAID))
+    return file.read().decode(errors="replace")
 
 
 def wait_for_vm(name: str, process: subprocess.Popen[bytes]) -> dict[str, Any]:

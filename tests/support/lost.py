@@ -25,7 +25,7 @@ def pytest_runtest_makereport(call: pytest.CallInfo[Any]) -> Generator[None, pyt
 
 
 def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, tuple[str, dict[str, bool]]] | None:
-    if getattr(report, "lost", None) is None:
+    if getattr(report, "lost", None) is None or report.outcome == "rerun":  # type: ignore[comparison-overlap]
         return None
     return "lost", "L", ("LOST", {"red": True})
 

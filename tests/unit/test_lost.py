@@ -9,6 +9,7 @@ from pathlib import Path
 
 import support.lost
 
+CONFTEST = Path(__file__).parents[1] / "conftest.py"
 PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
 RERUN = [
     word for word in tomllib.loads(PYPROJECT.read_text())["tool"]["pytest"]["ini_options"]["addopts"] if "rerun" in word
@@ -51,9 +52,10 @@ def test_lost_otherwise():
 
 
 def run(tests: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """With the options of this project's own run that matter here."""
+    """With the hooks, and the options that matter here, of this project's own run."""
+    (folder / "conftest.py").write_text(CONFTEST.read_text())
     (folder / "test_vm.py").write_text(tests)
-    words = ["-p", "support.lost", "-p", "no:cacheprovider", "-c", "/dev/null", "--rootdir", str(folder), "-v"]
+    words = ["-p", "no:cacheprovider", "-c", "/dev/null", "--rootdir", str(folder), "-v"]
     return subprocess.run(
         [sys.executable, "-m", "pytest", *words, *RERUN, "test_vm.py"],
         cwd=folder,

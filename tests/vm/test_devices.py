@@ -232,3 +232,9 @@ def test_status_lists_the_vm(guest: Guest) -> None:
     assert name in table
     assert str(rows["mouse"]["pid"]) in table
     assert runtime.is_running(name)
+
+
+def test_all_processors_are_there(guest: Guest) -> None:
+    """An emulated guest begins with one (launcher/qemu.py)."""
+    assert guest.check("cat", "/sys/devices/system/cpu/online").strip() == "0-1"
+    assert guest.check("nproc").strip() == "2"

@@ -19,7 +19,8 @@ examples, for a VM called work (subos-devices status lists the names):
 
 one that is killed, or that hangs, is replaced by itself: subos-devices status has how often
 
-exit status: 2 where the next supervisor does not get ready; the one that served then serves on
+exit status: 2 where the next supervisor does not get ready (the one that served then serves on), or none serves for a
+minute
 """
 
 

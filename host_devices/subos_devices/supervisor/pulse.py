@@ -42,8 +42,11 @@ class Pulse:
         if link is not before:
             self._misses = 0
         link.look()  # what it says may have waited for us
+        if not link.alive:
+            return
         if self._misses >= MISSES:
             log.error("the supervisor hangs, and is ended")
+            self._misses = 0
             link.kill()
             return
         if self._misses == 0:

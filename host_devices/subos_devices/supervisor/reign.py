@@ -26,7 +26,7 @@ SUCCESSION_PATIENCE = 60.0  # seconds that whoever wants another one waits for o
 TRIES = 2  # take-overs that fail until the next one begins without the workers that there are
 NEXT_HINT = "the one that serves goes on; once the new version is installed whole, try again"
 OTHER_HINT = "the one that serves goes on; the VM gets that version when it is started anew"
-UNSERVED_HINT = "the workers serve on, and another supervisor is tried again and again: the VM's own messages say why"
+UNSERVED_HINT = "QEMU's connections stay, and another one is tried again and again: the VM's own messages say why"
 
 log = logging.getLogger("subos")
 
@@ -103,9 +103,12 @@ class Reign:
 
     async def succeed(self) -> Succession:
         """Has another one go on, of the version that is installed now. The one that serves is killed once that is
-        ready. Raises UserError where it does not get ready, and then the old one serves on."""
+        ready. Raises UserError where it does not get ready, and then the old one serves on; or where, for a minute,
+        none serves at all."""
         async with self._restarting:
             await self._until_serving()
+            if self._task is None or self._task.done():
+                raise UserError("nobody starts supervisors any more, by a fault of ours", "please report it")
             try:
                 link = SupervisorLink(begin(self._kinds()), self._hear)
             except OSError as error:
@@ -133,12 +136,7 @@ class Reign:
         self._serving.clear()
         began = loop.time()
         old.kill()
-        try:
-            async with asyncio.timeout(SUCCESSION_PATIENCE):
-                await self._until_serving()
-        except TimeoutError:
-            said = f"no supervisor has come to serve in {SUCCESSION_PATIENCE:g} s"
-            raise UserError(said, UNSERVED_HINT) from None
+        await self._until_serving()
         new = self.link
         assert new is not None
         return Succession(old.pid, new.pid, (loop.time() - began) * 1000, old.version, new.version)
@@ -148,8 +146,13 @@ class Reign:
         return self.link.version if self.link is not None else ""
 
     async def _until_serving(self) -> None:
-        """Raises SupervisorFailed where none ever does."""
-        await self._serving.wait()
+        """Raises SupervisorFailed where none ever does, UserError where none does for too long."""
+        try:
+            async with asyncio.timeout(SUCCESSION_PATIENCE):
+                await self._serving.wait()
+        except TimeoutError:
+            said = f"no supervisor has come to serve in {SUCCESSION_PATIENCE:g} s"
+            raise UserError(said, UNSERVED_HINT) from None
         if self._fault is not None:
             raise self._fault
 
