@@ -364,14 +364,24 @@ def test_a_worker_that_is_killed(guest: Guest) -> None:
     assert of(heard, "new") == ["CREATE", *WRITTEN]
 
 
+def told(guest: Guest, place: Path) -> int:
+    """How many of the host's changes the guest has been told of, on the share that the place is on."""
+    share = place.parent.name
+    name = next(name for name in guest.vm.supervisor.devices if name.endswith(share))
+    return int(guest.status(name)["fs"]["changes_told"])
+
+
 def test_a_file_does_not_shrink_where_the_host_makes_links_to_it(guest: Guest, place: Path) -> None:
     """The guest's kernel takes in unseen how long a file is that comes with a new name, whatever was written since."""
+    links, before = 300, told(guest, place)
     begun = guest.begin(guest.inside_command("appender.py", str(place)), timeout=120)
     eventually((place / "file").exists, timeout=60)
-    for number in range(300):
+    for number in range(links):
         os.link(place / "file", place / f"link {number}")
         time.sleep(0.01)
     end(place)
     done = guest.finish(begun)
     assert done.status == 0, done.stderr.decode()
     assert int(done.stdout) > 10
+    assert told(guest, place) - before > links / 10
+    assert guest.check("stat", "-c", "%h", str(place / "file")).strip() == str(links + 1)

@@ -408,7 +408,10 @@ class FileEvents:
             return
         expected = {kind.DELETE: (False,), kind.RENAME: (False, True)}.get(change.kind, (True,))
         left = [place for place in zip(change.places, expected, strict=True) if not self._queue.touches(place[0])]
-        if status or any(self._exists(place) != there for place, there in left):
+        stood_in = (
+            change.kind == kind.CREATE and change.ghosts
+        )  # the file has one name more: its attributes have changed
+        if status or stood_in or any(self._exists(place) != there for place, there in left):
             for place, _there in left:
                 self._queue.add(Change(kind.SYNC, place, change.is_directory))
 

@@ -67,10 +67,6 @@ _UNCHANGED = (
 )
 """What only tells, or ends something, is no different for a token: a wrong answer about an ACL, say, would be kept."""
 
-_LOOKS = (FuseOpcode.FUSE_LOOKUP, FuseOpcode.FUSE_GETATTR)
-"""What is answered truly to a token that nobody knows (any more, where a worker has died over it): by any error a
-kernel takes a name that it looks up once more for gone, and whoever works in that directory has none."""
-
 
 class Tokens:
     """`operations` answers requests with a token; `queue` knows the replays. `catch_up` puts into it what was told but
@@ -113,7 +109,6 @@ class Tokens:
 
     def _row(self, opcode: int, answer: Answer) -> Operation:
         operations, replaying = self.server.operations, self.queue.replaying
-        otherwise = self.server.rows[opcode][0] if opcode in _LOOKS else _refuse_unknown
 
         def serve(header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:
             if header[5] >= END_OF_TOKENS:
@@ -122,7 +117,7 @@ class Tokens:
             if not self.server.flags:
                 raise error(errno.EPERM)
             if change is None:
-                return otherwise(header, mem, a, n, o, room, data)
+                return self._unannounced(header, mem, a, n, o, room, data)
             return answer(change, header, mem, a, n, o, room, data)
 
         return serve
@@ -180,7 +175,7 @@ class Tokens:
         """The fuse_entry_out of what the guest has by a name that is another's by now, or nobody's: its node, and its
         true attributes if they can still be had; for what the guest has never seen, an inode of no file."""
         nodes, (nodeid, generation) = self.share.nodes, change.covered if covered else change.old
-        if not nodeid or not nodes.known(nodeid) or nodes.generations[nodeid] != generation:
+        if not nodeid or not nodes.known(nodeid) or nodes.generations[nodeid] != generation or self._lives_on(nodeid):
             return self._ghost(change, covered=covered)
         entry = bytearray(FUSE_ENTRY_OUT.size)
         attributes = memoryview(bytearray(FUSE_ATTR_OUT.size))
@@ -193,15 +188,26 @@ class Tokens:
             _put_attr(entry, int(nodes.inos[nodeid]), mode)
         else:
             entry[ENTRY_ATTR:] = attributes[ATTR_ATTR:]
-            if not any(entry[_LINKS]):
-                entry[_LINKS] = b"\1\0\0\0"  # the guest takes the last one away itself
+            # The guest's kernel takes one away itself. A single one is rather that of a new file of the same number.
+            links = int.from_bytes(entry[_LINKS], "little")
+            entry[_LINKS] = (links + 1 if links > 1 else 1).to_bytes(4, "little")
         _pack_node(entry, 0, nodeid, generation)
         nodes.lookups[nodeid] += 1
         return entry
 
-    def _ghost(self, change: Change, *, covered: bool = False) -> bytearray:
+    def _lives_on(self, nodeid: int) -> bool:
+        """A directory that has left its name only, for where the guest does not look. Removed by a replay, it would be
+        dead to the guest's kernel wherever it is (see rescan.py)."""
+        if self.share.nodes.kind(nodeid) != stat.S_IFDIR:
+            return False
+        try:
+            return os.fstat(self.share.fd(nodeid)).st_nlink > 0
+        except OSError:
+            return False
+
+    def _ghost(self, change: Change, *, covered: bool = False, form: int = 0) -> bytearray:
         """The fuse_entry_out of an inode that is none: of a change the same one, however often it is looked up."""
-        nodes, form = self.share.nodes, stat.S_IFDIR if change.is_directory else stat.S_IFREG
+        nodes, form = self.share.nodes, form or (stat.S_IFDIR if change.is_directory else stat.S_IFREG)
         if not change.ghosts:
             change.ghosts = self._ghosts = self._ghosts + 2
         ino = change.ghosts + covered
@@ -213,12 +219,37 @@ class Tokens:
 
     # --- requests
 
+    def _unannounced(self, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:
+        match header[1]:
+            case FuseOpcode.FUSE_LOOKUP:
+                return self._look(header, mem, a, n, o, room, data)
+            case FuseOpcode.FUSE_GETATTR:
+                return self.server.operations[FuseOpcode.FUSE_GETATTR][0](header, mem, a, n, o, room, data)
+        raise error(errno.EPERM)
+
+    def _look(self, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:
+        """A LOOKUP for which nothing was announced (any more, where a worker has died over it). By any error a kernel
+        takes a name that it looks up once more for gone, and a folder from under whoever works in it. What the guest
+        does not know yet it is to hear of by a replay."""
+        if not header[5] & 1 and self._is_there((header[3], component(strings(mem, a, n, 1)[0]))) <= 0:
+            raise error(errno.EPERM)
+        return self.server.operations[FuseOpcode.FUSE_LOOKUP][0](header, mem, a, n, o, room, data)
+
+    def _is_anew(self, change: Change, place: Place) -> bool:
+        """Whether the guest has put something else where a name has gone, or where something was moved to."""
+        if change.kind not in (kind.DELETE, kind.RENAME):
+            return False
+        there, moved = self._is_there(place), change.old[0]
+        if place == change.at:
+            return there >= 0 and not self.queue.arrives(place, change)
+        return bool(there > 0 and moved and there != moved) and not self.queue.departs(place, change)
+
     def lookup(
         self, change: Change, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data
     ) -> int:
         place = header[3], strings(mem, a, n, 1)[0]
-        if header[5] & 1 or change.kind == kind.SYNC or place not in change.places:
-            return self._lookup(header, mem, a, n, o, room, data)
+        if header[5] & 1 or change.kind == kind.SYNC or place not in change.places or self._is_anew(change, place):
+            return self._look(header, mem, a, n, o, room, data)
         if change.kind == kind.CREATE:
             raise error(errno.ENOENT)
         if change.kind in _TOLD_TRULY:
@@ -292,16 +323,20 @@ class Tokens:
         written since. The next look at the name finds the file."""
         if change.kind != kind.CREATE or header[5] & 1 or (header[3], name) != change.at:
             raise error(errno.EPERM)
-        entry = self._entry(change, change.at)
-        nodeid = int.from_bytes(entry[:8], "little")
-        if stat.S_IFMT(int.from_bytes(entry[_MODE], "little") ^ mode):
-            self.share.descriptors.forget(nodeid, 1)
+        found = self.located(change, change.at)
+        if found is not None and stat.S_ISREG(mode) and self._may_be_written_to(found[1]):
+            entry, seen = self._ghost(change, form=stat.S_IFREG), self.mode(*found)
+        else:
+            entry = self._entry(change, change.at)
+            seen = int.from_bytes(entry[_MODE], "little")
+        if stat.S_IFMT(seen ^ mode):
+            self.share.descriptors.forget(int.from_bytes(entry[:8], "little"), 1)
             raise error(errno.EEXIST)  # something else took its place since
-        one_name = int.from_bytes(entry[_LINKS], "little") == 1 and self.share.nodes.lookups[nodeid] == 1
-        if stat.S_ISREG(mode) and not one_name:
-            self.share.descriptors.forget(nodeid, 1)
-            entry = self._ghost(change)
         return self._put(mem, o, entry)
+
+    def _may_be_written_to(self, status: os.stat_result) -> bool:
+        """Whether the guest may have a file already: by another name, since nobody looks at this one meanwhile."""
+        return status.st_nlink > 1 or self.share.nodes.find(status.st_dev, status.st_ino) != 0
 
     def remove(
         self, change: Change, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data
@@ -310,8 +345,8 @@ class Tokens:
         place = header[3], name_after(mem, a, n, 0)
         if change.kind != kind.DELETE or header[5] & 1 or place != change.at:
             raise error(errno.EPERM)
-        if self._is_there(place) >= 0 and not self.queue.arrives(place, change):
-            raise error(errno.ENOENT)
+        if self._is_anew(change, place):
+            raise error(errno.EBUSY)  # by ENOENT a kernel would drop the name
         return 0
 
     def rename(
@@ -324,10 +359,9 @@ class Tokens:
         places = (header[3], old), (to, new)
         if change.kind != kind.RENAME or header[5] & 1 or places != change.places or any(flags):
             raise error(errno.EPERM)
-        if self._is_there(change.at) >= 0 and not self.queue.arrives(change.at, change):
-            raise error(errno.ENOENT)
-        there, moved = self._is_there(change.to), change.old[0]
-        if (there < 0 or (there and moved and there != moved)) and not self.queue.departs(change.to, change):
+        if any(self._is_anew(change, place) for place in places):
+            raise error(errno.EBUSY)
+        if self._is_there(change.to) < 0 and not self.queue.departs(change.to, change):
             raise error(errno.ENOENT)
         return 0
 
@@ -347,10 +381,6 @@ def _nothing(change: Change, header: Header, mem: memoryview, a: int, n: int, o:
     if change.kind != kind.WRITTEN or header[5] & 1:
         raise error(errno.EPERM)
     return 0
-
-
-def _refuse_unknown(header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:
-    raise error(errno.EPERM)
 
 
 def _refuse(change: Change, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -55,6 +56,12 @@ def rename(share: Followed, replay: Replay, old: bytes, new: bytes, *, to: int =
     return share.ask(replay, op.FUSE_RENAME2, 1, FUSE_RENAME2_IN.struct.pack(to, flags, 0) + old + b"\0" + new + b"\0")
 
 
+def mkdir(share: Followed, name: bytes) -> fuse_entry_out:
+    """The guest itself makes a folder."""
+    body = FUSE_MKDIR_IN.struct.pack(0o755, 0) + name + b"\0"
+    return entry(share.guest.ask(op.FUSE_MKDIR, 1, body, room=FUSE_ENTRY_OUT.size))
+
+
 def entry(reply: Reply) -> fuse_entry_out:
     return FUSE_ENTRY_OUT.unpack(reply.body)
 
@@ -87,10 +94,68 @@ def test_a_new_name_of_a_file(share: Followed, known: bool) -> None:
     told = entry(mknod(share, made, b"new"))
     assert (told.entry_valid, told.attr_valid, stat.S_IFMT(told.mode)) == (0, 0, stat.S_IFREG)
     share.done(made)
+    (look,) = share.replays()  # past what the guest has cached of the file's other name: it has one more
+    assert (look.kind, look.name) == ("sync", b"new")
     there = share.guest.lookup(b"new")
     assert there.nodeid != told.nodeid
-    assert there.ino == (share.root / "new").stat().st_ino
+    assert (there.ino, there.nlink) == ((share.root / "new").stat().st_ino, 2)
     assert not known or there.nodeid == node
+    assert share.device.server.share.nodes.lookups[there.nodeid] == 1 + known
+    share.guest.ask(op.FUSE_FORGET, told.nodeid, struct.pack("<Q", 1), reply=False)
+    assert not share.device.server.share.nodes.known(told.nodeid)
+
+
+def test_a_name_of_a_file_that_has_another_has_gone(share: Followed) -> None:
+    """The guest's kernel counts it down itself, and would take the file for gone with all its names at none."""
+    (share.root / "file").write_text("content")
+    node = share.guest.lookup(b"file").nodeid
+    share.host("os.link('file', 'new')")
+    (made,) = share.replays()
+    mknod(share, made, b"new")
+    share.done(made)
+    share.done(*share.replays())
+    share.host("os.unlink('new')")
+    gone = share.replays()[-1]
+    assert entry(lookup(share, gone, b"new")).nodeid != node
+    assert share.ask(gone, op.FUSE_UNLINK, 1, b"new\0").error == 0
+    handle = share.guest.open(node)  # so that it can still be found
+    share.host("os.link('file', 'new'); os.link('file', 'third'); os.unlink('file')")
+    gone = share.replays()[-1]
+    told = entry(lookup(share, gone, b"file"))
+    assert (told.nodeid, told.nlink) == (node, 3)
+    share.guest.release(node, handle)
+
+
+def test_a_folder_that_lives_on_elsewhere_is_not_removed(share: Followed, tmp_path: Path) -> None:
+    """A kernel takes a folder that it has removed for dead, wherever it is."""
+    (share.root / "folder").mkdir()
+    node = share.guest.lookup(b"folder").nodeid
+    share.host(f"os.rename('folder', {str(tmp_path / 'away')!r})")
+    (gone,) = share.replays()
+    assert gone.kind == "delete"
+    told = entry(lookup(share, gone, b"folder"))
+    assert (told.nodeid == node, stat.S_IFMT(told.mode), told.entry_valid) == (False, stat.S_IFDIR, 0)
+    assert share.ask(gone, op.FUSE_RMDIR, 1, b"folder\0").error == 0
+
+
+def test_a_folder_that_the_guest_has_made_anew_stays(share: Followed) -> None:
+    """Another node, or none, and the guest's kernel takes it from under whoever works in it, with all its mounts."""
+    for name in ("folder", "moved"):
+        (share.root / name).mkdir()
+        share.guest.lookup(name.encode())
+    share.host("os.rmdir('folder'); os.rename('moved', 'there')")
+    gone, moved = share.replays()
+    anew = [mkdir(share, name).nodeid for name in (b"folder", b"moved")]
+    assert entry(lookup(share, gone, b"folder")).nodeid == anew[0]
+    assert share.ask(gone, op.FUSE_RMDIR, 1, b"folder\0").error == errno.EBUSY
+    assert entry(lookup(share, moved, b"moved")).nodeid == anew[1]
+    assert rename(share, moved, b"moved", b"there").error == errno.EBUSY
+    share.done(gone, moved, status=errno.EBUSY)
+    assert {(look.kind, look.name) for look in share.replays()} == {
+        ("sync", b"folder"),
+        ("sync", b"moved"),
+        ("sync", b"there"),
+    }
 
 
 def test_its_content(share: Followed) -> None:
@@ -257,8 +322,8 @@ def test_a_name_that_the_guest_has_made_anew(share: Followed) -> None:
     share.host("os.unlink('file')")
     (replay,) = share.replays()
     share.guest.create(b"file")
-    assert share.ask(replay, op.FUSE_UNLINK, 1, b"file\0").error == errno.ENOENT
-    share.done(replay, status=errno.ENOENT)
+    assert share.ask(replay, op.FUSE_UNLINK, 1, b"file\0").error == errno.EBUSY
+    share.done(replay, status=errno.EBUSY)
     (sync,) = share.replays()
     assert (sync.kind, sync.name) == ("sync", b"file")
     assert (share.root / "file").exists()
@@ -272,7 +337,8 @@ def test_a_name_that_the_host_has_made_anew(share: Followed) -> None:
     assert (gone.kind, made.kind) == ("delete", "create")
     assert share.ask(gone, op.FUSE_UNLINK, 1, b"file\0").error == 0
     assert lookup(share, made, b"file").error == errno.ENOENT
-    mknod(share, made, b"file")  # whose node may be the old one, where the host has taken the same inode again
+    told = entry(mknod(share, made, b"file"))  # where the host has taken the same inode again, the node is the old one
+    assert told.entry_valid == told.attr_valid == 0 or told.ino == (share.root / "file").stat().st_ino
     assert share.guest.lookup(b"file").ino == (share.root / "file").stat().st_ino
 
 
@@ -301,7 +367,7 @@ def test_what_the_guest_has_put_in_its_place_stays(share: Followed) -> None:
     (share.root / "beside").rename(share.root / "two")  # by the process that serves the guest
     share.events._catch_up()
     share.events._queue.drop_waiting()
-    assert rename(share, moved, b"one", b"two").error == errno.ENOENT
+    assert rename(share, moved, b"one", b"two").error == errno.EBUSY
 
 
 def test_a_look_is_answered_truly_and_makes_nothing(share: Followed) -> None:
@@ -341,12 +407,24 @@ def test_a_look_by_a_token_that_nobody_knows_any_more_is_answered_truly(share: F
     for gone in (replay._replace(number=replay.number + 5), replay):
         for look in (False, True):
             assert entry(lookup(share, gone, b"folder", look=look)).nodeid == node
-            assert lookup(share, gone, b"nothing", look=look).error == errno.ENOENT
+            assert lookup(share, gone, b"nothing", look=look).error == (errno.ENOENT if look else errno.EPERM)
             reply = share.ask(gone, op.FUSE_GETATTR, node, bytes(16), FUSE_ATTR_OUT.size, look=look)
             assert FUSE_ATTR_OUT.unpack(reply.body).mode == 0o40750
         share.done(replay)
-    mkdir = FUSE_MKDIR_IN.struct.pack(0, 0) + b"nothing\0"
-    assert share.ask(replay, op.FUSE_MKDIR, 1, mkdir, FUSE_ENTRY_OUT.size).error == errno.EPERM
+    body = FUSE_MKDIR_IN.struct.pack(0, 0) + b"nothing\0"
+    assert share.ask(replay, op.FUSE_MKDIR, 1, body, FUSE_ENTRY_OUT.size).error == errno.EPERM
+    assert lookup(share, replay, b"../share").error == errno.EINVAL
+
+
+def test_a_token_that_nobody_knows_any_more_makes_nothing_known(share: Followed) -> None:
+    """What a worker that died had announced the next one tells again, as long as the guest does not know it."""
+    share.host("os.mkdir('new')")
+    (made,) = share.replays()
+    stranger = made._replace(number=made.number + 5)
+    assert lookup(share, stranger, b"new").error == errno.EPERM
+    assert not share.device.server.share.nodes.find(
+        (share.root / "new").stat().st_dev, (share.root / "new").stat().st_ino
+    )
 
 
 def test_groups_beyond_the_tokens_are_groups(share: Followed) -> None:
