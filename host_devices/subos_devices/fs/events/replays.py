@@ -408,12 +408,17 @@ class FileEvents:
             return
         expected = {kind.DELETE: (False,), kind.RENAME: (False, True)}.get(change.kind, (True,))
         left = [place for place in zip(change.places, expected, strict=True) if not self._queue.touches(place[0])]
-        stood_in = (
-            change.kind == kind.CREATE and change.ghosts
-        )  # the file has one name more: its attributes have changed
-        if status or stood_in or any(self._exists(place) != there for place, there in left):
+        if status or any(self._exists(place) != there for place, there in left):
             for place, _there in left:
                 self._queue.add(Change(kind.SYNC, place, change.is_directory))
+        elif change.kind == kind.CREATE and change.ghosts and left:
+            self._look_at_other_name(change.at)
+
+    def _look_at_other_name(self, place: Place) -> None:
+        """A file that the guest knows has got one more: it has other attributes by that."""
+        nodes, node = self._share.nodes, self._tokens.node_at(place)
+        if node > FUSE_ROOT_ID and nodes.parents[node] != NAMELESS:
+            self._queue.add(Change(kind.SYNC, (int(nodes.parents[node]), nodes.names[node])))
 
     def close(self) -> None:
         self._end()

@@ -141,7 +141,7 @@ class Tokens:
                 continue
         return None
 
-    def _is_there(self, place: Place) -> int:
+    def node_at(self, place: Place) -> int:
         """The inode's node at the place, 0 where the guest knows none for it; -1 where nothing is there."""
         try:
             status = os.stat(place[1], dir_fd=self.share.fd(place[0]), follow_symlinks=False)
@@ -180,6 +180,7 @@ class Tokens:
         entry = bytearray(FUSE_ENTRY_OUT.size)
         attributes = memoryview(bytearray(FUSE_ATTR_OUT.size))
         header = (0, int(FuseOpcode.FUSE_GETATTR), 0, nodeid, 0, 0, 0, 0, 0)
+        is_it = bool(nodes.fds[nodeid])  # the file itself, and no new one that has got its number
         try:
             if self._getattr(header, attributes, 0, 0, 0, len(attributes), None) < 0:
                 raise error(errno.ESTALE)
@@ -188,9 +189,8 @@ class Tokens:
             _put_attr(entry, int(nodes.inos[nodeid]), mode)
         else:
             entry[ENTRY_ATTR:] = attributes[ATTR_ATTR:]
-            # The guest's kernel takes one away itself. A single one is rather that of a new file of the same number.
-            links = int.from_bytes(entry[_LINKS], "little")
-            entry[_LINKS] = (links + 1 if links > 1 else 1).to_bytes(4, "little")
+            links = int.from_bytes(entry[_LINKS], "little")  # of which the guest's kernel takes one away itself
+            entry[_LINKS] = (links + 1 if links > 1 or (links and is_it) else 1).to_bytes(4, "little")
         _pack_node(entry, 0, nodeid, generation)
         nodes.lookups[nodeid] += 1
         return entry
@@ -231,7 +231,7 @@ class Tokens:
         """A LOOKUP for which nothing was announced (any more, where a worker has died over it). By any error a kernel
         takes a name that it looks up once more for gone, and a folder from under whoever works in it. What the guest
         does not know yet it is to hear of by a replay."""
-        if not header[5] & 1 and self._is_there((header[3], component(strings(mem, a, n, 1)[0]))) <= 0:
+        if not header[5] & 1 and self.node_at((header[3], component(strings(mem, a, n, 1)[0]))) <= 0:
             raise error(errno.EPERM)
         return self.server.operations[FuseOpcode.FUSE_LOOKUP][0](header, mem, a, n, o, room, data)
 
@@ -239,10 +239,19 @@ class Tokens:
         """Whether the guest has put something else where a name has gone, or where something was moved to."""
         if change.kind not in (kind.DELETE, kind.RENAME):
             return False
-        there, moved = self._is_there(place), change.old[0]
-        if place == change.at:
-            return there >= 0 and not self.queue.arrives(place, change)
-        return bool(there > 0 and moved and there != moved) and not self.queue.departs(place, change)
+        there = self.node_at(place)
+        if there < 0 or self._is_told(change, place):
+            return False
+        self.catch_up()
+        if self._is_told(change, place):
+            return False
+        nodes, (moved, generation) = self.share.nodes, change.old
+        known = moved != 0 and nodes.known(moved) and nodes.generations[moved] == generation
+        return place == change.at or (there > 0 and known and there != moved)
+
+    def _is_told(self, change: Change, place: Place) -> bool:
+        """Whether the host has done it, and a later replay says so."""
+        return self.queue.arrives(place, change) or (place != change.at and self.queue.departs(place, change))
 
     def lookup(
         self, change: Change, header: Header, mem: memoryview, a: int, n: int, o: int, room: int, data: Data
@@ -325,7 +334,7 @@ class Tokens:
             raise error(errno.EPERM)
         found = self.located(change, change.at)
         if found is not None and stat.S_ISREG(mode) and self._may_be_written_to(found[1]):
-            entry, seen = self._ghost(change, form=stat.S_IFREG), self.mode(*found)
+            seen, entry = self.mode(*found), self._ghost(change, form=stat.S_IFREG)
         else:
             entry = self._entry(change, change.at)
             seen = int.from_bytes(entry[_MODE], "little")
@@ -347,6 +356,9 @@ class Tokens:
             raise error(errno.EPERM)
         if self._is_anew(change, place):
             raise error(errno.EBUSY)  # by ENOENT a kernel would drop the name
+        nodes, (old, generation) = self.share.nodes, change.old
+        if not change.ghosts and nodes.known(old) and nodes.generations[old] == generation and self._lives_on(old):
+            raise error(errno.ENOENT)  # the agent has the name looked up, which finds a ghost, and removes that
         return 0
 
     def rename(
@@ -361,7 +373,7 @@ class Tokens:
             raise error(errno.EPERM)
         if any(self._is_anew(change, place) for place in places):
             raise error(errno.EBUSY)
-        if self._is_there(change.to) < 0 and not self.queue.departs(change.to, change):
+        if self.node_at(change.to) < 0 and not self.queue.departs(change.to, change):
             raise error(errno.ENOENT)
         return 0
 
