@@ -191,6 +191,10 @@ class Guest:
         lines, _memory = self.call(self.vm.supervisor.status_and_memory)
         return next(line for line in lines if line["name"] == name)
 
+    def device_of(self, share: str) -> str:
+        """The name of the device that serves a share."""
+        return next(name for name in self.vm.supervisor.devices if name.endswith(share))
+
     def worker(self, name: str) -> int:
         """The process that serves the device `name` now; waits for one."""
         server = self.vm.supervisor.devices[name]

@@ -366,9 +366,7 @@ def test_a_worker_that_is_killed(guest: Guest) -> None:
 
 def told(guest: Guest, place: Path) -> int:
     """How many of the host's changes the guest has been told of, on the share that the place is on."""
-    share = place.parent.name
-    name = next(name for name in guest.vm.supervisor.devices if name.endswith(share))
-    return int(guest.status(name)["fs"]["changes_told"])
+    return int(guest.status(guest.device_of(place.parent.name))["fs"]["changes_told"])
 
 
 def test_a_file_does_not_shrink_where_the_host_makes_links_to_it(guest: Guest, place: Path) -> None:

@@ -18,11 +18,6 @@ pytestmark = pytest.mark.vm
 TURNS = 4
 
 
-def device(guest: Guest, share: str) -> str:
-    """The name of the device that serves a share."""
-    return next(name for name in guest.vm.supervisor.devices if name.endswith(share))
-
-
 def fresh(share: Path, request: pytest.FixtureRequest) -> Path:
     path = share / re.sub(r"\W+", "-", request.node.name).strip("-")
     path.mkdir()
@@ -48,9 +43,9 @@ def test_what_a_guest_has_open(guest: Guest, share: str, request: pytest.Fixture
     eventually((place / "ready").exists, timeout=60)
     with (place / "locked").open("r+b") as locked, (place / "flocked").open("r+b") as flocked:
         for turn in range(TURNS):
-            guest.kill_worker(device(guest, share))
+            guest.kill_worker(guest.device_of(share))
             if turn == 1:
-                guest.kill_worker(device(guest, "root"))
+                guest.kill_worker(guest.device_of("root"))
             assert not is_locked(locked, 0, 2)
             assert is_locked(locked, 2, 4) == (share == "locked")
             if share == "locked":
@@ -72,7 +67,7 @@ def test_what_a_guest_has_open(guest: Guest, share: str, request: pytest.Fixture
 @pytest.mark.parametrize("seconds", [20, pytest.param(300, marks=pytest.mark.by_hand)])
 def test_a_worker_that_is_killed_every_second(guest: Guest, folder: Path, seconds: int) -> None:
     """Under random operations on a file, a database, and names that come and go."""
-    server = guest.vm.supervisor.devices[device(guest, "share")]
+    server = guest.vm.supervisor.devices[guest.device_of("share")]
     before = server.restarts
     running = guest.begin(guest.inside_command("under_fire.py", str(folder)), timeout=2 * seconds + 120)
     step(f"kill the share's worker each second for {seconds} s")

@@ -174,8 +174,9 @@ class Tokens:
     def _gone(self, change: Change, *, covered: bool = False) -> bytearray:
         """The fuse_entry_out of what the guest has by a name that is another's by now, or nobody's: its node, and its
         true attributes if they can still be had; for what the guest has never seen, an inode of no file."""
-        nodes, (nodeid, generation) = self.share.nodes, change.covered if covered else change.old
-        if not nodeid or not nodes.known(nodeid) or nodes.generations[nodeid] != generation or self._lives_on(nodeid):
+        had = change.covered if covered else change.old
+        nodes, (nodeid, generation) = self.share.nodes, had
+        if not self._has(had) or self._lives_on(nodeid):
             return self._ghost(change, covered=covered)
         entry = bytearray(FUSE_ENTRY_OUT.size)
         attributes = memoryview(bytearray(FUSE_ATTR_OUT.size))
@@ -194,6 +195,11 @@ class Tokens:
         _pack_node(entry, 0, nodeid, generation)
         nodes.lookups[nodeid] += 1
         return entry
+
+    def _has(self, node: tuple[int, int]) -> bool:
+        """Whether the guest still has what was a node of a generation when the host did something to it."""
+        nodes, (nodeid, generation) = self.share.nodes, node
+        return bool(nodeid and nodes.known(nodeid) and nodes.generations[nodeid] == generation)
 
     def _lives_on(self, nodeid: int) -> bool:
         """A directory that has left its name only, for where the guest does not look. Removed by a replay, it would be
@@ -245,9 +251,7 @@ class Tokens:
         self.catch_up()
         if self._is_told(change, place):
             return False
-        nodes, (moved, generation) = self.share.nodes, change.old
-        known = moved != 0 and nodes.known(moved) and nodes.generations[moved] == generation
-        return place == change.at or (there > 0 and known and there != moved)
+        return place == change.at or (there > 0 and self._has(change.old) and there != change.old[0])
 
     def _is_told(self, change: Change, place: Place) -> bool:
         """Whether the host has done it, and a later replay says so."""
@@ -356,8 +360,7 @@ class Tokens:
             raise error(errno.EPERM)
         if self._is_anew(change, place):
             raise error(errno.EBUSY)  # by ENOENT a kernel would drop the name
-        nodes, (old, generation) = self.share.nodes, change.old
-        if not change.ghosts and nodes.known(old) and nodes.generations[old] == generation and self._lives_on(old):
+        if not change.ghosts and self._has(change.old) and self._lives_on(change.old[0]):
             raise error(errno.ENOENT)  # the agent has the name looked up, which finds a ghost, and removes that
         return 0
 
